@@ -1,0 +1,392 @@
+"""A t-digest as pure functions on one packed tensor: build, add, merge, query.
+
+A digest is a float64 tensor ``[..., K + 3, 2]`` whose shape never changes, whatever it has seen:
+
+* rows ``0 ... K - 1`` are centroids ``(mean, weight)`` in ascending order, unused ones ``(0, 0)`` at the end. A
+  negative weight marks a **blend**, a centroid whose values were not all equal. All others are **atoms**: their mean
+  is the value itself, so that a stream with at most K distinct values is kept exactly;
+* row ``K`` is ``(number of invalid entries, weight of NaN)``;
+* row ``K + 1`` is ``(smallest finite value, weight of -inf)``;
+* row ``K + 2`` is ``(largest finite value, weight of +inf)``.
+
+Leading dimensions are independent digests. Nothing is modified in place, no shape depends on a value, and on an
+accelerator nothing waits for the device. All values and results are in the unit of what was added (nats for CE).
+
+Method: the merging t-digest of Dunning and Ertl (arXiv 1902.04023) with scale function k1, and three changes.
+Equal values are never cut apart. A blend has an inside, two straight pieces of quantile function reconstructed from
+its neighbours so that its mean is kept; it enters a merge as the two halves of that and not as one lump (worst rank
+error of 1e6 normal values in batches of 512: 6e-5 instead of 5e-4). And a batch is sorted alone and cut at fixed ranks
+before it meets the centroids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_pce._centroids import BOOK_ROWS, HIGHEST, INVALID, LOWEST, add_batch, inside, merge_stack
+
+# A larger batch is added in pieces, so that the float64 scratch stays small (8 MiB).
+_PIECE = 1 << 20
+_TINY = 1e-300
+
+
+def empty(compression: int = 1024, *, shape: tuple[int, ...] = (), device: torch.device | str | None = None) -> Tensor:
+    """The digest of nothing: the identity of :func:`merge`.
+
+    Args:
+        compression: the number K of centroids. Bytes: ``16 * (K + 3)``.
+        shape: leading dimensions, for several digests in one tensor.
+        device: where it lives; the device must have float64.
+
+    Returns:
+        ``[*shape, K + 3, 2]`` float64.
+
+    Raises:
+        ValueError: if ``compression`` is below 8.
+
+    Example:
+        >>> count(empty(64))
+        tensor(0., dtype=torch.float64)
+    """
+    if compression < 8:
+        raise ValueError(f"Expected argument `compression` to be at least 8 centroids but got {compression}.")
+    digest = torch.zeros(*shape, compression + BOOK_ROWS, 2, dtype=torch.float64, device=device)
+    digest[..., compression + LOWEST, 0] = math.inf
+    digest[..., compression + HIGHEST, 0] = -math.inf
+    return digest
+
+
+def from_values(values: Tensor, weights: Tensor | None = None, *, compression: int = 1024) -> Tensor:
+    """The digest of ``values`` (any shape, any floating dtype), see :func:`add`.
+
+    Example:
+        >>> digest = from_values(torch.arange(101.0))
+        >>> quantile(digest, 0.5)
+        tensor(50., dtype=torch.float64)
+    """
+    return add(empty(compression, device=values.device), values, weights)
+
+
+def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """A new digest that has also seen ``values``.
+
+    NaN is counted and left out; infinities are counted and lie below or above everything else.
+
+    Args:
+        digest: ``[K + 3, 2]``.
+        values: any shape, float16, bfloat16, float32 or float64, on the digest's device.
+        weights: shaped like ``values``. Bool: ``False`` leaves a value out. Otherwise numbers >= 0: a whole number is
+            repetition, 0 leaves out; a negative, NaN or infinite weight leaves out too and is counted as invalid.
+
+    Returns:
+        ``[K + 3, 2]`` float64.
+
+    Raises:
+        ValueError: if the shapes differ or ``values`` is not floating point.
+
+    Example:
+        >>> digest = add(empty(64), torch.tensor([1.0, 2.0]), torch.tensor([3, 1]))
+        >>> count(digest), mean(digest)
+        (tensor(4., dtype=torch.float64), tensor(1.2500, dtype=torch.float64))
+    """
+    if not values.is_floating_point():
+        raise ValueError(f"Expected argument `values` to be floating point but got {values.dtype}.")
+    if weights is not None and weights.shape != values.shape:
+        raise ValueError(
+            f"Expected argument `weights` to have the shape of the values, {tuple(values.shape)}, "
+            f"but got {tuple(weights.shape)}."
+        )
+    values = values.detach().reshape(-1)
+    values = values if values.dtype in (torch.float32, torch.float64) else values.float()
+    weights = None if weights is None else weights.detach().reshape(-1)
+    for start in range(0, values.numel(), _PIECE):
+        piece = slice(start, start + _PIECE)
+        digest = _on_arrays(add_batch, digest, values[piece], None if weights is None else weights[piece])
+    return digest
+
+
+def merge(digests: Tensor) -> Tensor:
+    """One digest from a stack of them.
+
+    The result depends on the order only within the error of a digest; for one order it is the same on every machine
+    with the same libraries, bit for bit.
+
+    Args:
+        digests: ``[M, ..., K + 3, 2]``.
+
+    Returns:
+        ``[..., K + 3, 2]``.
+
+    Example:
+        >>> parts = torch.stack([from_values(torch.tensor([1.0, 2.0])), from_values(torch.tensor([3.0]))])
+        >>> quantile(merge(parts), 0.5)
+        tensor(2., dtype=torch.float64)
+    """
+    return _on_arrays(merge_stack, digests)
+
+
+def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of a digest: means, weights and blend flags, each ``[..., K]``; unused rows have weight 0.
+
+    Example:
+        >>> means, weights, blend = centroids(from_values(torch.tensor([3.0, 1.0, 1.0]), compression=8))
+        >>> means[:2], weights[:2]
+        (tensor([1., 3.], dtype=torch.float64), tensor([2., 1.], dtype=torch.float64))
+    """
+    means, signed = digest[..., :-BOOK_ROWS, 0], digest[..., :-BOOK_ROWS, 1]
+    return means, signed.abs(), signed < 0
+
+
+def add_invalid(digest: Tensor, number: Tensor) -> Tensor:
+    """A new digest that counts ``number`` more invalid entries.
+
+    Example:
+        >>> invalid(add_invalid(empty(8), torch.tensor(3)))
+        tensor(3., dtype=torch.float64)
+    """
+    digest = digest.clone()
+    digest[..., -BOOK_ROWS + INVALID, 0] += number
+    return digest
+
+
+def count(digest: Tensor) -> Tensor:
+    """The weight of everything but NaN, ``[...]`` float64; exact up to 2**53."""
+    return centroids(digest)[1].sum(-1) + digest[..., -2, 1] + digest[..., -1, 1]
+
+
+def nonfinite(digest: Tensor) -> Tensor:
+    """The weight of NaN, -inf and +inf, ``[...]`` float64."""
+    return digest[..., -3:, 1].sum(-1)
+
+
+def invalid(digest: Tensor) -> Tensor:
+    """The number of entries that were refused one by one (see :func:`add`), ``[...]`` float64."""
+    return digest[..., -BOOK_ROWS + INVALID, 0]
+
+
+def finite_mean(digest: Tensor) -> Tensor:
+    """The mean of the finite values, ``[...]`` float64; NaN if there are none.
+
+    Example:
+        >>> finite_mean(from_values(torch.tensor([1.0, 3.0, torch.inf])))
+        tensor(2., dtype=torch.float64)
+    """
+    means, weights, _ = centroids(digest)
+    return (means * weights).sum(-1) / weights.sum(-1)
+
+
+def mean(digest: Tensor) -> Tensor:
+    """The mean, ``[...]`` float64: +inf or -inf if such a value was seen, NaN if both or nothing.
+
+    Example:
+        >>> mean(from_values(torch.tensor([1.0, 3.0, torch.inf])))
+        tensor(inf, dtype=torch.float64)
+    """
+    return _with_infinite(finite_mean(digest), digest[..., -2, 1] > 0, digest[..., -1, 1] > 0)
+
+
+def minimum(digest: Tensor) -> Tensor:
+    """The smallest value, ``[...]`` float64; NaN if there is none."""
+    return quantile(digest, 0.0)
+
+
+def maximum(digest: Tensor) -> Tensor:
+    """The largest value, ``[...]`` float64; NaN if there is none."""
+    return quantile(digest, 1.0)
+
+
+def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
+    """The values below which fractions ``q`` of the weight lie.
+
+    As long as every centroid is an atom of whole weight this is ``torch.quantile(..., interpolation="linear")`` of
+    the values, each repeated by its weight. The extremes are always exact, and the result never falls as q grows.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+        q: numbers in [0, 1], any shape ``Q``.
+
+    Returns:
+        ``[..., *Q]`` float64, NaN where the digest is empty or q is NaN.
+
+    Raises:
+        ValueError: if a plain number ``q`` is outside [0, 1]. (Looking into a tensor would wait for the device: there
+            it counts as 0 or 1.)
+
+    Example:
+        >>> quantile(from_values(torch.arange(1000.0)), torch.tensor([0.0, 0.5, 1.0]))
+        tensor([  0.0000, 499.5000, 999.0000], dtype=torch.float64)
+    """
+    if not isinstance(q, Tensor) and not 0 <= q <= 1:
+        raise ValueError(f"Expected argument `q` to be in [0, 1] but got {q}.")
+    q = torch.as_tensor(q, dtype=torch.float64, device=digest.device)
+    flat = q.reshape(-1).clamp(0, 1).expand(*digest.shape[:-2], -1)
+    at, value, first, length = _quantile_knots(digest)
+    below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    place = torch.where(flat == 1, first + length, first + flat * length)
+    result = _interpolate(at, value, place)
+    some_finite = centroids(digest)[1].sum(-1, keepdim=True) > 0
+    # Between -inf and the lowest finite value lies -inf, between the highest and +inf lies +inf.
+    result = torch.where((below > 0) & (~some_finite | (place < at[..., :1])), -math.inf, result)
+    top = (above > 0) & torch.where(some_finite, place > at[..., -1:], place > below)
+    result = torch.where(top, math.inf, result)
+    result = torch.where((count(digest)[..., None] > 0) & ~flat.isnan(), result, math.nan)
+    return result.reshape((*digest.shape[:-2], *q.shape))
+
+
+def cdf(digest: Tensor, x: float | Tensor) -> Tensor:
+    """The largest q whose quantile is not above ``x``: the inverse of :func:`quantile`.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+        x: values, any shape ``X``.
+
+    Returns:
+        ``[..., *X]`` float64 in [0, 1], NaN where the digest is empty or x is NaN.
+
+    Example:
+        >>> cdf(from_values(torch.arange(11.0)), 2.5)
+        tensor(0.2500, dtype=torch.float64)
+    """
+    x = torch.as_tensor(x, dtype=torch.float64, device=digest.device)
+    flat = x.reshape(-1).expand(*digest.shape[:-2], -1)
+    at, value, first, length = _quantile_knots(digest)
+    below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    weights = centroids(digest)[1].sum(-1, keepdim=True)
+    place = _interpolate(value, at, flat)
+    place = torch.where((weights > 0) & (flat >= value[..., :1]), place, below)
+    place = torch.where((flat >= value[..., -1:]) & (above > 0) & (weights > 0), below + weights, place)
+    q = ((place - first) / length.clamp_min(_TINY)).clamp(0, 1)
+    top = torch.where(above > 0, math.inf, torch.where(weights > 0, value[..., -1:], -math.inf))
+    bottom = torch.where(below > 0, -math.inf, torch.where(weights > 0, value[..., :1], math.inf))
+    q = torch.where(flat >= top, 1.0, torch.where(flat < bottom, 0.0, q))
+    q = torch.where((count(digest)[..., None] > 0) & ~flat.isnan(), q, math.nan)
+    return q.reshape((*digest.shape[:-2], *x.shape))
+
+
+def trimmed_mean(digest: Tensor, low: float, high: float) -> Tensor:
+    """The mean of what lies between the quantiles ``low`` and ``high``.
+
+    A value that straddles a limit enters by the part of its weight inside, so that at most K values give the exact
+    interpolated trimmed mean. ``trimmed_mean(d, 0, 1)`` is :func:`mean`.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+        low: lower limit, in [0, 1).
+        high: upper limit, in (low, 1].
+
+    Returns:
+        ``[...]`` float64; infinite if an infinite value is not trimmed, NaN if the digest is empty.
+
+    Raises:
+        ValueError: if the limits are not ``0 <= low < high <= 1``.
+
+    Example:
+        >>> trimmed_mean(from_values(torch.tensor([-100.0, 1.0, 2.0, 3.0, 900.0])), 0.2, 0.8)
+        tensor(2., dtype=torch.float64)
+    """
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"Expected arguments `low` and `high` with 0 <= low < high <= 1 but got {low} and {high}.")
+    below, above, total = digest[..., -2, 1], digest[..., -1, 1], count(digest)
+    start, stop = low * total, high * total
+    limits = torch.stack([start - below, stop - below], dim=-1)
+    weights = centroids(digest)[1].sum(-1, keepdim=True)
+    limits = torch.minimum(limits.clamp_min(0), weights)
+    inner = _sum_below(digest, limits).diff(dim=-1)[..., 0] / (stop - start)
+    return _with_infinite(inner, start < below, stop > total - above)
+
+
+def tail_mean(digest: Tensor, q: float) -> Tensor:
+    """The mean of what lies above the quantile ``q``, ``[...]`` float64; see :func:`trimmed_mean`.
+
+    Example:
+        >>> tail_mean(from_values(torch.arange(1.0, 11.0)), 0.8)
+        tensor(9.5000, dtype=torch.float64)
+    """
+    return maximum(digest) if q == 1 else trimmed_mean(digest, q, 1.0)
+
+
+def curve(digest: Tensor, points: int = 201) -> tuple[Tensor, Tensor]:
+    """The quantile function on an even grid, for plots: q ``[points]`` and values ``[..., points]``, float64.
+
+    Example:
+        >>> q, value = curve(from_values(torch.arange(101.0)), points=5)
+        >>> value
+        tensor([  0.,  25.,  50.,  75., 100.], dtype=torch.float64)
+    """
+    q = torch.linspace(0, 1, points, dtype=torch.float64, device=digest.device)
+    return q, quantile(digest, q)
+
+
+def _with_infinite(value: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    value = torch.where(above, math.inf, torch.where(below, -math.inf, value))
+    return torch.where(above & below, math.nan, value)
+
+
+def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The quantile function as a polygon in weight: place ``[..., 3K]`` and value ``[..., 3K]``, both ascending.
+
+    Also the place of q = 0 and the length from there to q = 1, each ``[..., 1]``. Neighbouring order statistics are 1
+    apart, the n-th lies at n - 1/2: an atom of weight w is flat over the w - 1 between its first and its last, and
+    between atoms the polygon climbs over a length of 1, as linear interpolation does.
+    """
+    means, weights, blend, left, middle, right = inside(digest)
+    used = weights > 0
+    highest = torch.where(used.any(-1, keepdim=True), digest[..., -1, :1], 0.0)
+    lowest = torch.where(used.any(-1, keepdim=True), digest[..., -2, :1], 0.0)
+    below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    stop = weights.cumsum(-1) + below
+    start = stop - weights
+    margin = torch.where(blend, 0.0, weights.clamp(max=1) / 2)
+    at = torch.stack([start + margin, (start + stop) / 2, stop - margin], dim=-1).flatten(-2)
+    value = torch.stack([left, middle, right], dim=-1)
+    value = torch.where(used[..., None], value, highest[..., None]).flatten(-2)
+    # The outermost values are known, whatever the slope inside the outermost blends.
+    value = torch.cat([lowest, value[..., 1:-1], highest], dim=-1)
+    last_used = used & ~torch.nn.functional.pad(used[..., 1:], (0, 1))
+    value = torch.where(_third(last_used), highest, value)
+    head = torch.where(below > 0, below.clamp(max=1) / 2, margin[..., :1])
+    end_margin = (margin * last_used).sum(-1, keepdim=True)
+    tail = torch.where(above > 0, above.clamp(max=1) / 2, end_margin)
+    total = weights.sum(-1, keepdim=True) + below + above
+    return at, value.cummax(-1).values, head, total - head - tail
+
+
+def _third(flags: Tensor) -> Tensor:
+    """``[..., K]`` -> ``[..., 3K]``: each flag at the third knot of its centroid."""
+    off = torch.zeros_like(flags)
+    return torch.stack([off, off, flags], dim=-1).flatten(-2)
+
+
+def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """The polygon through ascending (x, y), each ``[..., M]``, at ``[..., S]``; the last of equal x; flat outside."""
+    above = torch.searchsorted(x.contiguous(), at.contiguous(), right=True).clamp(1, x.shape[-1] - 1)
+    x0, x1 = x.gather(-1, above - 1), x.gather(-1, above)
+    y0, y1 = y.gather(-1, above - 1), y.gather(-1, above)
+    part = torch.where(x1 > x0, (at - x0) / (x1 - x0), 1.0).clamp(0, 1)
+    return torch.where(part == 1, y1, torch.minimum(y0 + (y1 - y0) * part, y1))
+
+
+def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
+    """The sum of the lowest ``limits [..., S]`` of finite weight, ``[..., S]``."""
+    means, weights, _, left, middle, right = inside(digest)
+    stop, sums = weights.cumsum(-1), (means * weights).cumsum(-1)
+    index = torch.searchsorted(stop, limits.contiguous()).clamp(max=weights.shape[-1] - 1)
+    mean_, weight, low, mid, high = (part.gather(-1, index) for part in (means, weights, left, middle, right))
+    before = sums.gather(-1, index) - mean_ * weight
+    part = ((limits - stop.gather(-1, index) + weight) / weight.clamp_min(_TINY)).clamp(0, 1)
+    rest = 1 - part
+    lower = part * (low + (mid - low) * part)
+    upper = mean_ - rest * (high + (mid - high) * rest)
+    return before + weight * torch.where(part <= 0.5, lower, upper)
+
+
+def _on_arrays(function: Callable[..., Any], *tensors: Tensor | None) -> Tensor:
+    """Call with NumPy views of tensors on the CPU, where NumPy is faster, and with the tensors themselves elsewhere."""
+    if tensors[0] is None or tensors[0].device.type != "cpu":
+        return function(*tensors)
+    return torch.from_numpy(function(*(None if tensor is None else tensor.numpy() for tensor in tensors)))

@@ -1,0 +1,172 @@
+"""Percentile CE in a LightningModule: three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_pce.metrics import DEFAULT_PERCENTILES
+from lightning_pce.stages import StageMetrics, check_lengths_over_ranks
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule as _Module
+else:
+    # A plain class: lightning.pytorch and pytorch_lightning each have a LightningModule of their own.
+    _Module = object
+
+
+class PercentileCEMixin(_Module):
+    """Logs the mean and percentiles of per-token cross-entropy of a LightningModule.
+
+    Stands before ``LightningModule`` in the list of base classes. ``validation_step``, ``test_step`` or
+    ``training_step`` call :meth:`update_percentile_ce`; at the end of the stage ``val_ce_mean``, ``val_ce_p50`` ... are
+    logged, over all tokens of all ranks, for ``ModelCheckpoint``, ``EarlyStopping`` and every logger. Validation and
+    test log in any case (NaN if nothing came), training if the step called it.
+
+    With several dataloaders of a stage each has its own: ``val_dl0_ce_p50``, ``val_dl1_ce_p50`` ...
+
+    A module that overrides one of the hooks used here (``setup``, ``on_train_epoch_start``, ``on_train_epoch_end``,
+    ``on_train_end`` and the same of validation and test) calls ``super()`` in it.
+
+    Example:
+        >>> import lightning.pytorch as L
+        >>> class LitLM(PercentileCEMixin, L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.configure_percentile_ce(percentiles=(50, 95))
+        ...         self.head = torch.nn.Linear(4, 10)
+        ...     def validation_step(self, batch, batch_idx):
+        ...         self.update_percentile_ce(self.head(batch["x"]), batch["labels"])
+        >>> batch = {"x": torch.ones(2, 3, 4), "labels": torch.zeros(2, 3, dtype=torch.long)}
+        >>> trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+        >>> results = trainer.validate(LitLM(), [batch], verbose=False)
+        >>> sorted(results[0])
+        ['val_ce_mean', 'val_ce_p50', 'val_ce_p95', 'val_ce_trimmed_mean']
+    """
+
+    percentile_ce: StageMetrics
+
+    def configure_percentile_ce(
+        self,
+        percentiles: Sequence[float] = DEFAULT_PERCENTILES,
+        *,
+        ignore_index: int = -100,
+        shift: bool = False,
+        compression: int = 1024,
+        loader_names: Sequence[str] | None = None,
+    ) -> None:
+        """Choose what is measured; optional, and called in ``__init__`` after ``super().__init__()``.
+
+        Args:
+            percentiles: which, each in [0, 100].
+            ignore_index: the label of tokens that do not count.
+            shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
+            compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
+            loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``, ``dl1`` ...
+
+        Raises:
+            ValueError: if an argument is impossible.
+        """
+        self.percentile_ce = StageMetrics(
+            percentiles=percentiles,
+            ignore_index=ignore_index,
+            shift=shift,
+            compression=compression,
+            loader_names=loader_names,
+        )
+
+    @torch.compiler.disable
+    def update_percentile_ce(
+        self,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        dataloader_idx: int | None = None,
+        *,
+        losses: Tensor | None = None,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Add the tokens of a batch to the percentiles of the running stage.
+
+        Args:
+            logits: ``[..., V]``, with ``labels``.
+            labels: ``[...]`` integers.
+            dataloader_idx: which dataloader the batch is from; required if the stage has several.
+            losses: per-token losses in nats, instead of ``logits`` and ``labels``.
+            mask: bool shaped like ``losses``, true where the token counts.
+            weights: numbers >= 0 shaped like ``labels`` or ``losses``.
+
+        Returns:
+            The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none. It is
+            differentiable where gradients are recorded, so that ``training_step`` can return it.
+
+        Raises:
+            ValueError: if the arguments do not fit, see :class:`lightning_pce.PercentileCrossEntropy`.
+            RuntimeError: outside of a Trainer's train, validation or test stage.
+        """
+        return self._percentile_room().update(
+            self._running_stage(), logits, labels, dataloader_idx, losses=losses, mask=mask, weights=weights
+        )
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        for loop in (self.trainer.fit_loop.epoch_loop.val_loop, self.trainer.validate_loop, self.trainer.test_loop):
+            check_lengths_over_ranks(loop, self.trainer, self)
+
+    def on_train_epoch_start(self) -> None:
+        self._percentile_room().open("train", 1, self.device)
+        super().on_train_epoch_start()
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self._percentile_room().log("train", self.log, "percentile_ce")
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self._percentile_room().check_logged("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._percentile_room().open("val", len(self.trainer.num_val_batches), self.device)
+        super().on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._percentile_room().log("val", self.log, "percentile_ce")
+
+    def on_validation_end(self) -> None:
+        super().on_validation_end()
+        self._percentile_room().check_logged("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._percentile_room().open("test", len(self.trainer.num_test_batches), self.device)
+        super().on_test_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self._percentile_room().log("test", self.log, "percentile_ce")
+
+    def on_test_end(self) -> None:
+        super().on_test_end()
+        self._percentile_room().check_logged("test")
+
+    def _percentile_room(self) -> StageMetrics:
+        if not isinstance(getattr(self, "percentile_ce", None), StageMetrics):
+            self.configure_percentile_ce()
+        return self.percentile_ce
+
+    def _running_stage(self) -> str:
+        trainer = self._trainer
+        if trainer is None:
+            raise RuntimeError(
+                f"{type(self).__name__} is not attached to a Trainer: update a PercentileCrossEntropy directly."
+            )
+        if trainer.testing:
+            return "test"
+        if trainer.validating or trainer.sanity_checking:
+            return "val"
+        if trainer.training:
+            return "train"
+        raise RuntimeError("update_percentile_ce() works in training_step, validation_step and test_step.")

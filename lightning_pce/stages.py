@@ -1,0 +1,195 @@
+"""The room that mixin and callback share: metrics per stage and dataloader, their names, logging and reset.
+
+Nothing here may let ranks differ in what they log or compute, or when: whoever is alone in a collective waits for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_pce.metrics import PercentileCrossEntropy, percentile_key
+
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+_HOOKS = {
+    "train": ("on_train_epoch_start", "on_train_epoch_end"),
+    "val": ("on_validation_epoch_start", "on_validation_epoch_end"),
+    "test": ("on_test_epoch_start", "on_test_epoch_end"),
+}
+
+
+class StageMetrics(nn.Module):
+    """Percentile CE metrics of a LightningModule, one per stage and dataloader.
+
+    It is a submodule, so that every strategy moves it with the module; it has no parameters, and its metrics put
+    nothing into a checkpoint.
+
+    Args:
+        settings: keyword arguments of :class:`PercentileCrossEntropy`.
+        loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1`` ...
+
+    Raises:
+        ValueError: if a setting is impossible, or a name cannot be part of a logged name.
+    """
+
+    def __init__(self, *, loader_names: Sequence[str] | None = None, **settings: Any) -> None:
+        super().__init__()
+        for name in loader_names or ():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}.")
+        if loader_names is not None and len(set(loader_names)) < len(loader_names):
+            raise ValueError(f"Expected argument `loader_names` without duplicates but got {list(loader_names)!r}.")
+        self.loader_names = None if loader_names is None else tuple(loader_names)
+        self.settings = settings
+        percentiles = PercentileCrossEntropy(**settings).percentiles  # raises here, not at step 40,000
+        self.logged_keys = ("mean", *(percentile_key(p) for p in percentiles), "trimmed_mean")
+        self.metrics = nn.ModuleDict()
+        self.views = nn.ModuleDict()
+        self._loaders: dict[str, int] = {}  # of the stages that are open
+        self._updated: set[str] = set()
+
+    def metric(self, stage: str, dataloader_idx: int = 0) -> PercentileCrossEntropy:
+        """The metric of a stage (``"train"``, ``"val"`` or ``"test"``) and dataloader.
+
+        Raises:
+            KeyError: if that stage has not begun yet, or has fewer dataloaders.
+        """
+        metric = self.metrics[f"{stage}_{dataloader_idx}"]
+        assert isinstance(metric, PercentileCrossEntropy)
+        return metric
+
+    def open(self, stage: str, loaders: int, device: torch.device) -> None:
+        """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty."""
+        self.check_logged(stage)
+        if self.loader_names is not None and loaders > 1 and len(self.loader_names) != loaders:
+            raise ValueError(
+                f"Expected one of `loader_names` for each of the {loaders} {stage} dataloaders but got "
+                f"{list(self.loader_names)!r}."
+            )
+        for index in range(loaders):
+            key = f"{stage}_{index}"
+            if key not in self.metrics:
+                metric = PercentileCrossEntropy(**self.settings).to(device)
+                self.metrics[key] = metric
+                self.views[key] = nn.ModuleDict({f"log_{name}": metric.view(name) for name in self.logged_keys})
+            self.metric(stage, index).reset()
+        self._loaders[stage] = loaders
+        self._updated.discard(stage)
+
+    def update(
+        self,
+        stage: str,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        dataloader_idx: int | None = None,
+        **arguments: Tensor | None,
+    ) -> Tensor:
+        """Add a batch to a stage that has begun; the batch's mean CE, 0-d, NaN if no token counts."""
+        loaders = self._loaders.get(stage)
+        if loaders is None:
+            start, end = _HOOKS[stage]
+            raise RuntimeError(
+                f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If your module "
+                f"has its own {start} or {end}, call super().{start}() and super().{end}() in it; and "
+                "PercentileCEMixin stands before LightningModule in the list of base classes."
+            )
+        if dataloader_idx is None:
+            if loaders > 1:
+                raise ValueError(
+                    f"Expected argument `dataloader_idx` because there are {loaders} {stage} dataloaders: take it as "
+                    "the last argument of your step and pass it on (or the number of the loader, if one step sees all)."
+                )
+            dataloader_idx = 0
+        elif not 0 <= dataloader_idx < loaders:
+            raise ValueError(f"Expected argument `dataloader_idx` in [0, {loaders}) but got {dataloader_idx}.")
+        self._updated.add(stage)
+        return self.metric(stage, dataloader_idx).update_and_mean(logits, labels, **arguments)
+
+    def log(self, stage: str, log: Callable[..., None], attribute: str) -> None:
+        """Log the scalar views of a stage; Lightning computes them later, in one order on all ranks.
+
+        Args:
+            stage: which.
+            log: the module's ``log``.
+            attribute: where the module keeps this object.
+        """
+        loaders = self._loaders.pop(stage, 0)
+        if stage == "train" and stage not in self._updated:
+            return  # every rank has training batches or none has, so this does not differ between them
+        for index in range(loaders):
+            key = f"{stage}_{index}"
+            views = self.views[key]
+            assert isinstance(views, nn.ModuleDict)
+            prefix = stage if loaders == 1 else f"{stage}_{self._loader_name(index)}"
+            for name in self.logged_keys:
+                log(
+                    f"{prefix}_ce_{name}",
+                    views[f"log_{name}"],
+                    add_dataloader_idx=False,
+                    # Lightning looks a Metric's name up once, before later stages exist.
+                    metric_attribute=f"{attribute}.views.{key}.log_{name}",
+                )
+
+    def check_logged(self, stage: str) -> None:
+        """Raise a ``RuntimeError`` if a stage has ended but its hook did not come here."""
+        if self._loaders.pop(stage, 0) and (stage != "train" or stage in self._updated):
+            end = _HOOKS[stage][1]
+            raise RuntimeError(
+                f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module has its own "
+                f"{end}: call super().{end}() in it."
+            )
+
+    def _loader_name(self, index: int) -> str:
+        return f"dl{index}" if self.loader_names is None else self.loader_names[index]
+
+
+def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
+    """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
+
+    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the others wait
+    for it in their first collective.
+
+    Args:
+        loop: an evaluation loop of the trainer.
+        trainer: the trainer.
+        module: its module.
+    """
+    setup_data = loop.setup_data
+    if trainer.world_size == 1 or getattr(setup_data, "checks_lengths", False):
+        return
+
+    def setup_data_and_check() -> None:
+        before = loop._combined_loader
+        allowed = module.allow_zero_length_dataloader_with_multiple_devices
+        module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
+        try:
+            setup_data()
+        finally:
+            module.allow_zero_length_dataloader_with_multiple_devices = allowed
+        if loop._combined_loader is before:
+            return
+        batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
+        everywhere = _gather(batches, trainer)
+        skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)
+        forbidden = not allowed and any(
+            min(counts) == 0 and max(counts) > 0 for counts in zip(*everywhere, strict=True)
+        )
+        if skipped or forbidden:
+            raise RuntimeError(
+                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for the others' "
+                f"percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every rank at least one batch "
+                "(a DistributedSampler does), or use an IterableDataset without a length."
+            )
+
+    setup_data_and_check.checks_lengths = True  # type: ignore[attr-defined]
+    loop.setup_data = setup_data_and_check
+
+
+def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
+    local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
+    return [[math.inf if math.isinf(x) else int(x) for x in rank] for rank in trainer.strategy.all_gather(local).tolist()]

