@@ -1,9 +1,10 @@
 """From sorted values to cells, from cells to centroids: the arithmetic under :mod:`lightning_pce.digest`.
 
-Each function takes NumPy arrays or tensors and returns the same kind, so that there is one algorithm and two speeds:
-on a CPU an update of 32,768 values is 60 operations on arrays of a few thousand, where NumPy's overhead is a third of
-torch's and its sort 28 times as fast; on an accelerator the same lines are torch operations that never wait for the
-device. The names the two libraries do not share are at the end of the file.
+Each function takes NumPy arrays or tensors and returns the same kind, so that there is one algorithm and two
+speeds: on a CPU an update of 32,768 values is 60 operations on arrays of a few thousand, where NumPy's
+overhead is a third of torch's and its sort 28 times as fast; on an accelerator the same lines are torch
+operations that never wait for the device. The names the two libraries do not share are at the end of the
+file.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ import torch
 
 # A NumPy array or a tensor. The two have no common type, and a union would need a cast on every line.
 Array = Any
-# Centroids or cells: means [..., M] float64, weights [..., M] float64, blend [..., M] bool. What is not there has
-# mean +inf and weight 0.
+# Centroids or cells: means [..., M] float64, weights [..., M] float64, blend [..., M] bool. What is not there
+# has mean +inf and weight 0.
 Items = tuple[Array, Array, Array]
 
 # The last rows of a packed digest, see digest.py.
 BOOK_ROWS = 3
 INVALID, LOWEST, HIGHEST = 0, 1, 2
 
-# A batch is cut into at most this many cells per centroid. Worst rank error of 1e6 values in 20 ascending sweeps, in
-# batches of 32,768: 1.6e-4 with 2 cells, 1.1e-4 with 4; each doubling costs about 60 microseconds a batch.
+# A batch is cut into at most this many cells per centroid. Worst rank error of 1e6 values in 20 ascending
+# sweeps, in batches of 32,768: 1.6e-4 with 2 cells, 1.1e-4 with 4; each doubling costs about 60 microseconds
+# a batch.
 _CELLS_PER_CENTROID = 2
 _TINY = 1e-300
 
 
 def add_batch(digest: Array, values: Array, weights: Array | None) -> Array:
-    """Digest ``[K + 3, 2]``, values ``[n]`` float32 or float64, weights ``[n]`` (bool or number) -> ``[K + 3, 2]``."""
+    """Digest ``[K + 3, 2]``, values ``[n]`` float32 or float64, weights ``[n]`` or None -> ``[K + 3, 2]``."""
     xp = _namespace(digest)
     compression = digest.shape[-2] - BOOK_ROWS
     x, w, start, stop, book = _sorted_batch(values, weights)
     cells = cells_of_sorted(x, w, start, stop, min(len(x), _CELLS_PER_CENTROID * compression))
     items = [xp.concatenate(pair, -1) for pair in zip(halves(digest), cells, strict=True)]
     books = xp.stack([digest[compression:], book])
-    return _packed(compress(*items, compression), _merged_books(books))
+    return _packed(compress(items[0], items[1], items[2], compression), _merged_books(books))
 
 
 def merge_stack(digests: Array) -> Array:
@@ -47,7 +49,9 @@ def merge_stack(digests: Array) -> Array:
     xp = _namespace(digests)
     compression = digests.shape[-2] - BOOK_ROWS
     items = [xp.moveaxis(part, 0, -2).reshape(*digests.shape[1:-2], -1) for part in halves(digests)]
-    return _packed(compress(*items, compression), _merged_books(digests[..., compression:, :]))
+    return _packed(
+        compress(items[0], items[1], items[2], compression), _merged_books(digests[..., compression:, :])
+    )
 
 
 def _packed(items: Items, book: Array) -> Array:
@@ -61,14 +65,20 @@ def _merged_books(books: Array) -> Array:
     """Books ``[M, ..., 3, 2]`` -> ``[..., 3, 2]``: counts add up, of the extremes the extreme stays."""
     book = books.sum(0)
     if _is_numpy(book):
-        book[..., LOWEST, 0], book[..., HIGHEST, 0] = books[..., LOWEST, 0].min(0), books[..., HIGHEST, 0].max(0)
+        book[..., LOWEST, 0], book[..., HIGHEST, 0] = (
+            books[..., LOWEST, 0].min(0),
+            books[..., HIGHEST, 0].max(0),
+        )
     else:
-        book[..., LOWEST, 0], book[..., HIGHEST, 0] = books[..., LOWEST, 0].amin(0), books[..., HIGHEST, 0].amax(0)
+        book[..., LOWEST, 0], book[..., HIGHEST, 0] = (
+            books[..., LOWEST, 0].amin(0),
+            books[..., HIGHEST, 0].amax(0),
+        )
     return book
 
 
 def _sorted_batch(x: Array, weights: Array | None) -> tuple[Array, Array | None, Array, Array, Array]:
-    """Sort a batch; the finite values that count are [start, stop) of it, what else counts goes into a book."""
+    """Sort a batch; the finite values that count are [start, stop) of it, the rest goes into a book."""
     xp = _namespace(x)
     if weights is None or weights.dtype in (np.bool_, torch.bool):
         w, invalid = None, None
@@ -119,7 +129,9 @@ def cells_of_sorted(x: Array, weights: Array | None, start: Array, stop: Array, 
     else:
         total = xp.cumsum(weights, -1)
         cut = _search(total - weights / 2, edges * total[-1])
-        cut = xp.where(steps == 0, start, xp.where(steps == cells, stop, xp.minimum(xp.maximum(cut, start), stop)))
+        cut = xp.where(
+            steps == 0, start, xp.where(steps == cells, stop, xp.minimum(xp.maximum(cut, start), stop))
+        )
     cut = xp.where(stop - start <= cells, xp.minimum(start + steps, stop), cut)
     cut = _out_of_runs(x, cut, start, stop)
     low, high = cut[:-1], cut[1:]
@@ -137,9 +149,9 @@ def cells_of_sorted(x: Array, weights: Array | None, start: Array, stop: Array, 
 def compress(means: Array, weights: Array, blend: Array, compression: int) -> Items:
     """Gather items in any order into at most ``compression`` centroids, packed to the front.
 
-    With at most ``compression`` distinct means every mean keeps a centroid of its own. Else items are cut along scale
-    function k1 by the middle of their weight, runs of equal means are never cut, and what falls between two cuts
-    becomes one centroid.
+    With at most ``compression`` distinct means every mean keeps a centroid of its own. Else items are cut
+    along scale function k1 by the middle of their weight, runs of equal means are never cut, and what falls
+    between two cuts becomes one centroid.
 
     Args:
         means: ``[..., M]`` float64.
@@ -175,12 +187,13 @@ def compress(means: Array, weights: Array, blend: Array, compression: int) -> It
 
 
 def halves(digest: Array) -> Items:
-    """Each blend as its lower and its upper half, each atom as itself and a half of weight 0: items ``[..., 2K]``.
+    """Each blend as its lower and its upper half, each atom as itself and a half of weight 0: items ``[...,
+    2K]``.
 
     Whole weights stay whole numbers, so that counts stay exact through any number of merges.
     """
     xp = _namespace(digest)
-    means, weights, blend, left, middle, right = inside(digest)
+    means, weights, blend, left, middle, _ = inside(digest)
     half = weights / 2
     lower = xp.where(blend, xp.where(weights >= 2, xp.floor(half), half), weights)
     part = lower / xp.where(blend, weights, 1.0)
@@ -196,11 +209,12 @@ def halves(digest: Array) -> Items:
 
 
 def inside(digest: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Centroids and the quantile function inside each: its values at the left edge, the middle and the right edge.
+    """Centroids and the quantile function inside each: its values at the left edge, the middle and the right
+    edge.
 
-    Straight lines between the three keep the centroid's mean. An edge is the value there of the curve through the two
-    centroids on either side, held between their means and, so that a gap in the data stays a gap, within twice the
-    distance of the opposite edge from the mean. Atoms are flat.
+    Straight lines between the three keep the centroid's mean. An edge is the value there of the curve through
+    the two centroids on either side, held between their means and, so that a gap in the data stays a gap,
+    within twice the distance of the opposite edge from the mean. Atoms are flat.
 
     Returns:
         means, weights, blend, left, middle, right, each ``[..., K]``.
@@ -239,7 +253,12 @@ def k1_edges(cells: int, like: Array) -> Array:
     """Where scale function k1 crosses 0, 1, ..., cells: ``[cells + 1]`` float64 from 0 to 1."""
     if _is_numpy(like):
         return _k1_edges_numpy(cells)
-    return torch.arange(cells + 1, dtype=torch.float64, device=like.device).mul_(math.pi / 2 / cells).sin_().square_()
+    return (
+        torch.arange(cells + 1, dtype=torch.float64, device=like.device)
+        .mul_(math.pi / 2 / cells)
+        .sin_()
+        .square_()
+    )
 
 
 @lru_cache(maxsize=8)
@@ -322,7 +341,7 @@ def _segment_sums(data: Array, cut: Array) -> Array:
     return sums.reshape(*lead, cuts)[..., :-1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # What NumPy and torch call by different names.
 
 
@@ -383,7 +402,10 @@ def _take(x: Array, index: Array) -> Array:
 
 
 def _count(mask: Array) -> Array:
-    return np.asarray(np.count_nonzero(mask, axis=-1)) if _is_numpy(mask) else mask.sum(-1)
+    if not _is_numpy(mask):
+        return mask.sum(-1)
+    # Along an axis NumPy adds the flags up as integers, ten times as slow.
+    return np.asarray(np.count_nonzero(mask) if mask.ndim == 1 else np.count_nonzero(mask, axis=-1))
 
 
 def _interleave(a: Array, b: Array) -> Array:
@@ -409,5 +431,8 @@ def _search(x: Array, v: Array) -> Array:
         return torch.searchsorted(x.contiguous(), v.contiguous())
     if x.ndim == 1:
         return np.searchsorted(x, v)
-    rows = [np.searchsorted(*row) for row in zip(x.reshape(-1, x.shape[-1]), v.reshape(-1, v.shape[-1]), strict=True)]
+    rows = [
+        np.searchsorted(*row)
+        for row in zip(x.reshape(-1, x.shape[-1]), v.reshape(-1, v.shape[-1]), strict=True)
+    ]
     return np.stack(rows).reshape(*x.shape[:-1], v.shape[-1])

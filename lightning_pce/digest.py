@@ -2,28 +2,29 @@
 
 A digest is a float64 tensor ``[..., K + 3, 2]`` whose shape never changes, whatever it has seen:
 
-* rows ``0 ... K - 1`` are centroids ``(mean, weight)`` in ascending order, unused ones ``(0, 0)`` at the end. A
-  negative weight marks a **blend**, a centroid whose values were not all equal. All others are **atoms**: their mean
-  is the value itself, so that a stream with at most K distinct values is kept exactly;
+* rows ``0 ... K - 1`` are centroids ``(mean, weight)`` in ascending order, unused ones ``(0, 0)`` at the end.
+  A negative weight marks a **blend**, a centroid whose values were not all equal. All others are **atoms**:
+  their mean is the value itself, so that a stream with at most K distinct values is kept exactly;
 * row ``K`` is ``(number of invalid entries, weight of NaN)``;
 * row ``K + 1`` is ``(smallest finite value, weight of -inf)``;
 * row ``K + 2`` is ``(largest finite value, weight of +inf)``.
 
-Leading dimensions are independent digests. Nothing is modified in place, no shape depends on a value, and on an
-accelerator nothing waits for the device. All values and results are in the unit of what was added (nats for CE).
+Leading dimensions are independent digests. Nothing is modified in place, no shape depends on a value, and on
+an accelerator nothing waits for the device. All values and results are in the unit of what was added (nats
+for CE).
 
 Method: the merging t-digest of Dunning and Ertl (arXiv 1902.04023) with scale function k1, and three changes.
-Equal values are never cut apart. A blend has an inside, two straight pieces of quantile function reconstructed from
-its neighbours so that its mean is kept; it enters a merge as the two halves of that and not as one lump (worst rank
-error of 1e6 normal values in batches of 512: 6e-5 instead of 5e-4). And a batch is sorted alone and cut at fixed ranks
-before it meets the centroids.
+Equal values are never cut apart. A blend has an inside, two straight pieces of quantile function
+reconstructed from its neighbours so that its mean is kept; it enters a merge as the two halves of that and
+not as one lump (worst rank error of 1e6 normal values in batches of 512: 6e-5 instead of 5e-4). And a batch
+is sorted alone and cut at fixed ranks before it meets the centroids.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +36,9 @@ _PIECE = 1 << 20
 _TINY = 1e-300
 
 
-def empty(compression: int = 1024, *, shape: tuple[int, ...] = (), device: torch.device | str | None = None) -> Tensor:
+def empty(
+    compression: int = 1024, *, shape: tuple[int, ...] = (), device: torch.device | str | None = None
+) -> Tensor:
     """The digest of nothing: the identity of :func:`merge`.
 
     Args:
@@ -80,8 +83,9 @@ def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor
     Args:
         digest: ``[K + 3, 2]``.
         values: any shape, float16, bfloat16, float32 or float64, on the digest's device.
-        weights: shaped like ``values``. Bool: ``False`` leaves a value out. Otherwise numbers >= 0: a whole number is
-            repetition, 0 leaves out; a negative, NaN or infinite weight leaves out too and is counted as invalid.
+        weights: shaped like ``values``. Bool: ``False`` leaves a value out. Otherwise numbers >= 0: a whole
+            number is repetition, 0 leaves out; a negative, NaN or infinite weight leaves out too and is
+            counted as invalid.
 
     Returns:
         ``[K + 3, 2]`` float64.
@@ -113,8 +117,8 @@ def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor
 def merge(digests: Tensor) -> Tensor:
     """One digest from a stack of them.
 
-    The result depends on the order only within the error of a digest; for one order it is the same on every machine
-    with the same libraries, bit for bit.
+    The result depends on the order only within the error of a digest; for one order it is the same on every
+    machine with the same libraries, bit for bit.
 
     Args:
         digests: ``[M, ..., K + 3, 2]``.
@@ -203,8 +207,9 @@ def maximum(digest: Tensor) -> Tensor:
 def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
     """The values below which fractions ``q`` of the weight lie.
 
-    As long as every centroid is an atom of whole weight this is ``torch.quantile(..., interpolation="linear")`` of
-    the values, each repeated by its weight. The extremes are always exact, and the result never falls as q grows.
+    As long as every centroid is an atom of whole weight this is ``torch.quantile(...,
+    interpolation="linear")`` of the values, each repeated by its weight. The extremes are always exact, and
+    the result never falls as q grows.
 
     Args:
         digest: ``[..., K + 3, 2]``.
@@ -214,7 +219,8 @@ def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
         ``[..., *Q]`` float64, NaN where the digest is empty or q is NaN.
 
     Raises:
-        ValueError: if a plain number ``q`` is outside [0, 1]. (Looking into a tensor would wait for the device: there
+        ValueError: if a plain number ``q`` is outside [0, 1]. (Looking into a tensor would wait for the
+        device: there
             it counts as 0 or 1.)
 
     Example:
@@ -271,8 +277,8 @@ def cdf(digest: Tensor, x: float | Tensor) -> Tensor:
 def trimmed_mean(digest: Tensor, low: float, high: float) -> Tensor:
     """The mean of what lies between the quantiles ``low`` and ``high``.
 
-    A value that straddles a limit enters by the part of its weight inside, so that at most K values give the exact
-    interpolated trimmed mean. ``trimmed_mean(d, 0, 1)`` is :func:`mean`.
+    A value that straddles a limit enters by the part of its weight inside, so that at most K values give the
+    exact interpolated trimmed mean. ``trimmed_mean(d, 0, 1)`` is :func:`mean`.
 
     Args:
         digest: ``[..., K + 3, 2]``.
@@ -290,7 +296,9 @@ def trimmed_mean(digest: Tensor, low: float, high: float) -> Tensor:
         tensor(2., dtype=torch.float64)
     """
     if not 0 <= low < high <= 1:
-        raise ValueError(f"Expected arguments `low` and `high` with 0 <= low < high <= 1 but got {low} and {high}.")
+        raise ValueError(
+            f"Expected arguments `low` and `high` with 0 <= low < high <= 1 but got {low} and {high}."
+        )
     below, above, total = digest[..., -2, 1], digest[..., -1, 1], count(digest)
     start, stop = low * total, high * total
     limits = torch.stack([start - below, stop - below], dim=-1)
@@ -328,13 +336,14 @@ def _with_infinite(value: Tensor, below: Tensor, above: Tensor) -> Tensor:
 
 
 def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The quantile function as a polygon in weight: place ``[..., 3K]`` and value ``[..., 3K]``, both ascending.
+    """The quantile function as a polygon in weight: place ``[..., 3K]`` and value ``[..., 3K]``, both
+    ascending.
 
-    Also the place of q = 0 and the length from there to q = 1, each ``[..., 1]``. Neighbouring order statistics are 1
-    apart, the n-th lies at n - 1/2: an atom of weight w is flat over the w - 1 between its first and its last, and
-    between atoms the polygon climbs over a length of 1, as linear interpolation does.
+    Also the place of q = 0 and the length from there to q = 1, each ``[..., 1]``. Neighbouring order
+    statistics are 1 apart, the n-th lies at n - 1/2: an atom of weight w is flat over the w - 1 between its
+    first and its last, and between atoms the polygon climbs over a length of 1, as linear interpolation does.
     """
-    means, weights, blend, left, middle, right = inside(digest)
+    _, weights, blend, left, middle, right = inside(digest)
     used = weights > 0
     highest = torch.where(used.any(-1, keepdim=True), digest[..., -1, :1], 0.0)
     lowest = torch.where(used.any(-1, keepdim=True), digest[..., -2, :1], 0.0)
@@ -363,7 +372,7 @@ def _third(flags: Tensor) -> Tensor:
 
 
 def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
-    """The polygon through ascending (x, y), each ``[..., M]``, at ``[..., S]``; the last of equal x; flat outside."""
+    """The polygon through ascending x, y ``[..., M]`` at ``[..., S]``: the last of equal x; flat outside."""
     above = torch.searchsorted(x.contiguous(), at.contiguous(), right=True).clamp(1, x.shape[-1] - 1)
     x0, x1 = x.gather(-1, above - 1), x.gather(-1, above)
     y0, y1 = y.gather(-1, above - 1), y.gather(-1, above)
@@ -386,7 +395,7 @@ def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
 
 
 def _on_arrays(function: Callable[..., Any], *tensors: Tensor | None) -> Tensor:
-    """Call with NumPy views of tensors on the CPU, where NumPy is faster, and with the tensors themselves elsewhere."""
+    """Call with NumPy views of tensors on the CPU, where NumPy is faster, elsewhere with the tensors."""
     if tensors[0] is None or tensors[0].device.type != "cpu":
-        return function(*tensors)
+        return cast(Tensor, function(*tensors))
     return torch.from_numpy(function(*(None if tensor is None else tensor.numpy() for tensor in tensors)))

@@ -40,8 +40,9 @@ class _DigestMetric(Metric):
         super().__init__(**metric_kwargs)
         self.percentiles = _checked_percentiles(percentiles)
         self.compression = compression
-        # MetricCollection merges metrics whose states have the same names and, after the first batch, the same
-        # values. The settings are part of the name, so that metrics which differ in one are never merged.
+        # MetricCollection merges metrics whose states have the same names and, after the first batch, the
+        # same values. The settings are part of the name, so that metrics which differ in one are never
+        # merged.
         what = (type(self).__qualname__, self.percentiles, compression, *settings)
         self._state_name = f"digest_{zlib.crc32(repr(what).encode()):08x}"
         self.add_state(self._state_name, td.empty(compression), dist_reduce_fx=td.merge)
@@ -60,7 +61,7 @@ class _DigestMetric(Metric):
 
     @property
     def digest(self) -> Tensor:
-        """The digest ``[K + 3, 2]``: of all ranks after ``compute`` until the next update or reset, else this rank's."""
+        """The digest ``[K + 3, 2]``: of all ranks after ``compute``, of this one from the next update on."""
         if self._merged is not None and self._merged_from is self._state:
             return self._merged
         return self._state
@@ -76,7 +77,9 @@ class _DigestMetric(Metric):
         new = td.add(self._state, values, weights)
         if invalid is not None:
             new = td.add_invalid(new, invalid.sum().to(device))
-        setattr(self, self._state_name, new)  # never in place: after trainer.validate it may be an inference tensor
+        setattr(
+            self, self._state_name, new
+        )  # never in place: after trainer.validate it may be an inference tensor
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks.
@@ -111,8 +114,8 @@ class _DigestMetric(Metric):
     def _shared_result(self, key: str) -> Tensor:
         """One entry of a result that all views share.
 
-        Each entry is served once: a second request starts a new round. So the ranks decide alike whether to enter the
-        collective, even if only some of them have seen a batch since.
+        Each entry is served once: a second request starts a new round. So the ranks decide alike whether to
+        enter the collective, even if only some of them have seen a batch since.
         """
         if self._result is None or self._result_from is not self._state or key in self._served:
             self._result = self.compute()
@@ -126,17 +129,21 @@ class _DigestMetric(Metric):
         (invalid, nan), (_, below), (_, above) = book
         if nan and "nan" not in self._warned:
             self._warned.add("nan")
-            rank_zero_warn(f"{type(self).__name__}: {nan:.0f} values were NaN. They are left out and counted.")
+            rank_zero_warn(
+                f"{type(self).__name__}: {nan:.0f} values were NaN. They are left out and counted."
+            )
         if (above or below) and "inf" not in self._warned:
             self._warned.add("inf")
             rank_zero_warn(
-                f"{type(self).__name__}: {above + below:.0f} values were infinite. They lie beyond all percentiles of "
+                f"{type(self).__name__}: {above + below:.0f} values were infinite. They lie beyond all "
+                "percentiles of "
                 "the others and make `mean` infinite; `finite_mean` leaves them out."
             )
         if invalid and "invalid" not in self._warned:
             self._warned.add("invalid")
             rank_zero_warn(
-                f"{type(self).__name__}: {invalid:.0f} entries were left out because their label was outside the "
+                f"{type(self).__name__}: {invalid:.0f} entries were left out because their label was outside "
+                "the "
                 "vocabulary or their weight was negative or not a number."
             )
 
@@ -172,8 +179,10 @@ class _DigestMetric(Metric):
             updates = incoming_state.update_count
             if incoming_state._state_name != self._state_name:
                 raise ValueError(
-                    f"Expected a {type(self).__name__} with the same settings but got {type(incoming_state).__name__} "
-                    f"with percentiles {incoming_state.percentiles} and compression {incoming_state.compression}, "
+                    f"Expected a {type(self).__name__} with the same settings but got "
+                    f"{type(incoming_state).__name__} "
+                    f"with percentiles {incoming_state.percentiles} and compression "
+                    f"{incoming_state.compression}, "
                     f"here {self.percentiles} and {self.compression}, or another setting that differs."
                 )
         super().merge_state(incoming_state)
@@ -188,10 +197,14 @@ class _DigestMetric(Metric):
         self._defaults[self._state_name] = td.empty(self.compression, device=device)
         state = self._state
         lost = state.is_meta and device.type != "meta"
-        setattr(self, self._state_name, td.empty(self.compression, device=device) if lost else state.to(device))
+        setattr(
+            self, self._state_name, td.empty(self.compression, device=device) if lost else state.to(device)
+        )
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         stored = state_dict.get(prefix + self._state_name)
         if stored is not None:
             if stored.shape != self._state.shape:
@@ -218,15 +231,16 @@ class PercentileCrossEntropy(_DigestMetric):
     As input to ``update`` and ``forward``, either
 
     * ``logits``: ``[..., V]`` float32, bfloat16 or float16, and ``labels``: ``[...]`` integers; or
-    * ``losses``: per-token losses in nats of any shape, made by somebody else's kernel, and optionally ``mask``:
-      bool, true where the token counts (left out: all do; ``ignore_index`` and ``shift`` play no part then);
+    * ``losses``: per-token losses in nats of any shape, made by somebody else's kernel, and optionally
+      ``mask``: bool, true where the token counts (left out: all do; ``ignore_index`` and ``shift`` play no
+      part then);
 
-    and in both cases optionally ``weights``: numbers >= 0 shaped like the labels (or losses); a whole number is
-    repetition, 0 leaves a token out. With ``shift`` the weight stands where its label stands.
+    and in both cases optionally ``weights``: numbers >= 0 shaped like the labels (or losses); a whole number
+    is repetition, 0 leaves a token out. With ``shift`` the weight stands where its label stands.
 
-    As output of ``compute`` and ``forward``, a dict of 0-d tensors: ``mean``, ``p5`` ... ``p99`` (``p99_9`` for 99.9),
-    ``trimmed_mean`` (of what lies between the 5th and the 95th percentile), ``finite_mean``, ``count`` (of tokens that
-    are not NaN), ``nonfinite`` and ``invalid``. Perplexity is ``exp(mean)``.
+    As output of ``compute`` and ``forward``, a dict of 0-d tensors: ``mean``, ``p5`` ... ``p99`` (``p99_9``
+    for 99.9), ``trimmed_mean`` (of what lies between the 5th and the 95th percentile), ``finite_mean``,
+    ``count`` (of tokens that are not NaN), ``nonfinite`` and ``invalid``. Perplexity is ``exp(mean)``.
 
     Args:
         percentiles: which, each in [0, 100].
@@ -260,14 +274,16 @@ class PercentileCrossEntropy(_DigestMetric):
         compression: int = 1024,
         **metric_kwargs: Any,
     ) -> None:
-        super().__init__(percentiles, compression=compression, settings=(ignore_index, shift), **metric_kwargs)
+        super().__init__(
+            percentiles, compression=compression, settings=(ignore_index, shift), **metric_kwargs
+        )
         self.ignore_index = ignore_index
         self.shift = shift
         self._shift_checked = shift
         self._shift_gain: Tensor | None = None
 
     # Compiled, every call would be a new graph (the update count is an int on a module) until torch gives up.
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(
         self,
         logits: Tensor | None = None,
@@ -280,11 +296,14 @@ class PercentileCrossEntropy(_DigestMetric):
         """Add a batch; see the class for the two forms of arguments.
 
         Raises:
-            ValueError: if arguments are missing, do not fit or hold impossible values; nothing of the batch enters
-                the state then. On accelerators impossible values are counted as ``invalid`` instead, because looking
-                would make the host wait.
+            ValueError: if arguments are missing, do not fit or hold impossible values; nothing of the batch
+            enters
+                the state then. On accelerators impossible values are counted as ``invalid`` instead, because
+                looking would make the host wait.
         """
-        losses, weights, invalid = self.token_losses(logits, labels, losses=losses, mask=mask, weights=weights)
+        losses, weights, invalid = self.token_losses(
+            logits, labels, losses=losses, mask=mask, weights=weights
+        )
         self._add(losses, weights, invalid)
 
     def update_and_mean(
@@ -296,14 +315,17 @@ class PercentileCrossEntropy(_DigestMetric):
         mask: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """:meth:`update`, and the weighted mean loss of the batch: 0-d float32, differentiable, NaN if nothing counts.
+        """:meth:`update`, and the weighted mean loss of the batch: 0-d float32, differentiable, NaN if
+        nothing counts.
 
         Example:
             >>> metric = PercentileCrossEntropy()
             >>> metric.update_and_mean(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
             tensor(1.3863)
         """
-        losses, weights, invalid = self.token_losses(logits, labels, losses=losses, mask=mask, weights=weights)
+        losses, weights, invalid = self.token_losses(
+            logits, labels, losses=losses, mask=mask, weights=weights
+        )
         self._computed = None
         self._update_count += 1
         self._add(losses, weights, invalid)
@@ -322,7 +344,8 @@ class PercentileCrossEntropy(_DigestMetric):
         """What :meth:`update` would add: losses and weights of one shape, and where a label was impossible.
 
         Returns:
-            losses float32, with their graph if there is one; weights, bool if none were given; invalid, bool or None.
+            losses float32, with their graph if there is one; weights, bool if none were given; invalid, bool
+            or None.
         """
         if losses is None:
             if logits is None or labels is None:
@@ -332,7 +355,8 @@ class PercentileCrossEntropy(_DigestMetric):
                 )
             if mask is not None:
                 raise ValueError(
-                    "Expected no argument `mask` beside `logits` and `labels`: the labels say which tokens count "
+                    "Expected no argument `mask` beside `logits` and `labels`: the labels say which tokens "
+                    "count "
                     f"(ignore_index={self.ignore_index}), and `weights` may be 0."
                 )
             check_logits_and_labels(logits, labels)
@@ -353,14 +377,16 @@ class PercentileCrossEntropy(_DigestMetric):
             raise ValueError(f"Expected argument `losses` to be floating point but got {losses.dtype}.")
         if losses.ndim == 0:
             raise ValueError(
-                "Expected argument `losses` to hold one loss per token but got a single number: ask the loss for "
+                "Expected argument `losses` to hold one loss per token but got a single number: ask the loss "
+                "for "
                 "reduction='none'."
             )
         if mask is None:
             mask = torch.ones_like(losses, dtype=torch.bool)
         elif mask.dtype != torch.bool or mask.shape != losses.shape:
             raise ValueError(
-                f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but got "
+                f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but "
+                "got "
                 f"{mask.dtype} {tuple(mask.shape)}."
             )
         weights = _checked_weights(weights, losses, "losses")
@@ -372,7 +398,7 @@ class PercentileCrossEntropy(_DigestMetric):
         return super().compute()
 
     def _check_shift(self, logits: Tensor, labels: Tensor, losses: Tensor, counted: Tensor) -> None:
-        """Score the first batch also with labels one position on; a far lower loss means they were not shifted."""
+        """Score the first batch also one position on; a far lower loss means the labels were not shifted."""
         if self._shift_checked or labels.ndim < 2 or labels.shape[-1] < 8 or labels.shape[:-1].numel() == 0:
             return
         self._shift_checked = True
@@ -383,9 +409,14 @@ class PercentileCrossEntropy(_DigestMetric):
                 other, other_counts, _ = token_cross_entropy(
                     logits[sequences].detach(), labels[sequences], ignore_index=self.ignore_index, shift=True
                 )
-            here, here_counts = losses.detach().reshape(labels.shape)[sequences], counted.reshape(labels.shape)[sequences]
+            here, here_counts = (
+                losses.detach().reshape(labels.shape)[sequences],
+                counted.reshape(labels.shape)[sequences],
+            )
             enough = other_counts.sum() >= 16
-            gain = (here * here_counts).sum() / here_counts.sum() - (other * other_counts).sum() / other_counts.sum()
+            gain = (here * here_counts).sum() / here_counts.sum() - (
+                other * other_counts
+            ).sum() / other_counts.sum()
             self._shift_gain = torch.where(enough, gain, 0.0)
             if labels.device.type == "cpu":
                 self._warn_of_shift()
@@ -394,18 +425,21 @@ class PercentileCrossEntropy(_DigestMetric):
         gain, self._shift_gain = self._shift_gain, None
         if gain is not None and float(gain) > self._shift_warning_gain:
             warnings.warn(
-                f"The labels seem not to be shifted: scored one position further on, the mean cross-entropy of the "
-                f"first batch is {float(gain):.1f} nats lower. Logits at position t predict token t + 1. Pass "
+                "The labels seem not to be shifted: scored one position further on, the mean cross-entropy "
+                "of the "
+                f"first batch is {float(gain):.1f} nats lower. Logits at position t predict token t + 1. "
+                "Pass "
                 "shift=True if your labels are the inputs, or shift them yourself.",
                 stacklevel=2,
             )
 
 
 class StreamingQuantiles(_DigestMetric):
-    """Mean and percentiles of any stream of numbers: gradient norms, rewards, sequence lengths, negative values too.
+    """Mean and percentiles of any stream of numbers: gradient norms, rewards, sequence lengths, negative
+    values too.
 
-    As input to ``update`` and ``forward``, ``values``: numbers of any shape, and optionally ``weights``: numbers >= 0
-    of the same shape (bool: which values count).
+    As input to ``update`` and ``forward``, ``values``: numbers of any shape, and optionally ``weights``:
+    numbers >= 0 of the same shape (bool: which values count).
 
     As output of ``compute`` and ``forward``, the dict that :class:`PercentileCrossEntropy` gives.
 
@@ -424,12 +458,13 @@ class StreamingQuantiles(_DigestMetric):
         tensor(0., dtype=torch.float64)
     """
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(self, values: Tensor | float | Sequence[float], weights: Tensor | None = None) -> None:
         """Add values.
 
         Raises:
-            ValueError: if shapes do not fit or, on a CPU, a weight is negative or not a number; nothing enters the
+            ValueError: if shapes do not fit or, on a CPU, a weight is negative or not a number; nothing
+            enters the
                 state then.
         """
         values = torch.as_tensor(values)
@@ -440,7 +475,8 @@ class StreamingQuantiles(_DigestMetric):
 
 
 class DigestView(WrapperMetric):
-    """One entry of a digest metric's result as a Metric of its own, for ``self.log``; made by ``metric.view(key)``.
+    """One entry of a digest metric's result as a Metric of its own, for ``self.log``; made by
+    ``metric.view(key)``.
 
     Views of one metric share its state, its reset and one collective.
 
@@ -455,9 +491,13 @@ class DigestView(WrapperMetric):
     is_differentiable = False
     full_state_update = False
 
+    parent: _DigestMetric
+
     def __init__(self, parent: _DigestMetric, key: str) -> None:
         if key not in parent.keys:
-            raise ValueError(f"Expected argument `key` to be one of {', '.join(parent.keys)} but got {key!r}.")
+            raise ValueError(
+                f"Expected argument `key` to be one of {', '.join(parent.keys)} but got {key!r}."
+            )
         super().__init__()
         self.key = key
         # Not as a submodule: the parent is owned, moved and saved where it was made.
@@ -465,7 +505,9 @@ class DigestView(WrapperMetric):
 
     def update(self, *_: Any, **__: Any) -> None:
         """Raises a ``RuntimeError``: update the parent."""
-        raise RuntimeError(f"A view has no state of its own: update the {type(self.parent).__name__} it was made from.")
+        raise RuntimeError(
+            f"A view has no state of its own: update the {type(self.parent).__name__} it was made from."
+        )
 
     def forward(self, *_: Any, **__: Any) -> None:
         """Raises a ``RuntimeError``: update the parent."""
@@ -487,7 +529,11 @@ class DigestView(WrapperMetric):
 def gather_digests(digest: Tensor, group: Any | None = None) -> list[Tensor]:
     """The digests of all ranks by one ``all_gather``; torchmetrics' own way takes a barrier and two."""
     device = digest.device
-    if device.type == "cpu" and "nccl" in str(dist.get_backend(group)) and "gloo" not in str(dist.get_backend(group)):
+    if (
+        device.type == "cpu"
+        and "nccl" in str(dist.get_backend(group))
+        and "gloo" not in str(dist.get_backend(group))
+    ):
         digest = digest.to(torch.device("cuda", torch.cuda.current_device()))
     everyone = digest.new_empty((dist.get_world_size(group), *digest.shape))
     parts = list(everyone.unbind())
@@ -504,16 +550,21 @@ def _checked_percentiles(percentiles: Sequence[float]) -> tuple[float, ...]:
     try:
         checked = tuple(float(p) for p in percentiles)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Expected argument `percentiles` to hold numbers but got {percentiles!r}.") from error
+        raise ValueError(
+            f"Expected argument `percentiles` to hold numbers but got {percentiles!r}."
+        ) from error
     outside = [p for p in checked if not 0 <= p <= 100]
     if outside:
         raise ValueError(
-            f"Expected argument `percentiles` to hold numbers in [0, 100] but got {outside[0]:g} in {percentiles!r}."
+            f"Expected argument `percentiles` to hold numbers in [0, 100] but got {outside[0]:g} in "
+            f"{percentiles!r}."
         )
     keys = [percentile_key(p) for p in checked]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise ValueError(f"Expected argument `percentiles` without duplicates but got {twice[0]} twice: {percentiles!r}.")
+        raise ValueError(
+            f"Expected argument `percentiles` without duplicates but got {twice[0]} twice: {percentiles!r}."
+        )
     return checked
 
 
@@ -530,7 +581,8 @@ def _checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor 
         wrong = ~((weights >= 0) & (weights < torch.inf))
         if bool(wrong.any()):
             raise ValueError(
-                f"Expected argument `weights` to hold finite numbers >= 0 but got {weights[wrong][0].item():g}."
+                "Expected argument `weights` to hold finite numbers >= 0 but got "
+                f"{weights[wrong][0].item():g}."
             )
     return weights
 
@@ -542,7 +594,9 @@ def _weights_where(counted: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _given(**arguments: Tensor | None) -> str:
-    return ", ".join(f"{name}={None if value is None else tuple(value.shape)}" for name, value in arguments.items())
+    return ", ".join(
+        f"{name}={None if value is None else tuple(value.shape)}" for name, value in arguments.items()
+    )
 
 
 def _tracing() -> bool:

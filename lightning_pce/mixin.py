@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,14 +22,15 @@ class PercentileCEMixin(_Module):
     """Logs the mean and percentiles of per-token cross-entropy of a LightningModule.
 
     Stands before ``LightningModule`` in the list of base classes. ``validation_step``, ``test_step`` or
-    ``training_step`` call :meth:`update_percentile_ce`; at the end of the stage ``val_ce_mean``, ``val_ce_p50`` ... are
-    logged, over all tokens of all ranks, for ``ModelCheckpoint``, ``EarlyStopping`` and every logger. Validation and
-    test log in any case (NaN if nothing came), training if the step called it.
+    ``training_step`` call :meth:`update_percentile_ce`; at the end of the stage ``val_ce_mean``,
+    ``val_ce_p50`` ... are logged, over all tokens of all ranks, for ``ModelCheckpoint``, ``EarlyStopping``
+    and every logger. Validation and test log in any case (NaN if nothing came), training if the step called
+    it.
 
     With several dataloaders of a stage each has its own: ``val_dl0_ce_p50``, ``val_dl1_ce_p50`` ...
 
-    A module that overrides one of the hooks used here (``setup``, ``on_train_epoch_start``, ``on_train_epoch_end``,
-    ``on_train_end`` and the same of validation and test) calls ``super()`` in it.
+    A module that overrides one of the hooks used here (``setup``, ``on_train_epoch_start``,
+    ``on_train_epoch_end``, ``on_train_end`` and the same of validation and test) calls ``super()`` in it.
 
     Example:
         >>> import lightning.pytorch as L
@@ -41,7 +42,8 @@ class PercentileCEMixin(_Module):
         ...     def validation_step(self, batch, batch_idx):
         ...         self.update_percentile_ce(self.head(batch["x"]), batch["labels"])
         >>> batch = {"x": torch.ones(2, 3, 4), "labels": torch.zeros(2, 3, dtype=torch.long)}
-        >>> trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = L.Trainer(accelerator="cpu", **quiet)
         >>> results = trainer.validate(LitLM(), [batch], verbose=False)
         >>> sorted(results[0])
         ['val_ce_mean', 'val_ce_p50', 'val_ce_p95', 'val_ce_trimmed_mean']
@@ -63,9 +65,11 @@ class PercentileCEMixin(_Module):
         Args:
             percentiles: which, each in [0, 100].
             ignore_index: the label of tokens that do not count.
-            shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
+            shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t +
+            1.
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
-            loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``, ``dl1`` ...
+            loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
+                ``dl1`` ...
 
         Raises:
             ValueError: if an argument is impossible.
@@ -78,7 +82,7 @@ class PercentileCEMixin(_Module):
             loader_names=loader_names,
         )
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update_percentile_ce(
         self,
         logits: Tensor | None = None,
@@ -100,8 +104,8 @@ class PercentileCEMixin(_Module):
             weights: numbers >= 0 shaped like ``labels`` or ``losses``.
 
         Returns:
-            The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none. It is
-            differentiable where gradients are recorded, so that ``training_step`` can return it.
+            The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none.
+            It is differentiable where gradients are recorded, so that ``training_step`` can return it.
 
         Raises:
             ValueError: if the arguments do not fit, see :class:`lightning_pce.PercentileCrossEntropy`.
@@ -113,7 +117,11 @@ class PercentileCEMixin(_Module):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        for loop in (self.trainer.fit_loop.epoch_loop.val_loop, self.trainer.validate_loop, self.trainer.test_loop):
+        for loop in (
+            self.trainer.fit_loop.epoch_loop.val_loop,
+            self.trainer.validate_loop,
+            self.trainer.test_loop,
+        ):
             check_lengths_over_ranks(loop, self.trainer, self)
 
     def on_train_epoch_start(self) -> None:
@@ -161,7 +169,8 @@ class PercentileCEMixin(_Module):
         trainer = self._trainer
         if trainer is None:
             raise RuntimeError(
-                f"{type(self).__name__} is not attached to a Trainer: update a PercentileCrossEntropy directly."
+                f"{type(self).__name__} is not attached to a Trainer: update a PercentileCrossEntropy "
+                "directly."
             )
         if trainer.testing:
             return "test"

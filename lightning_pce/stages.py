@@ -1,6 +1,7 @@
 """The room that mixin and callback share: metrics per stage and dataloader, their names, logging and reset.
 
-Nothing here may let ranks differ in what they log or compute, or when: whoever is alone in a collective waits for ever.
+Nothing here may let ranks differ in what they log or compute, or when: whoever is alone in a collective waits
+for ever.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ _HOOKS = {
 class StageMetrics(nn.Module):
     """Percentile CE metrics of a LightningModule, one per stage and dataloader.
 
-    It is a submodule, so that every strategy moves it with the module; it has no parameters, and its metrics put
-    nothing into a checkpoint.
+    It is a submodule, so that every strategy moves it with the module; it has no parameters, and its metrics
+    put nothing into a checkpoint.
 
     Args:
         settings: keyword arguments of :class:`PercentileCrossEntropy`.
-        loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1`` ...
+        loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1``
+            ...
 
     Raises:
         ValueError: if a setting is impossible, or a name cannot be part of a logged name.
@@ -41,9 +43,13 @@ class StageMetrics(nn.Module):
         super().__init__()
         for name in loader_names or ():
             if not _NAME.fullmatch(name):
-                raise ValueError(f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}.")
+                raise ValueError(
+                    f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
+                )
         if loader_names is not None and len(set(loader_names)) < len(loader_names):
-            raise ValueError(f"Expected argument `loader_names` without duplicates but got {list(loader_names)!r}.")
+            raise ValueError(
+                f"Expected argument `loader_names` without duplicates but got {list(loader_names)!r}."
+            )
         self.loader_names = None if loader_names is None else tuple(loader_names)
         self.settings = settings
         percentiles = PercentileCrossEntropy(**settings).percentiles  # raises here, not at step 40,000
@@ -76,7 +82,9 @@ class StageMetrics(nn.Module):
             if key not in self.metrics:
                 metric = PercentileCrossEntropy(**self.settings).to(device)
                 self.metrics[key] = metric
-                self.views[key] = nn.ModuleDict({f"log_{name}": metric.view(name) for name in self.logged_keys})
+                self.views[key] = nn.ModuleDict(
+                    {f"log_{name}": metric.view(name) for name in self.logged_keys}
+                )
             self.metric(stage, index).reset()
         self._loaders[stage] = loaders
         self._updated.discard(stage)
@@ -94,19 +102,24 @@ class StageMetrics(nn.Module):
         if loaders is None:
             start, end = _HOOKS[stage]
             raise RuntimeError(
-                f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If your module "
+                f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If your "
+                "module "
                 f"has its own {start} or {end}, call super().{start}() and super().{end}() in it; and "
                 "PercentileCEMixin stands before LightningModule in the list of base classes."
             )
         if dataloader_idx is None:
             if loaders > 1:
                 raise ValueError(
-                    f"Expected argument `dataloader_idx` because there are {loaders} {stage} dataloaders: take it as "
-                    "the last argument of your step and pass it on (or the number of the loader, if one step sees all)."
+                    f"Expected argument `dataloader_idx` because there are {loaders} {stage} dataloaders: "
+                    "take it as "
+                    "the last argument of your step and pass it on (or the number of the loader, if one step "
+                    "sees all)."
                 )
             dataloader_idx = 0
         elif not 0 <= dataloader_idx < loaders:
-            raise ValueError(f"Expected argument `dataloader_idx` in [0, {loaders}) but got {dataloader_idx}.")
+            raise ValueError(
+                f"Expected argument `dataloader_idx` in [0, {loaders}) but got {dataloader_idx}."
+            )
         self._updated.add(stage)
         return self.metric(stage, dataloader_idx).update_and_mean(logits, labels, **arguments)
 
@@ -140,7 +153,8 @@ class StageMetrics(nn.Module):
         if self._loaders.pop(stage, 0) and (stage != "train" or stage in self._updated):
             end = _HOOKS[stage][1]
             raise RuntimeError(
-                f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module has its own "
+                f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module has "
+                "its own "
                 f"{end}: call super().{end}() in it."
             )
 
@@ -151,8 +165,8 @@ class StageMetrics(nn.Module):
 def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
     """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
 
-    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the others wait
-    for it in their first collective.
+    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the
+    others wait for it in their first collective.
 
     Args:
         loop: an evaluation loop of the trainer.
@@ -181,8 +195,10 @@ def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
         )
         if skipped or forbidden:
             raise RuntimeError(
-                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for the others' "
-                f"percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every rank at least one batch "
+                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
+                "the others' "
+                f"percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every rank at least "
+                "one batch "
                 "(a DistributedSampler does), or use an IterableDataset without a length."
             )
 
@@ -192,4 +208,7 @@ def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
 
 def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
     local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
-    return [[math.inf if math.isinf(x) else int(x) for x in rank] for rank in trainer.strategy.all_gather(local).tolist()]
+    return [
+        [math.inf if math.isinf(x) else int(x) for x in rank]
+        for rank in trainer.strategy.all_gather(local).tolist()
+    ]

