@@ -44,14 +44,13 @@ def add_batch(digest: Array, values: Array, weights: Array | None) -> Array:
     return _packed(compress(items[0], items[1], items[2], compression), _merged_books(books))
 
 
-def merge_stack(digests: Array) -> Array:
-    """Digests ``[M, ..., K + 3, 2]`` -> one ``[..., K + 3, 2]``."""
+def merge_stack(digests: Array, compression: int | None = None) -> Array:
+    """Digests ``[M, ..., K + 3, 2]`` -> one ``[..., K + 3, 2]``, or with another number of centroids."""
     xp = _namespace(digests)
-    compression = digests.shape[-2] - BOOK_ROWS
+    book = _merged_books(digests[..., -BOOK_ROWS:, :])
+    compression = digests.shape[-2] - BOOK_ROWS if compression is None else compression
     items = [xp.moveaxis(part, 0, -2).reshape(*digests.shape[1:-2], -1) for part in halves(digests)]
-    return _packed(
-        compress(items[0], items[1], items[2], compression), _merged_books(digests[..., compression:, :])
-    )
+    return _packed(compress(items[0], items[1], items[2], compression), book)
 
 
 def _packed(items: Items, book: Array) -> Array:
@@ -135,15 +134,13 @@ def cells_of_sorted(x: Array, weights: Array | None, start: Array, stop: Array, 
     cut = xp.where(stop - start <= cells, xp.minimum(start + steps, stop), cut)
     cut = _out_of_runs(x, cut, start, stop)
     low, high = cut[:-1], cut[1:]
-    first = _to_float(x[_below(low, len(x))]) + 0.0  # -0.0 becomes 0.0
-    last = _to_float(x[_above(high - 1)]) + 0.0
+    first = _to_float(_take(x, _below(low, len(x)))) + 0.0  # -0.0 becomes 0.0
+    last = _to_float(_take(x, _above(high - 1))) + 0.0
     values = _to_float(x)
     if weights is None:
-        weight, sums = _to_float(high - low), _segment_sums(values, cut)
-    else:
-        weight = _segment_sums(weights, cut)
-        sums = _segment_sums(xp.where(weights > 0, values * weights, 0.0), cut)
-    return _summarise(first, last, sums, weight, None)
+        return _summarise(first, last, _segment_sums(values, cut), _to_float(high - low), first < last)
+    sums = _segment_sums(xp.where(weights > 0, values * weights, 0.0), cut)
+    return _summarise(first, last, sums, _segment_sums(weights, cut), first < last)
 
 
 def compress(means: Array, weights: Array, blend: Array, compression: int) -> Items:
@@ -180,10 +177,13 @@ def compress(means: Array, weights: Array, blend: Array, compression: int) -> It
     # Cells that hold nothing go to the end: their cuts become n.
     ends = sort(xp.where(ends > _after_zero(ends[..., :-1]), ends, n))
     cut = _after_zero(ends)
-    size = m.shape[-1]
-    first, last = _take(m, _below(cut[..., :-1], size)), _take(m, _above(ends - 1))
-    weight, sums = _segment_sums(w, cut), _segment_sums(xp.where(w > 0, m, 0.0) * w, cut)
-    return _summarise(first, last, sums, weight, _segment_sums(_to_float(b), cut) > 0)
+    start, stop = _below(cut[..., :-1], m.shape[-1]), _above(ends - 1)
+    first, last = _take(m, start), _take(m, stop)
+    weight = _take(_after_zero(upto), ends) - _take(_after_zero(upto), cut[..., :-1])
+    sums = _segment_sums(xp.where(w > 0, m, 0.0) * w, cut)
+    # Equal means in one cell: an atom, unless one of them is a blend.
+    blended = (first < last) | _take(b, start) | _take(b, stop)
+    return _summarise(first, last, sums, weight, blended)
 
 
 def halves(digest: Array) -> Items:
@@ -268,24 +268,22 @@ def _k1_edges_numpy(cells: int) -> Array:
     return edges
 
 
-def _summarise(first: Array, last: Array, sums: Array, weight: Array, blended: Array | None) -> Items:
+def _summarise(first: Array, last: Array, sums: Array, weight: Array, blend: Array) -> Items:
+    """Cells from their first and last value, the sum of all and its weight; an atom's mean is its value."""
     xp = _namespace(first)
-    blend = first < last
-    if blended is not None:
-        blend = blend | blended
     some = weight > 0
     blend = blend & some
-    mean = sums / xp.where(some, weight, 1.0)
-    mean = xp.where(blend, xp.minimum(xp.maximum(mean, first), last), first)
-    return xp.where(some, mean, math.inf), xp.where(some, weight, 0.0), blend
+    mean = xp.minimum(xp.maximum(sums / xp.where(some, weight, 1.0), first), last)
+    mean = xp.where(blend, mean, xp.where(some, first, math.inf))
+    return mean, weight, blend
 
 
 def _out_of_runs(x: Array, cut: Array, start: Array, stop: Array) -> Array:
     """Move each cut inside a run of equal values to the nearer end of the run."""
     xp = _namespace(x)
     here = _below(_above(cut - 1) + 1, len(x))
-    value = x[here]
-    tied = (x[_above(here - 1)] == value) & (cut > start) & (cut < stop)
+    value = _take(x, here)
+    tied = (_take(x, _above(here - 1)) == value) & (cut > start) & (cut < stop)
     if xp is np:
         if not tied.any():
             return cut
@@ -325,20 +323,21 @@ def _lighter_end(m: Array, w: Array, upto: Array, value: Array, goal: Array) -> 
 
 def _segment_sums(data: Array, cut: Array) -> Array:
     """Sums of ``data[..., cut[j]:cut[j + 1]]``: data ``[..., M]``, cut ``[..., S + 1]`` -> ``[..., S]``."""
-    xp = _namespace(data)
-    lead, cuts, size = cut.shape[:-1], cut.shape[-1], data.shape[-1]
+    lead, size = cut.shape[:-1], data.shape[-1]
     if lead:
-        rows = math.prod(lead)
-        cut = cut + _arange(rows, cut).reshape(*lead, 1) * size
-    if xp is np:
-        flat = np.empty(data.size + 1)
-        flat[:-1], flat[-1] = data.reshape(-1), 0.0
-        sums = np.add.reduceat(flat, cut.reshape(-1)).reshape(*lead, cuts)[..., :-1]
-        sums[cut[..., 1:] == cut[..., :-1]] = 0.0  # reduceat gives data[cut] there
-        return sums
-    offsets = torch.nn.functional.pad(cut.reshape(-1), (0, 1), value=data.numel())
-    sums = torch.segment_reduce(data.reshape(-1), "sum", offsets=offsets, unsafe=True)
-    return sums.reshape(*lead, cuts)[..., :-1]
+        cut = cut + _arange(math.prod(lead), cut).reshape(*lead, 1) * size
+        data, cut = data.reshape(-1), cut.reshape(-1)
+    if _is_numpy(data):
+        # reduceat sums from each index to the next, the last to the end, and gives data[index] where the two
+        # are equal.
+        sums: Array = np.zeros(len(cut) - 1)
+        begun = int(np.searchsorted(cut, cut[-1]))
+        if begun:
+            sums[:begun] = np.add.reduceat(data[: cut[-1]], cut[:begun])
+            sums[cut[1:] == cut[:-1]] = 0.0
+    else:
+        sums = torch.segment_reduce(data, "sum", offsets=cut, unsafe=True)
+    return _before_nothing(sums).reshape(*lead, -1)[..., :-1] if lead else sums
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -373,6 +372,10 @@ def _after_zero(x: Array) -> Array:
     return out
 
 
+def _before_nothing(x: Array) -> Array:
+    return np.append(x, 0.0) if _is_numpy(x) else torch.nn.functional.pad(x, (0, 1))
+
+
 def _to_int(x: Array) -> Array:
     return x.astype(np.int64) if _is_numpy(x) else x.long()
 
@@ -397,7 +400,7 @@ def _just_above(x: Array) -> Array:
 
 def _take(x: Array, index: Array) -> Array:
     if x.ndim == 1:
-        return x[index]
+        return x.take(index)
     return np.take_along_axis(x, index, -1) if _is_numpy(x) else x.gather(-1, index)
 
 

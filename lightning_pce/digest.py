@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -114,7 +115,7 @@ def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor
     return digest
 
 
-def merge(digests: Tensor) -> Tensor:
+def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
     """One digest from a stack of them.
 
     The result depends on the order only within the error of a digest; for one order it is the same on every
@@ -122,6 +123,7 @@ def merge(digests: Tensor) -> Tensor:
 
     Args:
         digests: ``[M, ..., K + 3, 2]``.
+        compression: another number of centroids for the result; left out: the same.
 
     Returns:
         ``[..., K + 3, 2]``.
@@ -131,7 +133,7 @@ def merge(digests: Tensor) -> Tensor:
         >>> quantile(merge(parts), 0.5)
         tensor(2., dtype=torch.float64)
     """
-    return _on_arrays(merge_stack, digests)
+    return _on_arrays(partial(merge_stack, compression=compression), digests)
 
 
 def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -391,7 +393,7 @@ def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
     rest = 1 - part
     lower = part * (low + (mid - low) * part)
     upper = mean_ - rest * (high + (mid - high) * rest)
-    return before + weight * torch.where(part <= 0.5, lower, upper)
+    return cast(Tensor, before + weight * torch.where(part <= 0.5, lower, upper))
 
 
 def _on_arrays(function: Callable[..., Any], *tensors: Tensor | None) -> Tensor:

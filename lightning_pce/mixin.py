@@ -34,6 +34,7 @@ class PercentileCEMixin(_Module):
 
     Example:
         >>> import lightning.pytorch as L
+        >>> from torch.utils.data import DataLoader
         >>> class LitLM(PercentileCEMixin, L.LightningModule):
         ...     def __init__(self):
         ...         super().__init__()
@@ -44,7 +45,7 @@ class PercentileCEMixin(_Module):
         >>> batch = {"x": torch.ones(2, 3, 4), "labels": torch.zeros(2, 3, dtype=torch.long)}
         >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         >>> trainer = L.Trainer(accelerator="cpu", **quiet)
-        >>> results = trainer.validate(LitLM(), [batch], verbose=False)
+        >>> results = trainer.validate(LitLM(), DataLoader([batch], batch_size=None), verbose=False)
         >>> sorted(results[0])
         ['val_ce_mean', 'val_ce_p50', 'val_ce_p95', 'val_ce_trimmed_mean']
     """
