@@ -40,7 +40,7 @@ _TINY = 1e-300
 def empty(
     compression: int = 1024, *, shape: tuple[int, ...] = (), device: torch.device | str | None = None
 ) -> Tensor:
-    """The digest of nothing: the identity of :func:`merge`.
+    """The digest of nothing, which adds nothing to a merge.
 
     Args:
         compression: the number K of centroids. Bytes: ``16 * (K + 3)``.
@@ -99,6 +99,7 @@ def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor
         >>> count(digest), mean(digest)
         (tensor(4., dtype=torch.float64), tensor(1.2500, dtype=torch.float64))
     """
+    _check(digest, "digest", leading=0)
     if not values.is_floating_point():
         raise ValueError(f"Expected argument `values` to be floating point but got {values.dtype}.")
     if weights is not None and weights.shape != values.shape:
@@ -109,6 +110,8 @@ def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor
     values = values.detach().reshape(-1)
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     weights = None if weights is None else weights.detach().reshape(-1)
+    if weights is not None and weights.is_floating_point():
+        weights = weights.double()
     for start in range(0, values.numel(), _PIECE):
         piece = slice(start, start + _PIECE)
         digest = _on_arrays(add_batch, digest, values[piece], None if weights is None else weights[piece])
@@ -133,6 +136,7 @@ def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
         >>> quantile(merge(parts), 0.5)
         tensor(2., dtype=torch.float64)
     """
+    _check(digests, "digests", leading=1)
     return _on_arrays(partial(merge_stack, compression=compression), digests)
 
 
@@ -235,13 +239,14 @@ def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
     flat = q.reshape(-1).clamp(0, 1).expand(*digest.shape[:-2], -1)
     at, value, first, length = _quantile_knots(digest)
     below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    finite = centroids(digest)[1].sum(-1, keepdim=True) > 0
     place = torch.where(flat == 1, first + length, first + flat * length)
     result = _interpolate(at, value, place)
-    some_finite = centroids(digest)[1].sum(-1, keepdim=True) > 0
     # Between -inf and the lowest finite value lies -inf, between the highest and +inf lies +inf.
-    result = torch.where((below > 0) & (~some_finite | (place < at[..., :1])), -math.inf, result)
-    top = (above > 0) & torch.where(some_finite, place > at[..., -1:], place > below)
-    result = torch.where(top, math.inf, result)
+    low = torch.where(finite, place < at[..., :1], place < below + above.clamp(max=1) / 2)
+    high = torch.where(finite, place > at[..., -1:], ~low)
+    result = torch.where((below > 0) & low, -math.inf, result)
+    result = torch.where((above > 0) & (high | ((below == 0) & ~finite)), math.inf, result)
     result = torch.where((count(digest)[..., None] > 0) & ~flat.isnan(), result, math.nan)
     return result.reshape((*digest.shape[:-2], *q.shape))
 
@@ -264,13 +269,12 @@ def cdf(digest: Tensor, x: float | Tensor) -> Tensor:
     flat = x.reshape(-1).expand(*digest.shape[:-2], -1)
     at, value, first, length = _quantile_knots(digest)
     below, above = digest[..., -2, 1:], digest[..., -1, 1:]
-    weights = centroids(digest)[1].sum(-1, keepdim=True)
-    place = _interpolate(value, at, flat)
-    place = torch.where((weights > 0) & (flat >= value[..., :1]), place, below)
-    place = torch.where((flat >= value[..., -1:]) & (above > 0) & (weights > 0), below + weights, place)
+    finite = centroids(digest)[1].sum(-1, keepdim=True) > 0
+    place = torch.where(flat < value[..., :1], at[..., :1], _interpolate(value, at, flat))
+    place = torch.where(finite, place, below + above.clamp(max=1) / 2)
     q = ((place - first) / length.clamp_min(_TINY)).clamp(0, 1)
-    top = torch.where(above > 0, math.inf, torch.where(weights > 0, value[..., -1:], -math.inf))
-    bottom = torch.where(below > 0, -math.inf, torch.where(weights > 0, value[..., :1], math.inf))
+    top = torch.where(above > 0, math.inf, torch.where(finite, value[..., -1:], -math.inf))
+    bottom = torch.where(below > 0, -math.inf, torch.where(finite, value[..., :1], math.inf))
     q = torch.where(flat >= top, 1.0, torch.where(flat < bottom, 0.0, q))
     q = torch.where((count(digest)[..., None] > 0) & ~flat.isnan(), q, math.nan)
     return q.reshape((*digest.shape[:-2], *x.shape))
@@ -347,23 +351,29 @@ def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     _, weights, blend, left, middle, right = inside(digest)
     used = weights > 0
-    highest = torch.where(used.any(-1, keepdim=True), digest[..., -1, :1], 0.0)
-    lowest = torch.where(used.any(-1, keepdim=True), digest[..., -2, :1], 0.0)
-    below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    some = used.any(-1, keepdim=True)
+    lowest = torch.where(some, digest[..., -BOOK_ROWS + LOWEST, :1], 0.0)
+    highest = torch.where(some, digest[..., -BOOK_ROWS + HIGHEST, :1], 0.0)
+    below, above = digest[..., -BOOK_ROWS + LOWEST, 1:], digest[..., -BOOK_ROWS + HIGHEST, 1:]
     stop = weights.cumsum(-1) + below
     start = stop - weights
-    margin = torch.where(blend, 0.0, weights.clamp(max=1) / 2)
+    last_used = used & ~torch.nn.functional.pad(used[..., 1:], (0, 1))
+    inner = blend & ~last_used
+    inner[..., 0] = False
+    margin = torch.where(inner, 0.0, weights.clamp(max=1) / 2)
+    last = stop[..., -1:] - (margin * last_used).sum(-1, keepdim=True)
     at = torch.stack([start + margin, (start + stop) / 2, stop - margin], dim=-1).flatten(-2)
+    at = torch.minimum(at, last)
     value = torch.stack([left, middle, right], dim=-1)
     value = torch.where(used[..., None], value, highest[..., None]).flatten(-2)
     # The outermost values are known, whatever the slope inside the outermost blends.
-    value = torch.cat([lowest, value[..., 1:-1], highest], dim=-1)
-    last_used = used & ~torch.nn.functional.pad(used[..., 1:], (0, 1))
-    value = torch.where(_third(last_used), highest, value)
-    head = torch.where(below > 0, below.clamp(max=1) / 2, margin[..., :1])
-    end_margin = (margin * last_used).sum(-1, keepdim=True)
-    tail = torch.where(above > 0, above.clamp(max=1) / 2, end_margin)
-    total = weights.sum(-1, keepdim=True) + below + above
+    value = torch.where(_third(last_used), highest, torch.cat([lowest, value[..., 1:]], dim=-1))
+    # q = 0 is the place of the first order statistic of all, q = 1 that of the last.
+    total = stop[..., -1:] + above
+    inner_head = torch.where(some, margin[..., :1], above.clamp(max=1) / 2)
+    inner_tail = torch.where(some, stop[..., -1:] - last, below.clamp(max=1) / 2)
+    head = torch.where(below > 0, below.clamp(max=1) / 2, inner_head)
+    tail = torch.where(above > 0, above.clamp(max=1) / 2, inner_tail)
     return at, value.cummax(-1).values, head, total - head - tail
 
 
@@ -379,7 +389,9 @@ def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
     x0, x1 = x.gather(-1, above - 1), x.gather(-1, above)
     y0, y1 = y.gather(-1, above - 1), y.gather(-1, above)
     part = torch.where(x1 > x0, (at - x0) / (x1 - x0), 1.0).clamp(0, 1)
-    return torch.where(part == 1, y1, torch.minimum(y0 + (y1 - y0) * part, y1))
+    rise = y1 - y0
+    between = torch.where(rise.isfinite(), y0 + rise * part, y0 * (1 - part) + y1 * part)
+    return torch.where(part == 1, y1, torch.minimum(between, y1))
 
 
 def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
@@ -394,6 +406,17 @@ def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
     lower = part * (low + (mid - low) * part)
     upper = mean_ - rest * (high + (mid - high) * rest)
     return cast(Tensor, before + weight * torch.where(part <= 0.5, lower, upper))
+
+
+def _check(digest: Tensor, name: str, *, leading: int) -> None:
+    few = digest.ndim < 2 + leading if leading else digest.ndim != 2
+    if few or digest.dtype != torch.float64 or digest.shape[-1] != 2 or digest.shape[-2] < 8 + BOOK_ROWS:
+        wanted = "[M, ..., K + 3, 2]" if leading else "[K + 3, 2]"
+        raise ValueError(
+            f"Expected argument `{name}` to be {wanted} float64 with K at least 8 but got "
+            f"{tuple(digest.shape)} "
+            f"{digest.dtype}."
+        )
 
 
 def _on_arrays(function: Callable[..., Any], *tensors: Tensor | None) -> Tensor:

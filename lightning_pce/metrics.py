@@ -114,13 +114,24 @@ class _DigestMetric(Metric):
     def _shared_result(self, key: str) -> Tensor:
         """One entry of a result that all views share.
 
-        Each entry is served once: a second request starts a new round. So the ranks decide alike whether to
-        enter the collective, even if only some of them have seen a batch since.
+        Each entry is served once, and a second request starts a new round. With several ranks nothing else
+        does, so that all decide alike whether to enter the collective, even if only some saw a batch since.
         """
-        if self._result is None or self._result_from is not self._state or key in self._served:
-            self._result = self.compute()
+        stale = self._result_from is not self._state
+        several = self.distributed_available_fn is not None and self.distributed_available_fn()
+        if self._result is None or key in self._served or (stale and not several):
+            with warnings.catch_warnings():
+                # A rank or dataloader without batches is empty, and says so by NaN and count 0.
+                warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
+                self._result = self.compute()
             self._result_from = self._state
             self._served = set()
+        elif stale:
+            warnings.warn(
+                f"The view {key!r} is of before the last update: another view has begun this round. Compute "
+                "all views between updates, or reset.",
+                stacklevel=3,
+            )
         self._served.add(key)
         return self._result[key]
 
@@ -152,10 +163,25 @@ class _DigestMetric(Metric):
         super().reset()
         self._merged = self._merged_from = self._result = self._result_from = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own summaries; a refused batch leaves the state as it was."""
+        state, count = self._state, self._update_count
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            # torchmetrics empties the state before it looks at the batch.
+            setattr(self, self._state_name, state)
+            self._update_count, self._computed = count, None
+            self._is_synced, self._cache = False, None
+            self._should_unsync, self._to_sync, self._enable_grad = True, self.sync_on_compute, False
+            raise
+
     def unsync(self, should_unsync: bool = True) -> None:
         """Back to this rank's state after a sync; the merged digest stays readable."""
+        synced = self._state
         super().unsync(should_unsync)
-        if should_unsync:
+        if self._merged is synced:
             self._merged_from = self._state  # a copy of the state from before the sync
 
     def sync(
@@ -206,6 +232,14 @@ class _DigestMetric(Metric):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         stored = state_dict.get(prefix + self._state_name)
+        others = [key for key in state_dict if key.startswith(f"{prefix}digest_")]
+        if stored is None and others:
+            raise ValueError(
+                f"Expected the state of a {type(self).__name__} with the same settings (percentiles, "
+                "compression, "
+                f"...) of shape {tuple(self._state.shape)} under `{prefix}{self._state_name}` but got `{others[0]}` of shape "
+                f"{tuple(state_dict[others[0]].shape)}."
+            )
         if stored is not None:
             if stored.shape != self._state.shape:
                 raise ValueError(
@@ -306,6 +340,7 @@ class PercentileCrossEntropy(_DigestMetric):
         )
         self._add(losses, weights, invalid)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update_and_mean(
         self,
         logits: Tensor | None = None,
@@ -414,9 +449,7 @@ class PercentileCrossEntropy(_DigestMetric):
                 counted.reshape(labels.shape)[sequences],
             )
             enough = other_counts.sum() >= 16
-            gain = (here * here_counts).sum() / here_counts.sum() - (
-                other * other_counts
-            ).sum() / other_counts.sum()
+            gain = _finite_mean(here, here_counts) - _finite_mean(other, other_counts)
             self._shift_gain = torch.where(enough, gain, 0.0)
             if labels.device.type == "cpu":
                 self._warn_of_shift()
@@ -467,7 +500,10 @@ class StreamingQuantiles(_DigestMetric):
             enters the
                 state then.
         """
-        values = torch.as_tensor(values)
+        if not isinstance(values, Tensor):
+            values = torch.tensor(
+                values, dtype=torch.float64
+            )  # not the default dtype, which Lightning changes
         if values.is_complex() or values.dtype == torch.bool:
             raise ValueError(f"Expected argument `values` to hold real numbers but got {values.dtype}.")
         weights = _checked_weights(weights, values, "values")
@@ -591,6 +627,11 @@ def _weights_where(counted: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return counted
     return counted & weights if weights.dtype == torch.bool else torch.where(counted, weights, 0)
+
+
+def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:
+    counted = counted & losses.isfinite()
+    return torch.where(counted, losses, 0.0).sum() / counted.sum()
 
 
 def _given(**arguments: Tensor | None) -> str:

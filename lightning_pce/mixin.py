@@ -118,6 +118,7 @@ class PercentileCEMixin(_Module):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        self._percentile_room().forget()
         for loop in (
             self.trainer.fit_loop.epoch_loop.val_loop,
             self.trainer.validate_loop,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_pce.metrics import PercentileCrossEntropy, percentile_key
@@ -41,8 +42,12 @@ class StageMetrics(nn.Module):
 
     def __init__(self, *, loader_names: Sequence[str] | None = None, **settings: Any) -> None:
         super().__init__()
+        if isinstance(loader_names, str):
+            raise ValueError(
+                f"Expected argument `loader_names` to be several names but got {loader_names!r}."
+            )
         for name in loader_names or ():
-            if not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(
                     f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
                 )
@@ -68,6 +73,11 @@ class StageMetrics(nn.Module):
         metric = self.metrics[f"{stage}_{dataloader_idx}"]
         assert isinstance(metric, PercentileCrossEntropy)
         return metric
+
+    def forget(self) -> None:
+        """A new run begins: stages that an error left open are over."""
+        self._loaders.clear()
+        self._updated.clear()
 
     def open(self, stage: str, loaders: int, device: torch.device) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty."""
@@ -121,7 +131,8 @@ class StageMetrics(nn.Module):
                 f"Expected argument `dataloader_idx` in [0, {loaders}) but got {dataloader_idx}."
             )
         self._updated.add(stage)
-        return self.metric(stage, dataloader_idx).update_and_mean(logits, labels, **arguments)
+        mean: Tensor = self.metric(stage, dataloader_idx).update_and_mean(logits, labels, **arguments)
+        return mean
 
     def log(self, stage: str, log: Callable[..., None], attribute: str) -> None:
         """Log the scalar views of a stage; Lightning computes them later, in one order on all ranks.
@@ -179,12 +190,14 @@ def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
 
     def setup_data_and_check() -> None:
         before = loop._combined_loader
-        allowed = module.allow_zero_length_dataloader_with_multiple_devices
+        own = module.allow_zero_length_dataloader_with_multiple_devices
+        data = trainer.datamodule
+        allowed = own or (data is not None and data.allow_zero_length_dataloader_with_multiple_devices)
         module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
         try:
             setup_data()
         finally:
-            module.allow_zero_length_dataloader_with_multiple_devices = allowed
+            module.allow_zero_length_dataloader_with_multiple_devices = own
         if loop._combined_loader is before:
             return
         batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
@@ -208,7 +221,6 @@ def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
 
 def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
     local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
-    return [
-        [math.inf if math.isinf(x) else int(x) for x in rank]
-        for rank in trainer.strategy.all_gather(local).tolist()
-    ]
+    everyone = [torch.empty_like(local) for _ in range(trainer.world_size)]
+    dist.all_gather(everyone, local)
+    return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]

@@ -43,6 +43,11 @@ def token_cross_entropy(
         tensor([[ True, False,  True]])
     """
     check_logits_and_labels(logits, labels)
+    labels = labels.long()  # before ignore_index is compared: in uint8 -100 is 156
+    if shift and labels.ndim == 0:
+        raise ValueError(
+            "Expected argument `labels` to have a sequence dimension for shift=True but got one."
+        )
     if shift:
         labels = torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore_index)], dim=-1)
     counted, vocabulary = labels != ignore_index, logits.shape[-1]
@@ -51,7 +56,7 @@ def token_cross_entropy(
     if labels.device.type == "cpu" and bool(invalid.any()):
         raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
     valid = counted & known
-    target = torch.where(valid, labels, -100).long().reshape(-1)
+    target = torch.where(valid, labels, -100).reshape(-1)
     rows = logits.reshape(-1, vocabulary)
     if torch.is_grad_enabled() and logits.requires_grad:
         losses = F.cross_entropy(rows.float(), target, reduction="none")
@@ -107,7 +112,7 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
                 else ""
             )
         )
-    if logits.shape[-1] == 0 and labels.numel():
+    if logits.shape[-1] == 0:
         raise ValueError(
             f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
         )

@@ -1,0 +1,432 @@
+"""Our digest beside every other quantile sketch that Python can install: speed, size, accuracy.
+
+    python benchmarks/digest.py --out benchmarks/digest.json        # one thread, about 6 minutes
+    python benchmarks/digest.py --threads 0                         # all threads
+    python benchmarks/digest.py --device cuda                       # ours on an accelerator, nobody else's
+
+Everything that is compared is interleaved in one run, and a figure is the median of the repeats: compare
+ratios, not the figures of two runs. `benchmarks/README.md` explains the columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_pce import digest as td
+
+QUANTILES = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
+DENSE = np.concatenate([np.arange(1, 100) / 100, [0.999]])
+
+
+@dataclass
+class Sketch:
+    """One way to summarise a stream: make one, add a batch, merge many, ask for quantiles, weigh it."""
+
+    name: str
+    new: Callable[[], Any]
+    add: Callable[[Any, np.ndarray], Any]
+    quantiles: Callable[[Any, np.ndarray], np.ndarray]
+    merge: Callable[[list[Any]], Any] | None = None
+    size: Callable[[Any], int] | None = None
+    values_a_second: float = 1e7  # roughly; decides how much of the stream it gets
+    notes: list[str] = field(default_factory=list)
+
+
+def ours(compression: int, device: str = "cpu") -> Sketch:
+    return Sketch(
+        f"lightning-pce ({compression})",
+        lambda: td.empty(compression, device=device),
+        lambda digest, batch: td.add(
+            digest, batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
+        ),
+        lambda digest, q: td.quantile(digest, torch.from_numpy(q).to(digest.device)).cpu().numpy(),
+        lambda digests: td.merge(torch.stack(digests)),
+        lambda digest: digest.numel() * digest.element_size(),
+        1e8,
+    )
+
+
+def in_place(method: str) -> Callable[[Any, np.ndarray], Any]:
+    def add(sketch: Any, batch: np.ndarray) -> Any:
+        getattr(sketch, method)(batch)
+        return sketch
+
+    return add
+
+
+def peers() -> list[Sketch]:
+    """Those that are installed, each at the settings the comparison names."""
+    found: list[Sketch] = []
+
+    def offer(package: str, make: Callable[[], list[Sketch]]) -> None:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            print(f"not installed: {package}", file=sys.stderr)
+            return
+        found.extend(make())
+
+    offer("fastdigest", fastdigest_sketches)
+    offer("crick", crick_sketches)
+    offer("pytdigest", pytdigest_sketches)
+    offer("datasketches", datasketches_sketches)
+    offer("ddsketch", ddsketch_sketches)
+    offer("boost-histogram", boost_sketches)
+    offer("tdigest", tdigest_sketches)
+    return found
+
+
+def fastdigest_sketches() -> list[Sketch]:
+    import fastdigest
+
+    def sketch(size: int) -> Sketch:
+        return Sketch(
+            f"fastdigest ({size})",
+            lambda: fastdigest.TDigest(max_centroids=size),
+            in_place("batch_update"),
+            lambda d, q: np.array([d.quantile(x) for x in q]),
+            fastdigest.merge_all,
+            lambda d: 16 * d.n_centroids,
+        )
+
+    return [sketch(1000)]
+
+
+def crick_sketches() -> list[Sketch]:
+    import crick
+
+    def merge(digests: list[Any]) -> Any:
+        result = crick.TDigest(digests[0].compression)
+        result.merge(*digests)
+        return result
+
+    def sketch(compression: int) -> Sketch:
+        return Sketch(
+            f"crick ({compression})",
+            lambda: crick.TDigest(compression),
+            in_place("update"),
+            lambda d, q: d.quantile(q),
+            merge,
+            lambda d: d.centroids().nbytes,
+        )
+
+    return [sketch(100), sketch(1000)]
+
+
+def pytdigest_sketches() -> list[Sketch]:
+    import pytdigest
+
+    return [
+        Sketch(
+            "pytdigest (1000)",
+            lambda: pytdigest.TDigest(compression=1000),
+            in_place("update"),
+            lambda d, q: np.asarray(d.inverse_cdf(q)),
+            pytdigest.TDigest.combine,
+            lambda d: d.get_centroids().nbytes,
+        )
+    ]
+
+
+def datasketches_sketches() -> list[Sketch]:
+    import datasketches as ds
+
+    def merged(new: Callable[[], Any]) -> Callable[[list[Any]], Any]:
+        def merge(parts: list[Any]) -> Any:
+            result = new()
+            for part in parts:
+                result.merge(part)
+            return result
+
+        return merge
+
+    def sketch(name: str, new: Callable[[], Any]) -> Sketch:
+        return Sketch(
+            name,
+            new,
+            in_place("update"),
+            lambda d, q: np.array([d.get_quantile(x) for x in q]),
+            merged(new),
+            lambda d: len(d.serialize()),
+        )
+
+    return [
+        sketch("datasketches KLL (200)", lambda: ds.kll_floats_sketch(200)),
+        sketch("datasketches REQ (12)", lambda: ds.req_floats_sketch(12)),
+        sketch("datasketches t-digest (200)", lambda: ds.tdigest_double(200)),
+    ]
+
+
+def ddsketch_sketches() -> list[Sketch]:
+    import ddsketch
+
+    def add(sketch: Any, batch: np.ndarray) -> Any:
+        for value in batch.tolist():
+            sketch.add(value)
+        return sketch
+
+    def merge(parts: list[Any]) -> Any:
+        result = ddsketch.DDSketch(0.01)
+        for part in parts:
+            result.merge(part)
+        return result
+
+    return [
+        Sketch(
+            "ddsketch (1 %)",
+            lambda: ddsketch.DDSketch(0.01),
+            add,
+            lambda d, q: np.array([d.get_quantile_value(x) for x in q]),
+            merge,
+            values_a_second=2e6,
+            notes=["one value a call"],
+        )
+    ]
+
+
+def boost_sketches() -> list[Sketch]:
+    import boost_histogram as bh
+
+    def new() -> Any:
+        return bh.Histogram(bh.axis.Regular(4096, 2.0**-24, 2.0**8, transform=bh.axis.transform.log))
+
+    def quantiles(histogram: Any, q: np.ndarray) -> np.ndarray:
+        counts = histogram.values(flow=True)
+        edges = np.concatenate([[0.0], histogram.axes[0].edges, [2.0**8]])
+        cumulative = np.concatenate([[0.0], counts.cumsum()])
+        return np.interp(q * cumulative[-1], cumulative, edges)
+
+    return [
+        Sketch(
+            "boost-histogram (4096)",
+            new,
+            in_place("fill"),
+            quantiles,
+            lambda parts: sum(parts[1:], parts[0]),
+            lambda h: h.values(flow=True).nbytes,
+            1e8,
+            ["fixed range, positive values"],
+        )
+    ]
+
+
+def tdigest_sketches() -> list[Sketch]:
+    import tdigest
+
+    def merge(parts: list[Any]) -> Any:
+        result = parts[0]
+        for part in parts[1:]:
+            result = result + part
+        return result
+
+    return [
+        Sketch(
+            "tdigest (0.01)",
+            tdigest.TDigest,
+            lambda d, batch: (d.batch_update(batch.tolist()), d)[1],
+            lambda d, q: np.array([d.percentile(100 * x) for x in q]),
+            merge,
+            lambda d: 16 * len(d),
+            7e4,
+            ["pure Python"],
+        )
+    ]
+
+
+def ce_like(n: int, seed: int = 0) -> np.ndarray:
+    """Like token losses: 2 % zeros, two log-normal modes with a valley near the median, a gamma tail."""
+    rng = np.random.default_rng(seed)
+    kind = rng.random(n)
+    low, high = np.exp(rng.normal(-5, 1.8, n)), np.exp(rng.normal(0.4, 0.45, n))
+    tail = 1 + rng.gamma(4, 1.6, n)
+    return np.select([kind < 0.02, kind < 0.55, kind < 0.9], [0.0, low, high], tail).astype(np.float32)
+
+
+def rank_error(ordered: np.ndarray, estimates: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """The distance of q from [F(x-), F(x)] in the exact data."""
+    estimates = np.asarray(estimates, dtype=np.float64)
+    below = np.searchsorted(ordered, estimates, "left") / len(ordered)
+    upto = np.searchsorted(ordered, estimates, "right") / len(ordered)
+    return np.maximum(np.maximum(below - q, q - upto), 0)
+
+
+def fill(sketch: Sketch, batches: list[np.ndarray]) -> Any:
+    state = sketch.new()
+    for batch in batches:
+        state = sketch.add(state, batch)
+    return state
+
+
+def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each job, one of each in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            begin = time.perf_counter()
+            job()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def ingest(sketches: list[Sketch], batch_size: int, budget_s: float, repeats: int) -> dict[str, float]:
+    """Million values a second; each sketch gets as much of the stream as fits its budget."""
+    stream, jobs, sizes = ce_like(3_000_000), {}, {}
+    for sketch in sketches:
+        wanted = int(min(len(stream), max(batch_size, sketch.values_a_second * budget_s)))
+        batches = np.array_split(stream[: wanted // batch_size * batch_size], wanted // batch_size)
+        jobs[sketch.name] = lambda sketch=sketch, batches=batches: fill(sketch, batches)
+        sizes[sketch.name] = sum(map(len, batches))
+    return {name: sizes[name] / seconds / 1e6 for name, seconds in interleaved(jobs, repeats).items()}
+
+
+def merging(sketches: list[Sketch], count: int, repeats: int) -> dict[str, float]:
+    """Milliseconds to merge `count` sketches of 32,768 values each (of 2,000 if it adds one value a call)."""
+    jobs = {}
+    for sketch in sketches:
+        if sketch.merge is None or (sketch.values_a_second < 1e6 and count > 64):
+            continue
+        size = 32_768 if sketch.values_a_second > 3e6 else 2_000
+        data = ce_like(size * 8)
+        parts = [fill(sketch, [data[i % 8 * size : (i % 8 + 1) * size]]) for i in range(count)]
+        jobs[sketch.name] = lambda sketch=sketch, parts=parts: sketch.merge(parts)
+    return {name: 1e3 * seconds for name, seconds in interleaved(jobs, repeats).items()}
+
+
+def accuracy(sketches: list[Sketch], n: int, batch_size: int) -> dict[str, dict[str, float]]:
+    """Worst rank and relative value error over QUANTILES, rank over DENSE too; single and merged from 64."""
+    stream = ce_like(n)
+    results = {}
+    for sketch in sketches:
+        data = stream if sketch.values_a_second > 3e6 else stream[: n // 100]
+        ordered = np.sort(data)
+        exact = ordered[np.minimum((QUANTILES * len(ordered)).astype(int), len(ordered) - 1)].astype(
+            np.float64
+        )
+        batches = [data[i : i + batch_size] for i in range(0, len(data), batch_size)]
+        row: dict[str, float] = {"values": len(data)}
+        states = {"single": fill(sketch, batches)}
+        if sketch.merge is not None:
+            parts = [data[i * len(data) // 64 : (i + 1) * len(data) // 64] for i in range(64)]
+            shards = [
+                fill(sketch, [part[i : i + batch_size] for i in range(0, len(part), batch_size)])
+                for part in parts
+            ]
+            states["merged"] = sketch.merge(shards)
+        for kind, state in states.items():
+            estimates = sketch.quantiles(state, QUANTILES)
+            row[f"{kind}_rank"] = float(rank_error(ordered, estimates, QUANTILES).max())
+            row[f"{kind}_rank_dense"] = float(
+                rank_error(ordered, sketch.quantiles(state, DENSE), DENSE).max()
+            )
+            large = exact > 0
+            row[f"{kind}_value"] = float(np.abs(estimates[large] / exact[large] - 1).max())
+        if sketch.size is not None:
+            row["bytes"] = sketch.size(states["single"])
+        results[sketch.name] = row
+    return results
+
+
+def exact_torch(n: int, repeats: int) -> dict[str, float]:
+    """torch.quantile of everything kept, for scale: million values a second for ten quantiles."""
+    data, q = torch.from_numpy(ce_like(n)), torch.from_numpy(QUANTILES).float()
+    seconds = interleaved({"torch.quantile": lambda: torch.quantile(data, q)}, repeats)
+    return {name: n / s / 1e6 for name, s in seconds.items()}
+
+
+def on_accelerator(device: str, repeats: int) -> dict[str, float]:
+    """Microseconds an update of 32,768 values takes, with every wait for the device an error."""
+    batch = torch.from_numpy(ce_like(32_768)).to(device)
+    digest = td.add(td.empty(1024, device=device), batch)
+    torch.cuda.set_sync_debug_mode("error")
+    torch.use_deterministic_algorithms(True)
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        for _ in range(50):
+            digest = td.add(digest, batch)
+        end.record()
+        torch.cuda.set_sync_debug_mode("default")
+        end.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        times.append(begin.elapsed_time(end) / 50 * 1e3)
+    return {"microseconds for 32,768 values": statistics.median(times)}
+
+
+def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    print(f"\n{title}\n| |" + "|".join(columns) + "|\n|---|" + "---:|" * len(columns))
+    for name, row in rows.items():
+        cells = [f"{row[column]:.3g}" if column in row else "" for column in columns]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=1, help="0 means all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--values", type=int, default=10_000_000, help="stream length of the accuracy part")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    machine = {
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    if args.device != "cpu":
+        results: dict[str, Any] = {"machine": machine, args.device: on_accelerator(args.device, args.repeats)}
+        print(json.dumps(results, indent=2))
+    else:
+        sketches = [ours(1024), ours(256), *peers()]
+        large, small = ingest(sketches, 32_768, 0.3, args.repeats), ingest(sketches, 512, 0.1, args.repeats)
+        few, many = merging(sketches, 64, args.repeats), merging(sketches, 1024, args.repeats)
+        quality = accuracy(sketches, args.values, 32_768)
+        quality_small = accuracy([ours(1024)], args.values, 512)
+        base = large[sketches[0].name]
+        speed = {
+            sketch.name: {
+                "Mv/s, batches of 32,768": large[sketch.name],
+                "ours is faster by": base / large[sketch.name],
+                "Mv/s, batches of 512": small[sketch.name],
+                **({"merge 64, ms": few[sketch.name]} if sketch.name in few else {}),
+                **({"merge 1024, ms": many[sketch.name]} if sketch.name in many else {}),
+            }
+            for sketch in sketches
+        }
+        speed |= {
+            name: {"Mv/s, batches of 32,768": v} for name, v in exact_torch(3_000_000, args.repeats).items()
+        }
+        print(json.dumps(machine))
+        print_table("Speed", speed)
+        print_table(f"Accuracy, {args.values:,} values in batches of 32,768", quality)
+        print_table(f"Accuracy, {args.values:,} values in batches of 512", quality_small)
+        results = {
+            "machine": machine,
+            "speed": speed,
+            "accuracy": quality,
+            "accuracy, batches of 512": quality_small,
+        }
+    if args.out is not None:
+        args.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Two real processes under DDP: ``run_ranks`` starts them, ``python lightning_processes.py`` is one of them.
+
+They run all scenarios one after the other and note each result at once. A scenario that hangs ends its
+process with the stacks of all threads, and ``run_ranks`` ends the other.
+"""
+
+import faulthandler
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as L
+import lit_modules as lit
+import numpy as np
+import torch
+from distributions import ce_like
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+
+SCENARIO_SECONDS, TOTAL_SECONDS = 45, 120
+WORLD = 2
+BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def run_ranks(directory):
+    """The notes of all ranks and what they wrote to stderr; run once for all pytest workers that ask."""
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "done").exists():
+            _run_ranks(directory)
+            (directory / "done").touch()
+    return [_Notes(directory, rank) for rank in range(WORLD)]
+
+
+class _Notes(dict):
+    """Results by scenario; a missing one fails with the stacks of its rank."""
+
+    def __init__(self, directory, rank):
+        path = directory / f"rank{rank}.json"
+        super().__init__(json.loads(path.read_text()) if path.exists() else {})
+        self.rank, self.stderr = rank, (directory / f"rank{rank}.err").read_text()
+
+    def __missing__(self, scenario):
+        raise AssertionError(
+            f"rank {self.rank} did not finish {scenario!r}, only {list(self)}:\n{self.stderr[-6000:]}"
+        )
+
+
+def _run_ranks(directory):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(WORLD):
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(WORLD),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "default",
+        }
+        with (directory / f"rank{rank}.err").open("w") as stderr:
+            command = [sys.executable, __file__, str(directory)]
+            processes.append(subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr))
+    deadline = time.monotonic() + TOTAL_SECONDS
+    try:
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            if any(process.poll() for process in processes):
+                deadline = min(deadline, time.monotonic() + 5)  # the other waits for one that is dead
+            time.sleep(0.05)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+class BusyLM(lit.TrainedLM):
+    """Logs something else over ranks beside ours: read by the progress bar before our hook runs."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, sync_dist=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_other", 1.0 + RANK, on_epoch=True, sync_dist=True, prog_bar=True)
+
+
+class LossesLM(lit.LitLM):
+    """Its batches are losses."""
+
+    def validation_step(self, batch, batch_idx):
+        self.update_percentile_ce(losses=batch)
+
+
+def own(count):
+    """This rank's own batches."""
+    return lit.make_batches(count, seed=10 + RANK)
+
+
+def stream(batches):
+    return lit.loader(lit.Stream(batches))
+
+
+def sized(batches):
+    return lit.loader(lit.Sized(batches))
+
+
+def make_trainer(*callbacks, **arguments):
+    return lit.make_trainer(
+        Path(sys.argv[1]),
+        *callbacks,
+        **{"devices": WORLD, "strategy": "ddp", "use_distributed_sampler": False, **arguments},
+    )
+
+
+def observed(oracle):
+    return [[{i: v.tolist() for i, v in losses.items()}, logged] for losses, logged in oracle.runs]
+
+
+def validate(loader, module=None, **arguments):
+    oracle = lit.Oracle()
+    make_trainer(oracle, **arguments).validate(module or lit.LitLM(), loader, verbose=False)
+    return {"runs": observed(oracle)}
+
+
+def fit(module, train, val, *callbacks, **arguments):
+    oracle = lit.Oracle()
+    trainer = make_trainer(oracle, *callbacks, **arguments)
+    trainer.fit(module, train, val)
+    epochs = [[losses.tolist(), logged] for losses, logged in oracle.epochs]
+    return {"runs": observed(oracle), "epochs": epochs, "stopped_after": trainer.current_epoch}
+
+
+def sampled():
+    """Lightning distributes one dataset over the ranks."""
+    batches, module = lit.make_batches(6, seed=50), lit.LitLM()
+    everything = torch.cat([lit.token_losses(module, batch) for batch in batches])
+    return {**validate(sized(batches), module, use_distributed_sampler=True), "all": everything.tolist()}
+
+
+def more_than_a_digest():
+    random = np.random.default_rng(RANK)
+    batches = [torch.from_numpy(ce_like(3000, random)) for _ in range(3 - RANK)]
+    trainer = make_trainer()
+    trainer.validate(LossesLM(), stream(batches), verbose=False)
+    return {"runs": [[{0: torch.cat(batches).tolist()}, lit.numbers(trainer.callback_metrics)]]}
+
+
+def two_loaders():
+    loaders = [stream(lit.make_batches(n, seed=60 + 10 * RANK + n)) for n in (2 + RANK, 2 - 2 * RANK)]
+    return validate(loaders, lit.LoadersLM())
+
+
+def fit_with_bar(kind, validation):
+    uneven = validation == "uneven"
+    module = BusyLM() if uneven else lit.TrainedLM()
+    val = stream(own(3 - 2 * RANK if uneven else 2 * RANK))
+    return fit(module, sized(own(3)), val, BARS[kind](), max_epochs=2, enable_progress_bar=True)
+
+
+def fit_with_callbacks():
+    best = ModelCheckpoint(Path(sys.argv[1]) / "best", "{epoch}-{val_ce_p50:.4f}", monitor="val_ce_p50")
+    stop = EarlyStopping("val_ce_p95", patience=1)
+    module = lit.LevelsLM(levels=(3.0, 1.0 + RANK, 2.0 + RANK, 0.1))
+    scripted = lit.make_batches(2 + RANK, seed=30 + RANK)
+    result = fit(module, sized(own(2)), stream(scripted), best, stop, max_epochs=4)
+    result["scripted"] = torch.cat([lit.scripted_losses(b).flatten() for b in scripted]).tolist()
+    return {**result, "path": best.best_model_path, "score": float(best.best_model_score)}
+
+
+def empty_beside_full(allowed_by):
+    """The second dataloader of rank 1 is empty, and the user has said that this may be."""
+    data, module, oracle = L.LightningDataModule(), lit.LoadersLM(), lit.Oracle()
+    data.val_dataloader = lambda: [sized(own(2)), sized(lit.make_batches(2 * (1 - RANK), seed=70))]
+    allowing = {"datamodule": data, "module": module}[allowed_by]
+    allowing.allow_zero_length_dataloader_with_multiple_devices = True
+    error = error_of(make_trainer(oracle).validate, module, datamodule=data, verbose=False)
+    return {"error": error, "runs": observed(oracle)}
+
+
+def empty_on_rank(how, empty_rank, allowed):
+    """The sized dataloader of one rank has no batches."""
+    module, trainer = lit.LitLM(), make_trainer()
+    module.allow_zero_length_dataloader_with_multiple_devices = allowed
+    loader = sized(own(0 if empty_rank == RANK else 2))
+    if how == "fit":
+        return {"error": error_of(trainer.fit, module, sized(own(2)), loader)}
+    return {"error": error_of(getattr(trainer, how), module, loader, verbose=False)}
+
+
+def empty_first_of_two():
+    loaders = [sized(own(2 - 2 * RANK)), sized(own(2))]
+    return {"error": error_of(make_trainer().validate, lit.LoadersLM(), loaders, verbose=False)}
+
+
+def error_of(function, *arguments, **keywords):
+    try:
+        function(*arguments, **keywords)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+SCENARIOS = {
+    "equal": lambda: validate(sized(own(3))),
+    "sampled": sampled,
+    "uneven": lambda: validate(stream(own(3 - 2 * RANK))),
+    "no_batch": lambda: validate(stream(own(3 * RANK))),
+    "all_ignored": lambda: validate(stream(lit.all_ignored(own(2)) if RANK == 0 else own(2))),
+    "no_batch_anywhere": lambda: validate(stream([])),
+    "more_than_a_digest": more_than_a_digest,
+    "two_loaders": two_loaders,
+    **{
+        f"bar_{kind}_{validation}": partial(fit_with_bar, kind, validation)
+        for kind in BARS
+        for validation in ("uneven", "no_batch")
+    },
+    "inside_an_epoch": lambda: fit(
+        lit.TrainedLM(), sized(own(4)), stream(own(1 + RANK)), val_check_interval=2
+    ),
+    "callbacks": fit_with_callbacks,
+    "beside_module": lambda: empty_beside_full("module"),
+    "beside_datamodule": lambda: empty_beside_full("datamodule"),
+    **{
+        f"empty_{how}_{empty_rank}_{allowed}": partial(empty_on_rank, how, empty_rank, allowed)
+        for how in ("validate", "fit", "test")
+        for empty_rank in (0, 1)
+        for allowed in (False, True)
+    },
+    "empty_first_of_two": empty_first_of_two,
+    "after_the_errors": lambda: validate(sized(own(3))),
+}
+
+
+def main():
+    torch.set_num_threads(1)
+    notes = {}
+    for name, scenario in SCENARIOS.items():
+        faulthandler.dump_traceback_later(SCENARIO_SECONDS, exit=True)
+        print(f"=== {name}", file=sys.stderr, flush=True)
+        notes[name] = scenario()  # an unforeseen error ends this rank, and run_ranks the other
+        (Path(sys.argv[1]) / f"rank{RANK}.json").write_text(json.dumps(notes))
+    faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main()
