@@ -30,7 +30,9 @@ INVALID, LOWEST, HIGHEST = 0, 1, 2
 # sweeps, in batches of 32,768: 1.6e-4 with 2 cells, 1.1e-4 with 4; each doubling costs about 60 microseconds
 # a batch.
 _CELLS_PER_CENTROID = 2
-_MANY = 16
+# From here on centroids enter a merge whole: each is a small part of what it lies in. (Of 64 digests of 156,250
+# values the worst rank error is 3.7e-5 with halves, 6e-5 without.)
+_MANY = 256
 # From here on a sort of (float32 mean, index) packed into integers is faster than merging sorted runs: 1024
 # digests of 1024 centroids take 10 ms instead of 300.
 _PACKED_SORT = 1 << 14
@@ -52,7 +54,6 @@ def merge_stack(digests: Array, compression: int | None = None) -> Array:
     xp = _namespace(digests)
     book = _merged_books(digests[..., -BOOK_ROWS:, :])
     compression = digests.shape[-2] - BOOK_ROWS if compression is None else compression
-    # Among many digests each centroid is a small part of what it lies in, and need not be halved.
     parts = halves(digests) if len(digests) < _MANY else _whole(digests)
     items = [xp.moveaxis(part, 0, -2).reshape(*digests.shape[1:-2], -1) for part in parts]
     return _packed(compress(items[0], items[1], items[2], compression), book)

@@ -236,9 +236,8 @@ class _DigestMetric(Metric):
         if stored is None and others:
             raise ValueError(
                 f"Expected the state of a {type(self).__name__} with the same settings (percentiles, "
-                "compression, "
-                f"...) of shape {tuple(self._state.shape)} under `{prefix}{self._state_name}` but got `{others[0]}` of shape "
-                f"{tuple(state_dict[others[0]].shape)}."
+                f"compression, ...) of shape {tuple(self._state.shape)} under `{prefix}{self._state_name}` "
+                f"but got `{others[0]}` of shape {tuple(state_dict[others[0]].shape)}."
             )
         if stored is not None:
             if stored.shape != self._state.shape:
