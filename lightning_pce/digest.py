@@ -104,8 +104,8 @@ def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor
         raise ValueError(f"Expected argument `values` to be floating point but got {values.dtype}.")
     if weights is not None and weights.shape != values.shape:
         raise ValueError(
-            f"Expected argument `weights` to have the shape of the values, {tuple(values.shape)}, "
-            f"but got {tuple(weights.shape)}."
+            f"Expected argument `weights` to have the shape of the values, {tuple(values.shape)}, but got "
+            f"{tuple(weights.shape)}."
         )
     values = values.detach().reshape(-1)
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
@@ -414,8 +414,7 @@ def _check(digest: Tensor, name: str, *, leading: int) -> None:
         wanted = "[M, ..., K + 3, 2]" if leading else "[K + 3, 2]"
         raise ValueError(
             f"Expected argument `{name}` to be {wanted} float64 with K at least 8 but got "
-            f"{tuple(digest.shape)} "
-            f"{digest.dtype}."
+            f"{tuple(digest.shape)} {digest.dtype}."
         )
 
 

@@ -77,9 +77,8 @@ class _DigestMetric(Metric):
         new = td.add(self._state, values, weights)
         if invalid is not None:
             new = td.add_invalid(new, invalid.sum().to(device))
-        setattr(
-            self, self._state_name, new
-        )  # never in place: after trainer.validate it may be an inference tensor
+        # Never in place: after trainer.validate it may be an inference tensor.
+        setattr(self, self._state_name, new)
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks.
@@ -147,15 +146,13 @@ class _DigestMetric(Metric):
             self._warned.add("inf")
             rank_zero_warn(
                 f"{type(self).__name__}: {above + below:.0f} values were infinite. They lie beyond all "
-                "percentiles of "
-                "the others and make `mean` infinite; `finite_mean` leaves them out."
+                "percentiles of the others and make `mean` infinite; `finite_mean` leaves them out."
             )
         if invalid and "invalid" not in self._warned:
             self._warned.add("invalid")
             rank_zero_warn(
-                f"{type(self).__name__}: {invalid:.0f} entries were left out because their label was outside "
-                "the "
-                "vocabulary or their weight was negative or not a number."
+                f"{type(self).__name__}: {invalid:.0f} entries were left out because their label was "
+                "outside the vocabulary or their weight was negative or not a number."
             )
 
     def reset(self) -> None:
@@ -206,10 +203,9 @@ class _DigestMetric(Metric):
             if incoming_state._state_name != self._state_name:
                 raise ValueError(
                     f"Expected a {type(self).__name__} with the same settings but got "
-                    f"{type(incoming_state).__name__} "
-                    f"with percentiles {incoming_state.percentiles} and compression "
-                    f"{incoming_state.compression}, "
-                    f"here {self.percentiles} and {self.compression}, or another setting that differs."
+                    f"{type(incoming_state).__name__} with percentiles {incoming_state.percentiles} and "
+                    f"compression {incoming_state.compression}, here {self.percentiles} and "
+                    f"{self.compression}, or another setting that differs."
                 )
         super().merge_state(incoming_state)
         self._computed = None
@@ -330,9 +326,8 @@ class PercentileCrossEntropy(_DigestMetric):
 
         Raises:
             ValueError: if arguments are missing, do not fit or hold impossible values; nothing of the batch
-            enters
-                the state then. On accelerators impossible values are counted as ``invalid`` instead, because
-                looking would make the host wait.
+                enters the state then. On accelerators impossible values are counted as ``invalid`` instead,
+                because looking would make the host wait.
         """
         losses, weights, invalid = self.token_losses(
             logits, labels, losses=losses, mask=mask, weights=weights
@@ -390,8 +385,7 @@ class PercentileCrossEntropy(_DigestMetric):
             if mask is not None:
                 raise ValueError(
                     "Expected no argument `mask` beside `logits` and `labels`: the labels say which tokens "
-                    "count "
-                    f"(ignore_index={self.ignore_index}), and `weights` may be 0."
+                    f"count (ignore_index={self.ignore_index}), and `weights` may be 0."
                 )
             check_logits_and_labels(logits, labels)
             weights = _checked_weights(weights, labels, "labels")
@@ -401,7 +395,8 @@ class PercentileCrossEntropy(_DigestMetric):
             self._check_shift(logits, labels, losses, counted)
             if weights is not None and self.shift:
                 weights = torch.cat([weights[..., 1:], torch.zeros_like(weights[..., :1])], dim=-1)
-            return losses, _weights_where(counted, weights), invalid
+            refused = None if labels.device.type == "cpu" else invalid  # on a CPU it has raised
+            return losses, _weights_where(counted, weights), refused
         if logits is not None or labels is not None:
             raise ValueError(
                 "Expected either `losses` or `logits` and `labels`, not both, but got "
@@ -411,17 +406,15 @@ class PercentileCrossEntropy(_DigestMetric):
             raise ValueError(f"Expected argument `losses` to be floating point but got {losses.dtype}.")
         if losses.ndim == 0:
             raise ValueError(
-                "Expected argument `losses` to hold one loss per token but got a single number: ask the loss "
-                "for "
-                "reduction='none'."
+                "Expected argument `losses` to hold one loss per token but got a single number: ask the "
+                "loss for reduction='none'."
             )
         if mask is None:
             mask = torch.ones_like(losses, dtype=torch.bool)
         elif mask.dtype != torch.bool or mask.shape != losses.shape:
             raise ValueError(
-                f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but "
-                "got "
-                f"{mask.dtype} {tuple(mask.shape)}."
+                f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, "
+                f"but got {mask.dtype} {tuple(mask.shape)}."
             )
         weights = _checked_weights(weights, losses, "losses")
         return losses.float(), _weights_where(mask, weights), None
@@ -458,10 +451,8 @@ class PercentileCrossEntropy(_DigestMetric):
         if gain is not None and float(gain) > self._shift_warning_gain:
             warnings.warn(
                 "The labels seem not to be shifted: scored one position further on, the mean cross-entropy "
-                "of the "
-                f"first batch is {float(gain):.1f} nats lower. Logits at position t predict token t + 1. "
-                "Pass "
-                "shift=True if your labels are the inputs, or shift them yourself.",
+                f"of the first batch is {float(gain):.1f} nats lower. Logits at position t predict token t "
+                "+ 1. Pass shift=True if your labels are the inputs, or shift them yourself.",
                 stacklevel=2,
             )
 

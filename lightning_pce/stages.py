@@ -112,18 +112,16 @@ class StageMetrics(nn.Module):
         if loaders is None:
             start, end = _HOOKS[stage]
             raise RuntimeError(
-                f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If your "
-                "module "
-                f"has its own {start} or {end}, call super().{start}() and super().{end}() in it; and "
-                "PercentileCEMixin stands before LightningModule in the list of base classes."
+                f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If "
+                f"your module has its own {start} or {end}, call super().{start}() and super().{end}() in "
+                "it; and PercentileCEMixin stands before LightningModule in the list of base classes."
             )
         if dataloader_idx is None:
             if loaders > 1:
                 raise ValueError(
                     f"Expected argument `dataloader_idx` because there are {loaders} {stage} dataloaders: "
-                    "take it as "
-                    "the last argument of your step and pass it on (or the number of the loader, if one step "
-                    "sees all)."
+                    "take it as the last argument of your step and pass it on (or the number of the loader, "
+                    "if one step sees all)."
                 )
             dataloader_idx = 0
         elif not 0 <= dataloader_idx < loaders:
@@ -164,9 +162,8 @@ class StageMetrics(nn.Module):
         if self._loaders.pop(stage, 0) and (stage != "train" or stage in self._updated):
             end = _HOOKS[stage][1]
             raise RuntimeError(
-                f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module has "
-                "its own "
-                f"{end}: call super().{end}() in it."
+                f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module "
+                f"has its own {end}: call super().{end}() in it."
             )
 
     def _loader_name(self, index: int) -> str:
@@ -209,10 +206,9 @@ def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
         if skipped or forbidden:
             raise RuntimeError(
                 "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
-                "the others' "
-                f"percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every rank at least "
-                "one batch "
-                "(a DistributedSampler does), or use an IterableDataset without a length."
+                f"the others' percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every "
+                "rank at least one batch (a DistributedSampler does), or use an IterableDataset without a "
+                "length."
             )
 
     setup_data_and_check.checks_lengths = True  # type: ignore[attr-defined]

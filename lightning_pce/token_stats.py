@@ -93,8 +93,7 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     if not logits.is_floating_point():
         raise ValueError(
             f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
-            "shape "
-            f"{tuple(logits.shape)}. Are these predicted token ids, or the labels?"
+            f"shape {tuple(logits.shape)}. Are these predicted token ids, or the labels?"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(
@@ -126,8 +125,6 @@ def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
     return (
         f"Expected argument `labels` to hold token ids below the {vocabulary} logits of a token, or "
         f"ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
-        f"{int(wrong.max())}. "
-        "Usual causes: the vocabulary is padded differently in the tokenizer and in the model, another "
-        "ignore_index, "
-        "or labels of another tokenizer."
+        f"{int(wrong.max())}. Usual causes: the vocabulary is padded differently in the tokenizer and in "
+        "the model, another ignore_index, or labels of another tokenizer."
     )
