@@ -105,8 +105,9 @@ def _sorted_batch(x: Array, weights: Array | None) -> tuple[Array, Array | None,
         x, w, place = _nan_to_inf(x[order]), w[order], _arange(len(x), x)
         w = xp.where((place >= start) & (place < stop), w, 0.0)
     some = stop > start
-    lowest = xp.where(some, x[_below(start, len(x))], math.inf) + 0.0  # -0.0 becomes 0.0
-    highest = xp.where(some, x[_above(stop - 1)], -math.inf) + 0.0
+    # take(), because x[tensor] would read a single index on the host.
+    lowest = xp.where(some, x.take(_below(start, len(x))), math.inf) + 0.0  # -0.0 becomes 0.0
+    highest = xp.where(some, x.take(_above(stop - 1)), -math.inf) + 0.0
     cells = [nan * 0 if invalid is None else invalid, nan, lowest, low, highest, high]
     book = xp.stack([_to_float(cell) for cell in cells]).reshape(BOOK_ROWS, 2)
     return x, w, start, stop, book

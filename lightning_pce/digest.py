@@ -213,9 +213,9 @@ def maximum(digest: Tensor) -> Tensor:
 def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
     """The values below which fractions ``q`` of the weight lie.
 
-    As long as every centroid is an atom of whole weight this is ``torch.quantile(...,
-    interpolation="linear")`` of the values, each repeated by its weight. The extremes are always exact, and
-    the result never falls as q grows.
+    As long as every centroid is an atom of whole weight this is ``torch.quantile`` with linear interpolation
+    of the values, each repeated by its weight. The extremes are always exact, and the result never falls as q
+    grows.
 
     Args:
         digest: ``[..., K + 3, 2]``.
@@ -226,8 +226,7 @@ def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
 
     Raises:
         ValueError: if a plain number ``q`` is outside [0, 1]. (Looking into a tensor would wait for the
-        device: there
-            it counts as 0 or 1.)
+            device: there it counts as 0 or 1.)
 
     Example:
         >>> quantile(from_values(torch.arange(1000.0)), torch.tensor([0.0, 0.5, 1.0]))

@@ -1011,3 +1011,16 @@ def test_a_compiled_function_may_also_use(compiled, call):
         assert mean.item() == pytest.approx(kept_losses(logits * 2, labels).mean().item(), rel=1e-5)
     assert counter.frame_count <= 2
     torch.testing.assert_close(metric.compute(), twin.compute(), rtol=1e-6, atol=1e-6)
+
+
+def test_update_on_an_accelerator_reads_nothing_on_the_host():
+    # On the meta device there is nothing to read: any .item() or data-dependent shape raises.
+    with torch.device("meta"):
+        metric, stream = PercentileCrossEntropy(shift=True), StreamingQuantiles()
+        logits, labels = torch.empty(2, 2000, 7), torch.empty(2, 2000, dtype=torch.long)
+        metric.update(logits, labels)
+        metric.update(logits, labels, weights=torch.empty(2, 2000))
+        metric.update(losses=torch.empty(4000), mask=torch.empty(4000, dtype=torch.bool))
+        stream.update(torch.empty(5000))
+    assert metric.digest.shape == stream.digest.shape == (1027, 2)
+    assert metric.digest.is_meta
