@@ -210,13 +210,19 @@ def draw(epochs: list[dict[str, float]], picks: dict[str, dict[str, Any]], path:
     figure.savefig(path, dpi=130)
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1 but is {text}")
+    return int(text)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--model", help="Hugging Face name or path (default: SmolLM2-135M-Instruct, no download)"
     )
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--devices", type=int, default=1, help="processes; 2 and more train with DDP")
+    parser.add_argument("--epochs", type=positive, default=12)
+    parser.add_argument("--devices", type=positive, default=1, help="processes; 2 and more train with DDP")
     parser.add_argument("--seed", type=int, default=0, help="changes names and order")
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
     return parser.parse_args()
@@ -233,6 +239,8 @@ def main() -> None:
     val = DataLoader(encode(facts, (2, 3), tokenizer), batch_size, collate_fn=collate)
 
     args.out.mkdir(parents=True, exist_ok=True)
+    for old in (args.out / "checkpoints").glob("best-*.ckpt"):  # of an earlier run, half a gigabyte each
+        old.unlink(missing_ok=True)
     checkpoints = {
         name: ModelCheckpoint(
             dirpath=args.out / "checkpoints",
@@ -282,9 +290,8 @@ def verdict(picks: dict[str, dict[str, Any]]) -> str:
         name: f"epoch {pick['epoch']}, which recalls {pick['recall']:.1%}" for name, pick in picks.items()
     }
     return (
-        f"\nVerdict: the mean of the validation loss picks {said['mean']} of the held-out facts; its median "
-        "picks "
-        f"{said['p50']}; its 95th percentile picks {said['p95']}."
+        f"\nVerdict: the mean of the validation loss picks {said['mean']} of the held-out facts; "
+        f"its median picks {said['p50']}; its 95th percentile picks {said['p95']}."
     )
 
 

@@ -57,8 +57,10 @@ def empty(
         >>> count(empty(64))
         tensor(0., dtype=torch.float64)
     """
-    if compression < 8:
-        raise ValueError(f"Expected argument `compression` to be at least 8 centroids but got {compression}.")
+    if not isinstance(compression, int) or compression < 8:
+        raise ValueError(
+            f"Expected argument `compression` to be a whole number of at least 8 but got {compression}."
+        )
     digest = torch.zeros(*shape, compression + BOOK_ROWS, 2, dtype=torch.float64, device=device)
     digest[..., compression + LOWEST, 0] = math.inf
     digest[..., compression + HIGHEST, 0] = -math.inf

@@ -97,7 +97,7 @@ class _DigestMetric(Metric):
             td.finite_mean(state),
             td.count(state),
             td.nonfinite(state),
-            td.invalid(state),
+            td.invalid(state).clone(),
         )
         self._report_once(state)
         return dict(zip(self.keys, values, strict=True))
@@ -135,6 +135,8 @@ class _DigestMetric(Metric):
         return self._result[key]
 
     def _report_once(self, state: Tensor) -> None:
+        if state.is_meta:
+            return
         book = state[-3:].tolist()
         (invalid, nan), (_, below), (_, above) = book
         if nan and "nan" not in self._warned:
@@ -206,6 +208,13 @@ class _DigestMetric(Metric):
                     f"{type(incoming_state).__name__} with percentiles {incoming_state.percentiles} and "
                     f"compression {incoming_state.compression}, here {self.percentiles} and "
                     f"{self.compression}, or another setting that differs."
+                )
+        if isinstance(incoming_state, dict):
+            state = incoming_state.get(self._state_name)
+            if state is None or state.shape != self._state.shape:
+                raise ValueError(
+                    f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
+                    f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
                 )
         super().merge_state(incoming_state)
         self._computed = None
@@ -377,47 +386,39 @@ class PercentileCrossEntropy(_DigestMetric):
             or None.
         """
         if losses is None:
-            if logits is None or labels is None:
-                raise ValueError(
-                    "Expected arguments `logits` and `labels`, or argument `losses`, but got "
-                    f"{_given(logits=logits, labels=labels, losses=losses)}."
-                )
-            if mask is not None:
-                raise ValueError(
-                    "Expected no argument `mask` beside `logits` and `labels`: the labels say which tokens "
-                    f"count (ignore_index={self.ignore_index}), and `weights` may be 0."
-                )
-            check_logits_and_labels(logits, labels)
-            weights = _checked_weights(weights, labels, "labels")
-            losses, counted, invalid = token_cross_entropy(
-                logits, labels, ignore_index=self.ignore_index, shift=self.shift
-            )
-            self._check_shift(logits, labels, losses, counted)
-            if weights is not None and self.shift:
-                weights = torch.cat([weights[..., 1:], torch.zeros_like(weights[..., :1])], dim=-1)
-            refused = None if labels.device.type == "cpu" else invalid  # on a CPU it has raised
-            return losses, _weights_where(counted, weights), refused
+            return self._scored(logits, labels, mask, weights)
         if logits is not None or labels is not None:
             raise ValueError(
                 "Expected either `losses` or `logits` and `labels`, not both, but got "
                 f"{_given(logits=logits, labels=labels, losses=losses)}."
             )
-        if not losses.is_floating_point():
-            raise ValueError(f"Expected argument `losses` to be floating point but got {losses.dtype}.")
-        if losses.ndim == 0:
+        losses, counted = _checked_losses(losses, mask)
+        return losses.float(), _weights_where(counted, _checked_weights(weights, losses, "losses")), None
+
+    def _scored(
+        self, logits: Tensor | None, labels: Tensor | None, mask: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """:meth:`token_losses` of logits and labels."""
+        if logits is None or labels is None:
             raise ValueError(
-                "Expected argument `losses` to hold one loss per token but got a single number: ask the "
-                "loss for reduction='none'."
+                "Expected arguments `logits` and `labels`, or argument `losses`, but got "
+                f"{_given(logits=logits, labels=labels, losses=None)}."
             )
-        if mask is None:
-            mask = torch.ones_like(losses, dtype=torch.bool)
-        elif mask.dtype != torch.bool or mask.shape != losses.shape:
+        if mask is not None:
             raise ValueError(
-                f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, "
-                f"but got {mask.dtype} {tuple(mask.shape)}."
+                "Expected no argument `mask` beside `logits` and `labels`: the labels say which tokens count "
+                f"(ignore_index={self.ignore_index}), and `weights` may be 0."
             )
-        weights = _checked_weights(weights, losses, "losses")
-        return losses.float(), _weights_where(mask, weights), None
+        check_logits_and_labels(logits, labels)
+        weights = _checked_weights(weights, labels, "labels")
+        losses, counted, invalid = token_cross_entropy(
+            logits, labels, ignore_index=self.ignore_index, shift=self.shift
+        )
+        self._check_shift(logits, labels, losses, counted)
+        if weights is not None and self.shift:
+            weights = torch.cat([weights[..., 1:], torch.zeros_like(weights[..., :1])], dim=-1)
+        refused = None if labels.device.type == "cpu" else invalid  # on a CPU it has raised
+        return losses, _weights_where(counted, weights), refused
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks, see the class."""
@@ -426,25 +427,25 @@ class PercentileCrossEntropy(_DigestMetric):
 
     def _check_shift(self, logits: Tensor, labels: Tensor, losses: Tensor, counted: Tensor) -> None:
         """Score the first batch also one position on; a far lower loss means the labels were not shifted."""
-        if self._shift_checked or labels.ndim < 2 or labels.shape[-1] < 8 or labels.shape[:-1].numel() == 0:
+        if self._shift_checked or labels.ndim < 1 or labels.shape[-1] < 8 or labels.shape[:-1].numel() == 0:
             return
-        self._shift_checked = True
-        if not _tracing():
-            sequences = slice(0, 4)
-            logits, labels = logits.reshape(-1, *logits.shape[-2:]), labels.reshape(-1, labels.shape[-1])
-            with torch.no_grad():
-                other, other_counts, _ = token_cross_entropy(
-                    logits[sequences].detach(), labels[sequences], ignore_index=self.ignore_index, shift=True
-                )
-            here, here_counts = (
-                losses.detach().reshape(labels.shape)[sequences],
-                counted.reshape(labels.shape)[sequences],
+        few = slice(0, 4)
+        logits = logits.detach().reshape(-1, *logits.shape[-2:])[few]
+        labels, losses, counted = (
+            part.detach().reshape(-1, part.shape[-1])[few] for part in (labels, losses, counted)
+        )
+        with torch.no_grad():
+            other, other_counts, _ = token_cross_entropy(
+                logits, labels, ignore_index=self.ignore_index, shift=True
             )
-            enough = other_counts.sum() >= 16
-            gain = _finite_mean(here, here_counts) - _finite_mean(other, other_counts)
-            self._shift_gain = torch.where(enough, gain, 0.0)
-            if labels.device.type == "cpu":
-                self._warn_of_shift()
+        enough = other_counts.sum() >= 16
+        gain = _finite_mean(losses, counted) - _finite_mean(other, other_counts)
+        self._shift_gain = torch.where(enough, gain, 0.0)
+        if labels.device.type == "cpu":
+            self._shift_checked = bool(enough)  # a batch of few tokens says nothing
+            self._warn_of_shift()
+        else:
+            self._shift_checked = True
 
     def _warn_of_shift(self) -> None:
         gain, self._shift_gain = self._shift_gain, None
@@ -458,8 +459,7 @@ class PercentileCrossEntropy(_DigestMetric):
 
 
 class StreamingQuantiles(_DigestMetric):
-    """Mean and percentiles of any stream of numbers: gradient norms, rewards, sequence lengths, negative
-    values too.
+    """Mean and percentiles of any stream of numbers: gradient norms, rewards, lengths, negative values too.
 
     As input to ``update`` and ``forward``, ``values``: numbers of any shape, and optionally ``weights``:
     numbers >= 0 of the same shape (bool: which values count).
@@ -504,7 +504,9 @@ class DigestView(WrapperMetric):
     """One entry of a digest metric's result as a Metric of its own, for ``self.log``; made by
     ``metric.view(key)``.
 
-    Views of one metric share its state, its reset and one collective.
+    Views of one metric share its state, its reset and one collective. (Members of a MetricCollection with
+    equal settings share one state that only the first updates: for views of the others pass
+    ``compute_groups=False``.)
 
     Example:
         >>> metric = StreamingQuantiles()
@@ -569,12 +571,14 @@ def gather_digests(digest: Tensor, group: Any | None = None) -> list[Tensor]:
 
 def percentile_key(percentile: float) -> str:
     """``50 -> "p50"``, ``99.9 -> "p99_9"``: no dot, which a module's name can not hold."""
-    return f"p{percentile:.10g}".replace(".", "_")
+    return "p" + f"{percentile:.10f}".rstrip("0").rstrip(".").replace(".", "_")
 
 
-def _checked_percentiles(percentiles: Sequence[float]) -> tuple[float, ...]:
+def _checked_percentiles(percentiles: Sequence[float] | str) -> tuple[float, ...]:
     try:
-        checked = tuple(float(p) for p in percentiles)
+        if isinstance(percentiles, str):
+            raise TypeError
+        checked = tuple(float(p) + 0.0 for p in percentiles)  # -0.0 becomes 0.0
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected argument `percentiles` to hold numbers but got {percentiles!r}."
@@ -594,10 +598,34 @@ def _checked_percentiles(percentiles: Sequence[float]) -> tuple[float, ...]:
     return checked
 
 
+def _checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Per-token losses, and which of them count."""
+    for name, value in (("losses", losses), ("mask", mask)):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
+    if not losses.is_floating_point():
+        raise ValueError(f"Expected argument `losses` to be floating point but got {losses.dtype}.")
+    if losses.ndim == 0:
+        raise ValueError(
+            "Expected argument `losses` to hold one loss per token but got a single number: ask the loss for "
+            "reduction='none'."
+        )
+    if mask is None:
+        return losses, torch.ones_like(losses, dtype=torch.bool)
+    if mask.dtype != torch.bool or mask.shape != losses.shape:
+        raise ValueError(
+            f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but got "
+            f"{mask.dtype} {tuple(mask.shape)}."
+        )
+    return losses, mask
+
+
 def _checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor | None:
     if weights is None:
         return None
     weights = torch.as_tensor(weights, device=like.device)
+    if weights.is_complex():
+        raise ValueError(f"Expected argument `weights` to hold real numbers but got {weights.dtype}.")
     if weights.shape != like.shape:
         raise ValueError(
             f"Expected argument `weights` to have the shape of the {name}, {tuple(like.shape)}, but got "
@@ -628,7 +656,3 @@ def _given(**arguments: Tensor | None) -> str:
     return ", ".join(
         f"{name}={None if value is None else tuple(value.shape)}" for name, value in arguments.items()
     )
-
-
-def _tracing() -> bool:
-    return torch.compiler.is_compiling()

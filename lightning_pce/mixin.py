@@ -66,8 +66,8 @@ class PercentileCEMixin(_Module):
         Args:
             percentiles: which, each in [0, 100].
             ignore_index: the label of tokens that do not count.
-            shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t +
-            1.
+            shift: the labels are the inputs, as Hugging Face has them: position t is scored against label
+                t + 1.
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
             loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
                 ``dl1`` ...
@@ -124,7 +124,8 @@ class PercentileCEMixin(_Module):
             self.trainer.validate_loop,
             self.trainer.test_loop,
         ):
-            check_lengths_over_ranks(loop, self.trainer, self)
+            check_lengths_over_ranks(loop, self.trainer)
+        self._percentile_ce_set_up = True
 
     def on_train_epoch_start(self) -> None:
         self._percentile_room().open("train", 1, self.device)
@@ -139,6 +140,7 @@ class PercentileCEMixin(_Module):
         self._percentile_room().check_logged("train")
 
     def on_validation_epoch_start(self) -> None:
+        self._check_set_up()
         self._percentile_room().open("val", len(self.trainer.num_val_batches), self.device)
         super().on_validation_epoch_start()
 
@@ -151,6 +153,7 @@ class PercentileCEMixin(_Module):
         self._percentile_room().check_logged("val")
 
     def on_test_epoch_start(self) -> None:
+        self._check_set_up()
         self._percentile_room().open("test", len(self.trainer.num_test_batches), self.device)
         super().on_test_epoch_start()
 
@@ -161,6 +164,18 @@ class PercentileCEMixin(_Module):
     def on_test_end(self) -> None:
         super().on_test_end()
         self._percentile_room().check_logged("test")
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        for name in ("train", "val", "test"):
+            self._percentile_room().check_logged(name)
+
+    def _check_set_up(self) -> None:
+        if self.trainer.world_size > 1 and not getattr(self, "_percentile_ce_set_up", False):
+            raise RuntimeError(
+                "Percentile CE could not compare the dataloaders of the ranks: setup did not reach it. Your "
+                "module has its own setup: call super().setup(stage) in it."
+            )
 
     def _percentile_room(self) -> StageMetrics:
         if not isinstance(getattr(self, "percentile_ce", None), StageMetrics):

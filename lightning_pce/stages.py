@@ -33,8 +33,7 @@ class StageMetrics(nn.Module):
 
     Args:
         settings: keyword arguments of :class:`PercentileCrossEntropy`.
-        loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1``
-            ...
+        loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1``.
 
     Raises:
         ValueError: if a setting is impossible, or a name cannot be part of a logged name.
@@ -170,7 +169,7 @@ class StageMetrics(nn.Module):
         return f"dl{index}" if self.loader_names is None else self.loader_names[index]
 
 
-def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
+def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
     """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
 
     Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the
@@ -179,24 +178,31 @@ def check_lengths_over_ranks(loop: Any, trainer: Any, module: Any) -> None:
     Args:
         loop: an evaluation loop of the trainer.
         trainer: the trainer.
-        module: its module.
     """
     setup_data = loop.setup_data
     if trainer.world_size == 1 or getattr(setup_data, "checks_lengths", False):
         return
 
     def setup_data_and_check() -> None:
-        before = loop._combined_loader
+        before, module = loop._combined_loader, trainer.lightning_module
         own = module.allow_zero_length_dataloader_with_multiple_devices
         data = trainer.datamodule
         allowed = own or (data is not None and data.allow_zero_length_dataloader_with_multiple_devices)
         module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
+        failure: Exception | None = None
         try:
             setup_data()
+        except Exception as error:  # a fraction of a short loader that is less than a batch, say
+            failure = error
         finally:
             module.allow_zero_length_dataloader_with_multiple_devices = own
-        if loop._combined_loader is before:
+        if failure is None and loop._combined_loader is before:
             return
+        failed = [rank for rank, (flag,) in enumerate(_gather([float(failure is not None)], trainer)) if flag]
+        if failure is not None:
+            raise failure
+        if failed:
+            raise RuntimeError(f"The dataloaders of rank {failed[0]} could not be set up: see its own error.")
         batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
         everywhere = _gather(batches, trainer)
         skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)

@@ -46,7 +46,7 @@ def token_cross_entropy(
     labels = labels.long()  # before ignore_index is compared: in uint8 -100 is 156
     if shift and labels.ndim == 0:
         raise ValueError(
-            "Expected argument `labels` to have a sequence dimension for shift=True but got one."
+            "Expected argument `labels` to have a sequence dimension for shift=True but got a 0-d tensor."
         )
     if shift:
         labels = torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore_index)], dim=-1)
@@ -90,6 +90,9 @@ def _in_chunks(rows: Tensor, target: Tensor) -> Tensor:
 
 def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
+    for name, value in (("logits", logits), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
     if not logits.is_floating_point():
         raise ValueError(
             f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
@@ -123,8 +126,9 @@ def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
 
 def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
     return (
-        f"Expected argument `labels` to hold token ids below the {vocabulary} logits of a token, or "
-        f"ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
-        f"{int(wrong.max())}. Usual causes: the vocabulary is padded differently in the tokenizer and in "
-        "the model, another ignore_index, or labels of another tokenizer."
+        f"Expected argument `labels` to hold token ids in [0, {vocabulary}), for {vocabulary} logits a "
+        f"token, or ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
+        f"{int(wrong.max())}. Usual causes: a vocabulary that is padded in the tokenizer but not in the "
+        "model, labels that were not shifted or masked as the logits were, another ignore_index, another "
+        "tokenizer."
     )

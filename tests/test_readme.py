@@ -20,7 +20,7 @@ def reader():
     )
     rows = [{"input_ids": ids, "labels": ids.clone()} for ids in torch.randint(64, (8, 12))]
     loader = torch.utils.data.DataLoader(rows, batch_size=4)
-    return {"torch": torch, "model": LlamaForCausalLM(config), "train_loader": loader, "val_loader": loader}
+    return {"model": LlamaForCausalLM(config), "train_loader": loader, "val_loader": loader}
 
 
 def test_readme_has_its_blocks():
