@@ -487,13 +487,16 @@ class StreamingQuantiles(_DigestMetric):
 
         Raises:
             ValueError: if shapes do not fit or, on a CPU, a weight is negative or not a number; nothing
-            enters the
-                state then.
+                enters the state then.
         """
         if not isinstance(values, Tensor):
-            values = torch.tensor(
-                values, dtype=torch.float64
-            )  # not the default dtype, which Lightning changes
+            try:  # float64, not the default dtype, which Lightning changes
+                values = torch.tensor(values, dtype=torch.float64)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    "Expected argument `values` to be a tensor, a number or numbers but got "
+                    f"{repr(values)[:80]}."
+                ) from error
         if values.is_complex() or values.dtype == torch.bool:
             raise ValueError(f"Expected argument `values` to hold real numbers but got {values.dtype}.")
         weights = _checked_weights(weights, values, "values")
@@ -501,8 +504,7 @@ class StreamingQuantiles(_DigestMetric):
 
 
 class DigestView(WrapperMetric):
-    """One entry of a digest metric's result as a Metric of its own, for ``self.log``; made by
-    ``metric.view(key)``.
+    """One entry of a digest metric's result as a Metric, for ``self.log``; made by ``metric.view(key)``.
 
     Views of one metric share its state, its reset and one collective. (Members of a MetricCollection with
     equal settings share one state that only the first updates: for views of the others pass

@@ -207,6 +207,28 @@ def empty_first_of_two():
     return {"error": error_of(make_trainer().validate, lit.LoadersLM(), loaders, verbose=False)}
 
 
+def empty_for_the_second_module():
+    """One Trainer validates two modules in turn; the second meets a rank without batches."""
+    trainer = make_trainer()
+    trainer.validate(lit.LitLM(), sized(own(2)), verbose=False)
+    return {"error": error_of(trainer.validate, lit.LitLM(), sized(own(2 * RANK)), verbose=False)}
+
+
+def too_small_a_fraction():
+    """limit_val_batches leaves less than a batch on one rank, which Lightning refuses there alone."""
+    trainer = make_trainer(limit_val_batches=0.1)
+    try:
+        trainer.validate(lit.LitLM(), sized(own(20 - 15 * RANK)), verbose=False)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": None}
+
+
+class OwnSetupLM(lit.LitLM):
+    def setup(self, stage):
+        pass
+
+
 def error_of(function, *arguments, **keywords):
     try:
         function(*arguments, **keywords)
@@ -242,6 +264,11 @@ SCENARIOS = {
         for allowed in (False, True)
     },
     "empty_first_of_two": empty_first_of_two,
+    "second_module": empty_for_the_second_module,
+    "fraction": too_small_a_fraction,
+    "own_setup": lambda: {
+        "error": error_of(make_trainer().validate, OwnSetupLM(), sized(own(2)), verbose=False)
+    },
     "after_the_errors": lambda: validate(sized(own(3))),
 }
 

@@ -1024,3 +1024,72 @@ def test_update_on_an_accelerator_reads_nothing_on_the_host():
         stream.update(torch.empty(5000))
     assert metric.digest.shape == stream.digest.shape == (1027, 2)
     assert metric.digest.is_meta
+
+
+def next_token_logits(labels, vocabulary=11):
+    """Logits that are sure of the next token: position t predicts label t + 1."""
+    following = torch.cat([labels[..., 1:], labels[..., :1]], dim=-1)
+    return 8.0 * torch.nn.functional.one_hot(following, vocabulary).float()
+
+
+def test_unshifted_labels_are_noticed_in_flattened_batches_and_after_batches_of_few_tokens():
+    labels = torch.randint(11, (4, 40), generator=torch.Generator().manual_seed(3))
+    logits = next_token_logits(labels)
+    with pytest.warns(UserWarning, match="not to be shifted"):
+        PercentileCrossEntropy().update(logits.flatten(0, 1), labels.flatten())
+    metric = PercentileCrossEntropy()
+    metric.update(logits, torch.full_like(labels, -100))
+    metric.update(logits, torch.where(torch.arange(40) < 3, labels, -100))
+    with pytest.warns(UserWarning, match="not to be shifted"):
+        metric.update(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"logits": [[0.0, 1.0]], "labels": torch.tensor([0])}, "logits"),
+        ({"logits": torch.zeros(1, 2), "labels": [0]}, "labels"),
+        ({"losses": [1.0, 2.0]}, "losses"),
+        ({"losses": torch.ones(2), "mask": [True, False]}, "mask"),
+        ({"losses": torch.ones(2), "weights": torch.ones(2, dtype=torch.complex64)}, "weights"),
+    ],
+)
+def test_what_is_no_tensor_or_no_number_is_named(arguments, name):
+    metric = PercentileCrossEntropy()
+    before = metric.digest.clone()
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        metric.update(**arguments)
+    assert torch.equal(metric.digest, before)
+
+
+def test_settings_and_values_of_the_wrong_kind_are_named():
+    for wrong in ({"percentiles": "50"}, {"compression": 100.0}, {"compression": None}):
+        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
+            PercentileCrossEntropy(**wrong)
+    for wrong in ("abc", None, [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match="`values`"):
+            StreamingQuantiles().update(wrong)
+    metric = StreamingQuantiles(percentiles=(-0.0, 1e-7))
+    assert metric.keys[1:3] == ("p0", "p0_0000001")
+    with pytest.raises(ValueError, match="Expected a state"):
+        metric.merge_state({next(iter(metric.metric_state)): torch.zeros(3, 2)})
+
+
+def test_an_impossible_label_is_explained_by_vocabulary_and_shift():
+    with pytest.raises(ValueError, match=r"\[0, 5\).*padded.*shifted"):
+        PercentileCrossEntropy().update(torch.zeros(3, 5), torch.tensor([0, 5, -1]))
+
+
+def test_editing_a_result_does_not_edit_the_state():
+    metric = StreamingQuantiles()
+    metric.update([1.0, 2.0])
+    for value in metric.compute().values():
+        value += 5
+    assert metric.compute()["invalid"] == 0
+    assert metric.compute()["count"] == 2
+
+
+def test_compute_on_the_meta_device_does_not_raise():
+    with torch.device("meta"):
+        metric = PercentileCrossEntropy()
+    assert metric.compute()["p50"].is_meta

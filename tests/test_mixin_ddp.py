@@ -146,6 +146,24 @@ def test_one_of_several_dataloaders_empty_on_one_rank_raises_on_both_unless_allo
     assert "empty dataloader" in errors[0]
 
 
+def test_the_second_module_of_a_trainer_is_checked_as_the_first(ranks):
+    errors = [notes["second_module"]["error"] for notes in ranks]
+    assert errors[0] == errors[1]
+    assert "[[0], [2]]" in errors[0]
+
+
+def test_a_loader_that_cannot_be_set_up_on_one_rank_stops_both(ranks):
+    errors = [notes["fraction"]["error"] for notes in ranks]
+    assert "rank 1 could not be set up" in errors[0]
+    assert "MisconfigurationException" in errors[1]
+
+
+def test_a_setup_without_super_is_named_before_ranks_can_wait_for_each_other(ranks):
+    errors = [notes["own_setup"]["error"] for notes in ranks]
+    assert errors[0] == errors[1]
+    assert "super().setup(stage)" in errors[0]
+
+
 @pytest.mark.parametrize("allowed_by", ["module", "datamodule"])
 def test_one_of_several_dataloaders_empty_on_one_rank_is_measured_if_allowed(ranks, allowed_by):
     scenario = f"beside_{allowed_by}"

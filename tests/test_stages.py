@@ -203,6 +203,21 @@ def test_two_hooks_of_the_end_without_super_are_noticed_at_the_next_validation(t
         fit(tmp_path, TwiceLM(), max_epochs=2)
 
 
+def test_two_hooks_of_the_end_without_super_are_noticed_after_a_single_validation_too(tmp_path):
+    class TwiceLM(LitLM):
+        def on_validation_epoch_end(self):
+            pass
+
+        def on_validation_end(self):
+            pass
+
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    with pytest.raises(RuntimeError, match=r"super\(\)\.on_validation_epoch_end\(\)"):
+        trainer.validate(TwiceLM(), two_loaders()[0], verbose=False)
+
+
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_base_classes_in_the_wrong_order_are_named(tmp_path, stage):
     class Backwards(TinyLM, L.LightningModule, PercentileCEMixin):
