@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,19 @@ from lightning_pce import digest as td
 from lightning_pce.token_stats import check_logits_and_labels, token_cross_entropy
 
 DEFAULT_PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def not_compiled(method: _Method) -> _Method:
+    """Leave a method out of ``torch.compile``.
+
+    Compiled, every call would be a new graph, because the update count is an int on a module, until torch
+    gives up and runs the whole step eagerly.
+    """
+    disable: Callable[[_Method], _Method] = torch.compiler.disable  # which has no types of its own
+    return disable(method)
 
 
 class _DigestMetric(Metric):
@@ -162,7 +175,7 @@ class _DigestMetric(Metric):
         super().reset()
         self._merged = self._merged_from = self._result = self._result_from = None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch and return its own summaries; a refused batch leaves the state as it was."""
         state, count = self._state, self._update_count
@@ -320,8 +333,7 @@ class PercentileCrossEntropy(_DigestMetric):
         self._shift_checked = shift
         self._shift_gain: Tensor | None = None
 
-    # Compiled, every call would be a new graph (the update count is an int on a module) until torch gives up.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def update(
         self,
         logits: Tensor | None = None,
@@ -343,7 +355,7 @@ class PercentileCrossEntropy(_DigestMetric):
         )
         self._add(losses, weights, invalid)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def update_and_mean(
         self,
         logits: Tensor | None = None,
@@ -481,7 +493,7 @@ class StreamingQuantiles(_DigestMetric):
         tensor(0., dtype=torch.float64)
     """
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def update(self, values: Tensor | float | Sequence[float], weights: Tensor | None = None) -> None:
         """Add values.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from lightning_pce.metrics import DEFAULT_PERCENTILES
+from lightning_pce.metrics import DEFAULT_PERCENTILES, not_compiled
 from lightning_pce.stages import StageMetrics, check_lengths_over_ranks
 
 if TYPE_CHECKING:
@@ -29,11 +28,12 @@ class PercentileCEMixin(_Module):
 
     With several dataloaders of a stage each has its own: ``val_dl0_ce_p50``, ``val_dl1_ce_p50`` ...
 
-    A module that overrides one of the hooks used here (``setup``, ``on_train_epoch_start``,
+    A module that overrides one of the hooks used here (``setup``, ``teardown``, ``on_train_epoch_start``,
     ``on_train_epoch_end``, ``on_train_end`` and the same of validation and test) calls ``super()`` in it.
 
     Example:
         >>> import lightning.pytorch as L
+        >>> import torch
         >>> from torch.utils.data import DataLoader
         >>> class LitLM(PercentileCEMixin, L.LightningModule):
         ...     def __init__(self):
@@ -83,7 +83,7 @@ class PercentileCEMixin(_Module):
             loader_names=loader_names,
         )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def update_percentile_ce(
         self,
         logits: Tensor | None = None,

@@ -179,9 +179,9 @@ def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
         loop: an evaluation loop of the trainer.
         trainer: the trainer.
     """
-    setup_data = loop.setup_data
-    if trainer.world_size == 1 or getattr(setup_data, "checks_lengths", False):
+    if trainer.world_size == 1 or getattr(loop, "checks_lengths_over_ranks", False):
         return
+    setup_data = loop.setup_data
 
     def setup_data_and_check() -> None:
         before, module = loop._combined_loader, trainer.lightning_module
@@ -217,8 +217,7 @@ def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
                 "length."
             )
 
-    setup_data_and_check.checks_lengths = True  # type: ignore[attr-defined]
-    loop.setup_data = setup_data_and_check
+    loop.setup_data, loop.checks_lengths_over_ranks = setup_data_and_check, True
 
 
 def _gather(batches: list[float], trainer: Any) -> list[list[float]]:

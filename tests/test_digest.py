@@ -711,7 +711,10 @@ def test_merging_is_associative_and_commutative_within_the_error(drawn):
     parts = [values_of(name, n, seed).double() for name, n, seed in drawn]
     a, b, c = (dg.from_values(part) for part in parts)
     values = torch.cat(parts)
-    pair = lambda x, y: dg.merge(torch.stack([x, y]))  # noqa: E731
+
+    def pair(x, y):
+        return dg.merge(torch.stack([x, y]))
+
     for digest in (
         dg.merge(torch.stack([a, b, c])),
         dg.merge(torch.stack([c, a, b])),

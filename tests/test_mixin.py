@@ -269,15 +269,20 @@ def test_losses_mask_and_weights_say_what_counts_and_the_batch_mean_is_returned(
         "weights": ({"weights": weights}, [1, 4, 8, 8, 16, 32]),
         "both": ({"mask": mask, "weights": weights}, [1, 8, 8, 16, 32]),
     }
+
+    class FormLM(LitLM):
+        def __init__(self, arguments):
+            super().__init__()
+            self.arguments = arguments
+
+        def validation_step(self, batch, batch_idx):
+            self.returned.append(self.update_percentile_ce(losses=losses, **self.arguments))
+
     for arguments, counted in forms.values():
-        returned = []
-
-        class FormLM(LitLM):
-            def validation_step(self, batch, batch_idx):
-                returned.append(self.update_percentile_ce(losses=losses, **arguments))  # noqa: B023
-
+        module, returned = FormLM(arguments), []
+        module.returned = returned
         counted = torch.tensor(counted, dtype=torch.float32)
-        result = make_trainer(tmp_path).validate(FormLM(), make_loader(1), verbose=False)[0]
+        result = make_trainer(tmp_path).validate(module, make_loader(1), verbose=False)[0]
         assert_logged(result, counted)
         assert (returned[0].shape, returned[0].dtype) == ((), torch.float32)
         assert float(returned[0]) == pytest.approx(float(counted.mean()))
