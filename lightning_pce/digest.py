@@ -30,7 +30,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lightning_pce._centroids import BOOK_ROWS, HIGHEST, INVALID, LOWEST, add_batch, inside, merge_stack
+from lightning_pce._arrays import running_sum
+from lightning_pce._batch import Entries, add_batch
+from lightning_pce._centroids import BOOK_ROWS, HIGHEST, INVALID, LOWEST, inside, merge_stack
 
 # A larger batch is added in pieces, so that the float64 scratch stays small (8 MiB).
 _PIECE = 1 << 20
@@ -38,17 +40,22 @@ _TINY = 1e-300
 
 
 def empty(
-    compression: int = 1024, *, shape: tuple[int, ...] = (), device: torch.device | str | None = None
+    compression: int = 1024,
+    *,
+    shape: tuple[int, ...] = (),
+    replicates: int = 0,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """The digest of nothing, which adds nothing to a merge.
 
     Args:
         compression: the number K of centroids. Bytes: ``16 * (K + 3)``.
         shape: leading dimensions, for several digests in one tensor.
+        replicates: the number R of further weight columns, see :func:`add`.
         device: where it lives; the device must have float64.
 
     Returns:
-        ``[*shape, K + 3, 2]`` float64.
+        ``[*shape, K + 3, 2 + R]`` float64.
 
     Raises:
         ValueError: if ``compression`` is below 8.
@@ -61,7 +68,8 @@ def empty(
         raise ValueError(
             f"Expected argument `compression` to be a whole number of at least 8 but got {compression}."
         )
-    digest = torch.zeros(*shape, compression + BOOK_ROWS, 2, dtype=torch.float64, device=device)
+    rows, columns = compression + BOOK_ROWS, 2 + replicates
+    digest = torch.zeros(*shape, rows, columns, dtype=torch.float64, device=device)
     digest[..., compression + LOWEST, 0] = math.inf
     digest[..., compression + HIGHEST, 0] = -math.inf
     return digest
@@ -78,46 +86,117 @@ def from_values(values: Tensor, weights: Tensor | None = None, *, compression: i
     return add(empty(compression, device=values.device), values, weights)
 
 
-def add(digest: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
+def add(
+    digest: Tensor,
+    values: Tensor,
+    weights: Tensor | None = None,
+    *,
+    groups: Tensor | None = None,
+    replicates: Tensor | None = None,
+) -> Tensor:
     """A new digest that has also seen ``values``.
 
     NaN is counted and left out; infinities are counted and lie below or above everything else.
 
     Args:
-        digest: ``[K + 3, 2]``.
+        digest: ``[K + 3, 2 + R]``, or with ``groups`` ``[G, K + 3, 2 + R]``.
         values: any shape, float16, bfloat16, float32 or float64, on the digest's device.
         weights: shaped like ``values``. Bool: ``False`` leaves a value out. Otherwise numbers >= 0: a whole
             number is repetition, 0 leaves out; a negative, NaN or infinite weight leaves out too and is
             counted as invalid.
+        groups: integers shaped like ``values``: which of the G digests each value enters. All are updated
+            together, in one sort.
+        replicates: numbers >= 0, ``[*values.shape, R]``, if the digest has R further columns: the weight of
+            each value in R resamples of the same data (0 where the value itself has weight 0). They share the
+            centroids, see :func:`replicate_digests`.
 
     Returns:
-        ``[K + 3, 2]`` float64.
+        A digest of the same shape, float64.
 
     Raises:
-        ValueError: if the shapes differ or ``values`` is not floating point.
+        ValueError: if shapes or dtypes do not fit; on a CPU also if a value that counts has a group outside
+            [0, G). On accelerators, where looking would make the host wait, such a value is left out and
+            counted as invalid in group 0.
 
     Example:
         >>> digest = add(empty(64), torch.tensor([1.0, 2.0]), torch.tensor([3, 1]))
         >>> count(digest), mean(digest)
         (tensor(4., dtype=torch.float64), tensor(1.2500, dtype=torch.float64))
+        >>> two = add(empty(64, shape=(2,)), torch.tensor([1.0, 5.0, 3.0]), groups=torch.tensor([0, 1, 0]))
+        >>> mean(two)
+        tensor([2., 5.], dtype=torch.float64)
     """
-    _check(digest, "digest", leading=0)
+    _check(digest, "digest", leading=0 if groups is None else 1)
+    _check_entries(digest, values, weights, groups, replicates)
+    entries = _flat(values, weights, groups, replicates)
+    if groups is not None:
+        digest, entries = _without_strange_groups(digest, entries)
+    piece = _PIECE // digest.shape[-1] * 2
+    for start in range(0, values.numel(), piece):
+        digest = _on_arrays(_add_piece, digest, *entries.at(slice(start, start + piece)))
+    return digest
+
+
+def _add_piece(digest: Any, *entries: Any) -> Any:
+    return add_batch(digest, Entries(*entries))
+
+
+def _check_entries(
+    digest: Tensor, values: Tensor, weights: Tensor | None, groups: Tensor | None, replicates: Tensor | None
+) -> None:
     if not values.is_floating_point():
         raise ValueError(f"Expected argument `values` to be floating point but got {values.dtype}.")
-    if weights is not None and weights.shape != values.shape:
+    for name, given in (("weights", weights), ("groups", groups)):
+        if given is not None and given.shape != values.shape:
+            raise ValueError(
+                f"Expected argument `{name}` to have the shape of the values, {tuple(values.shape)}, but got "
+                f"{tuple(given.shape)}."
+            )
+    if groups is not None and (groups.is_floating_point() or groups.dtype == torch.bool):
+        raise ValueError(f"Expected argument `groups` to hold integers but got {groups.dtype}.")
+    wanted, got = digest.shape[-1] - 2, 0
+    if replicates is not None:
+        got = replicates.shape[-1] if replicates.shape[:-1] == values.shape else -1
+    if wanted != got:
         raise ValueError(
-            f"Expected argument `weights` to have the shape of the values, {tuple(values.shape)}, but got "
-            f"{tuple(weights.shape)}."
+            "Expected argument `replicates` with the shape of the values and a column for each of the digest's "
+            f"{wanted} replicates, {(*values.shape, wanted)}, but got "
+            f"{None if replicates is None else tuple(replicates.shape)}."
         )
+
+
+def _flat(
+    values: Tensor, weights: Tensor | None, groups: Tensor | None, replicates: Tensor | None
+) -> Entries:
     values = values.detach().reshape(-1)
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     weights = None if weights is None else weights.detach().reshape(-1)
     if weights is not None and weights.is_floating_point():
         weights = weights.double()
-    for start in range(0, values.numel(), _PIECE):
-        piece = slice(start, start + _PIECE)
-        digest = _on_arrays(add_batch, digest, values[piece], None if weights is None else weights[piece])
-    return digest
+    groups = None if groups is None else groups.reshape(-1).long()
+    replicates = None if replicates is None else replicates.detach().reshape(len(values), -1)
+    if replicates is not None and replicates.dtype in (torch.bfloat16, torch.bool):  # NumPy has no bfloat16
+        replicates = replicates.float()
+    return Entries(values, weights, replicates, groups)
+
+
+def _without_strange_groups(digest: Tensor, entries: Entries) -> tuple[Tensor, Entries]:
+    """Entries whose group is in range if they count, and a digest that has counted the others."""
+    x, weights, replicates, groups = entries
+    number = len(digest)
+    strange = (groups < 0) | (groups >= number)
+    counted = torch.ones_like(strange) if weights is None else weights != 0
+    if groups.device.type == "cpu":
+        if not strange.any():
+            return digest, entries
+        wrong = groups[strange & counted]
+        if len(wrong):
+            raise ValueError(f"Expected argument `groups` to hold numbers in [0, {number}) but got {wrong[0]}.")
+    else:
+        digest = digest.clone()
+        digest[0, -BOOK_ROWS + INVALID, 0] += (strange & counted).sum()
+    weights = ~strange if weights is None else torch.where(strange, 0, weights).to(weights.dtype)
+    return digest, Entries(x, weights, replicates, torch.where(strange, 0, groups))
 
 
 def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
@@ -127,11 +206,11 @@ def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
     machine with the same libraries, bit for bit.
 
     Args:
-        digests: ``[M, ..., K + 3, 2]``.
+        digests: ``[M, ..., K + 3, 2 + R]``.
         compression: another number of centroids for the result; left out: the same.
 
     Returns:
-        ``[..., K + 3, 2]``.
+        ``[..., K + 3, 2 + R]``.
 
     Example:
         >>> parts = torch.stack([from_values(torch.tensor([1.0, 2.0])), from_values(torch.tensor([3.0]))])
@@ -140,6 +219,29 @@ def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
     """
     _check(digests, "digests", leading=1)
     return _on_arrays(partial(merge_stack, compression=compression), digests)
+
+
+def replicate_digests(digest: Tensor) -> Tensor:
+    """The digests of the replicates, ``[R, ..., K + 3, 2]``: all functions here take them.
+
+    They have the centroids of the digest, with weights of their own: their quantiles differ from those of a
+    digest made of the resampled values by less than the width of a centroid, and their extremes are those of
+    the data.
+
+    Example:
+        >>> weights = torch.tensor([[1, 0], [1, 3], [1, 0]])
+        >>> digest = add(empty(8, replicates=2), torch.tensor([1.0, 2.0, 6.0]), replicates=weights)
+        >>> mean(replicate_digests(digest))
+        tensor([3., 2.], dtype=torch.float64)
+    """
+    own, book = digest[..., :-BOOK_ROWS, :], digest[..., -BOOK_ROWS:, :]
+    weights = own[..., 2:].movedim(-1, 0)
+    order = (weights == 0).to(torch.uint8).argsort(dim=-1, stable=True)  # unused rows come last
+    blend = (own[..., 1] < 0).expand(weights.shape)
+    rows = torch.stack([own[..., 0].expand(weights.shape), torch.where(blend, -weights, weights)], -1)
+    rows = torch.where(weights[..., None] > 0, rows, 0.0).gather(-2, order[..., None].expand(rows.shape))
+    counts = book[..., 2:].movedim(-1, 0)
+    return torch.cat([rows, torch.stack([book[..., 0].expand(counts.shape), counts], -1)], -2)
 
 
 def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -356,7 +458,7 @@ def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     lowest = torch.where(some, digest[..., -BOOK_ROWS + LOWEST, :1], 0.0)
     highest = torch.where(some, digest[..., -BOOK_ROWS + HIGHEST, :1], 0.0)
     below, above = digest[..., -BOOK_ROWS + LOWEST, 1:], digest[..., -BOOK_ROWS + HIGHEST, 1:]
-    stop = weights.cumsum(-1) + below
+    stop = running_sum(weights) + below
     start = stop - weights
     last_used = used & ~torch.nn.functional.pad(used[..., 1:], (0, 1))
     inner = blend & ~last_used
@@ -398,7 +500,7 @@ def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
 def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
     """The sum of the lowest ``limits [..., S]`` of finite weight, ``[..., S]``."""
     means, weights, _, left, middle, right = inside(digest)
-    stop, sums = weights.cumsum(-1), (means * weights).cumsum(-1)
+    stop, sums = running_sum(weights), running_sum(means * weights)
     index = torch.searchsorted(stop, limits.contiguous()).clamp(max=weights.shape[-1] - 1)
     mean_, weight, low, mid, high = (part.gather(-1, index) for part in (means, weights, left, middle, right))
     before = sums.gather(-1, index) - mean_ * weight
@@ -410,9 +512,9 @@ def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
 
 
 def _check(digest: Tensor, name: str, *, leading: int) -> None:
-    few = digest.ndim < 2 + leading if leading else digest.ndim != 2
-    if few or digest.dtype != torch.float64 or digest.shape[-1] != 2 or digest.shape[-2] < 8 + BOOK_ROWS:
-        wanted = "[M, ..., K + 3, 2]" if leading else "[K + 3, 2]"
+    few = digest.ndim < 2 + leading if name == "digests" else digest.ndim != 2 + leading
+    if few or digest.dtype != torch.float64 or digest.shape[-1] < 2 or digest.shape[-2] < 8 + BOOK_ROWS:
+        wanted = "[M, ..., K + 3, 2]" if name == "digests" else ["[K + 3, 2]", "[G, K + 3, 2]"][leading]
         raise ValueError(
             f"Expected argument `{name}` to be {wanted} float64 with K at least 8 but got "
             f"{tuple(digest.shape)} {digest.dtype}."
