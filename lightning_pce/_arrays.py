@@ -42,6 +42,15 @@ def _numpy_arange(n: int) -> Array:
     return steps
 
 
+def between(first: Array, x: Array, last: Array) -> Array:
+    """``[first, *x, last]`` along the last axis; first and last ``[..., 1]``, in NumPy also numbers."""
+    if not is_numpy(x):
+        return torch.cat([first, x, last], -1)
+    out = np.empty((*x.shape[:-1], x.shape[-1] + 2), x.dtype)
+    out[..., :1], out[..., 1:-1], out[..., -1:] = first, x, last
+    return out
+
+
 def after_zero(x: Array) -> Array:
     """``[0, *x]`` along the last axis."""
     if not is_numpy(x):
@@ -108,7 +117,7 @@ def nan_to_inf(x: Array) -> Array:
 
 
 def search(x: Array, v: Array) -> Array:
-    """The first position in sorted ``x`` that is not below ``v``: ``[..., M]`` and ``[..., S]``, or flat x."""
+    """The first position in sorted ``x [..., M]``, or flat x, that is not below ``v [..., S]``."""
     if not is_numpy(x):
         return torch.searchsorted(x.contiguous(), v.contiguous())
     if x.ndim == 1:
@@ -121,7 +130,7 @@ def search(x: Array, v: Array) -> Array:
 
 
 def segment_sums(data: Array, cut: Array) -> Array:
-    """Sums of ``data[cut[j]:cut[j + 1]]``: data ``[M]`` or ``[M, R]``, cut ``[S + 1]`` -> ``[S]`` or ``[S, R]``."""
+    """``data[cut[j]:cut[j + 1]].sum(0)`` for each j: data ``[M]`` or ``[M, R]``, cut ``[S + 1]``."""
     if not is_numpy(data):
         return torch.segment_reduce(data, "sum", offsets=cut, unsafe=True)
     # reduceat sums from each index to the next, the last to the end, and gives data[index] where the two are
@@ -158,7 +167,8 @@ def blockwise_sum(x: torch.Tensor, block: int = 64) -> torch.Tensor:
     if size <= block:
         triangle = torch.ones(size, size, dtype=x.dtype, device=x.device).tril()
         return (x[..., None, :] * triangle).sum(-1)
-    blocks = torch.nn.functional.pad(x, (0, -size % block)).unflatten(-1, (-1, block))
+    blocks = torch.nn.functional.pad(x, (0, -size % block))
+    blocks = blocks.reshape(*x.shape[:-1], -1, block)
     inner = blockwise_sum(blocks, block)
     before = blockwise_sum(inner[..., -1], block) - inner[..., -1]
     return (inner + before[..., None]).flatten(-2)[..., :size]
@@ -170,8 +180,20 @@ def sort(x: Array) -> Array:
         return x.sort().values
     if x.dtype != np.float32 or x.ndim > 1 or x.size < _RADIX_SORT or numpy_sorts_fast():
         return np.sort(x)
-    x = np.where(x == x, x, np.float32(math.nan))  # a NaN with a sign would come first
-    return _from_ordered(torch.from_numpy(to_ordered(x)).sort().values.numpy())
+    return _sorted_by_digits(x)
+
+
+def _sorted_by_digits(x: Array) -> Array:
+    bits = x.view(np.int32)
+    signed = bits.min() < 0
+    bits = torch.from_numpy(to_ordered(x) if signed else bits).sort().values.numpy()
+    if signed:
+        negative = bits[: np.searchsorted(bits, 0)]
+        negative ^= 0x7FFFFFFF
+    ordered = bits.view(np.float32)
+    if ordered[0] == ordered[0]:
+        return ordered
+    return _sorted_by_digits(np.abs(x, where=x != x, out=x.copy()))  # a NaN with a sign comes first
 
 
 def stable_order(x: Array) -> Array:
@@ -196,10 +218,6 @@ def to_ordered(x: Array) -> Array:
     """float32 as int32 in the same order; -0.0 comes before 0.0."""
     bits = x.view(np.int32) if is_numpy(x) else x.view(torch.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-def _from_ordered(bits: Array) -> Array:
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)
 
 
 @lru_cache(maxsize=1)

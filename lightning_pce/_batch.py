@@ -116,7 +116,8 @@ def _sorted(entries: Entries, number: int | None, width: int) -> Sorted:
         refused, w = sum_of_groups(to_float(bad), groups, number), xp.where(bad, 0.0, weights)
         counted = w > 0
     if counted is not None and xp is np and counted.any():
-        x, w, columns, groups = Entries(x, w, columns, groups).at(counted)
+        if not counted.all():
+            x, w, columns, groups = Entries(x, w, columns, groups).at(counted)
         counted = None
     plain = w is None and columns is None and groups is None
     if plain and counted is None and xp is np:
@@ -157,7 +158,9 @@ def _weight(
 ) -> Array:
     """The weight of flagged entries, and that in each replicate: ``[1 + R]`` or ``[G, 1 + R]``."""
     xp = namespace(flags)
-    total = sum_of_groups(to_float(flags) if weights is None else xp.where(flags, weights, 0.0), groups, number)
+    total = sum_of_groups(
+        to_float(flags) if weights is None else xp.where(flags, weights, 0.0), groups, number
+    )
     if columns is None:
         return total[..., None]
     replicates = sum_of_groups(xp.where(flags[:, None], to_float(columns), 0.0), groups, number)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_pce._arrays import after_zero, between
 from lightning_pce._centroids import BOOK_ROWS, halves, k1_edges
 
 Floats = NDArray[np.float64]
@@ -44,16 +45,16 @@ class _Cuts(NamedTuple):
 def add_sorted(digest: Floats, x: NDArray[np.floating]) -> Floats:
     """Centroids ``[K, 2]`` of a digest ``[K + 3, 2]`` with a blend, and of sorted finite values ``[n]``.
 
-    A digest with a blend is not exact any more, so that nothing is lost by cuts along scale function k1 alone.
+    A digest with a blend is not exact any more: nothing is lost by cuts along scale function k1 alone.
     """
     means, weights, blend, _ = halves(digest)
     used = weights > 0
     means, weights, blend = means[used], weights[used], blend[used]
-    pair = _Pair(_padded(x), _padded(means), np.pad(blend, 1), np.append(0.0, weights.cumsum()))
+    pair = _Pair(
+        _padded(x), between(-math.inf, means, math.inf), between(0, blend, 0), after_zero(weights.cumsum())
+    )
     goal = k1_edges(len(digest) - BOOK_ROWS, digest) * (pair.upto[-1] + len(x))
-    first_value = np.empty(len(means) + 2, np.int64)  # not below each half; 0 and n at the ends
-    first_value[0], first_value[-1] = 0, len(x)
-    first_value[1:-1] = np.searchsorted(x, _not_below(means, x.dtype))
+    first_value = between(0, np.searchsorted(x, _not_below(means, x.dtype)), len(x))  # not below each half
     middle = pair.upto[1:] - weights / 2 + first_value[1:-1]
     half = np.searchsorted(middle, goal)
     half[0], half[-1] = 0, len(means)
@@ -103,19 +104,18 @@ def _centroids(pair: _Pair, weights: Floats, cuts: _Cuts) -> Floats:
     weight = np.diff(value) + np.diff(pair.upto[half])
     pair.values[-1] = 0.0  # nothing to add up behind the last
     sums = _sums_between(pair.values[1:], value)
-    sums += _sums_between(np.append(pair.means[1:-1] * weights, 0.0), half)
+    pair.means[-1] = 0.0
+    sums += _sums_between(pair.means[1:] * after_zero(weights[::-1])[::-1], half)
     blend = (first < last) | pair.blend[half[:-1] + 1] | pair.blend[half[1:]]
     rows = np.zeros((len(first), 2))
     some = np.flatnonzero(weight > 0)
-    if len(some) < len(first):
-        first, last, weight, sums, blend = (part[some] for part in (first, last, weight, sums, blend))
-    mean = np.minimum(np.maximum(sums / weight, first), last)
-    rows[: len(some), 0] = np.where(blend, mean, first)
-    rows[: len(some), 1] = np.where(blend, -weight, weight)
+    mean = np.minimum(np.maximum(sums[some] / weight[some], first[some]), last[some])
+    rows[: len(some), 0] = np.where(blend[some], mean, first[some])
+    rows[: len(some), 1] = np.where(blend[some], -weight[some], weight[some])
     return rows
 
 
 def _sums_between(data: Floats, cut: Places) -> Floats:
-    """``data[cut[j]:cut[j + 1]].sum()`` for each j; the last element of data is 0 and lies behind all cuts."""
+    """``data[cut[j]:cut[j + 1]].sum()`` for each j; the last element is 0 and lies behind all cuts."""
     sums: Floats = np.add.reduceat(data, cut[:-1])
     return np.where(cut[1:] > cut[:-1], sums, 0.0)  # of nothing reduceat gives data[cut[j]]

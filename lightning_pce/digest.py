@@ -129,8 +129,7 @@ def add(
     _check(digest, "digest", leading=0 if groups is None else 1)
     _check_entries(digest, values, weights, groups, replicates)
     entries = _flat(values, weights, groups, replicates)
-    if groups is not None:
-        digest, entries = _without_strange_groups(digest, entries)
+    digest, entries = _without_strange_groups(digest, entries)
     piece = _PIECE // digest.shape[-1] * 2
     for start in range(0, values.numel(), piece):
         digest = _on_arrays(_add_piece, digest, *entries.at(slice(start, start + piece)))
@@ -159,8 +158,8 @@ def _check_entries(
         got = replicates.shape[-1] if replicates.shape[:-1] == values.shape else -1
     if wanted != got:
         raise ValueError(
-            "Expected argument `replicates` with the shape of the values and a column for each of the digest's "
-            f"{wanted} replicates, {(*values.shape, wanted)}, but got "
+            "Expected argument `replicates` with the shape of the values and a column for each of the "
+            f"digest's {wanted} replicates, {(*values.shape, wanted)}, but got "
             f"{None if replicates is None else tuple(replicates.shape)}."
         )
 
@@ -183,6 +182,8 @@ def _flat(
 def _without_strange_groups(digest: Tensor, entries: Entries) -> tuple[Tensor, Entries]:
     """Entries whose group is in range if they count, and a digest that has counted the others."""
     x, weights, replicates, groups = entries
+    if groups is None:
+        return digest, entries
     number = len(digest)
     strange = (groups < 0) | (groups >= number)
     counted = torch.ones_like(strange) if weights is None else weights != 0
@@ -191,7 +192,9 @@ def _without_strange_groups(digest: Tensor, entries: Entries) -> tuple[Tensor, E
             return digest, entries
         wrong = groups[strange & counted]
         if len(wrong):
-            raise ValueError(f"Expected argument `groups` to hold numbers in [0, {number}) but got {wrong[0]}.")
+            raise ValueError(
+                f"Expected argument `groups` to hold numbers in [0, {number}) but got {wrong[0]}."
+            )
     else:
         digest = digest.clone()
         digest[0, -BOOK_ROWS + INVALID, 0] += (strange & counted).sum()
@@ -225,8 +228,8 @@ def replicate_digests(digest: Tensor) -> Tensor:
     """The digests of the replicates, ``[R, ..., K + 3, 2]``: all functions here take them.
 
     They have the centroids of the digest, with weights of their own: their quantiles differ from those of a
-    digest made of the resampled values by less than the width of a centroid, and their extremes are those of
-    the data.
+    digest made of the resampled values by less than the width of a centroid. Their extremes are those of the
+    data where they have weight in the outermost centroid, else the mean of the outermost they have.
 
     Example:
         >>> weights = torch.tensor([[1, 0], [1, 3], [1, 0]])
@@ -236,12 +239,22 @@ def replicate_digests(digest: Tensor) -> Tensor:
     """
     own, book = digest[..., :-BOOK_ROWS, :], digest[..., -BOOK_ROWS:, :]
     weights = own[..., 2:].movedim(-1, 0)
-    order = (weights == 0).to(torch.uint8).argsort(dim=-1, stable=True)  # unused rows come last
+    used = weights > 0
     blend = (own[..., 1] < 0).expand(weights.shape)
     rows = torch.stack([own[..., 0].expand(weights.shape), torch.where(blend, -weights, weights)], -1)
-    rows = torch.where(weights[..., None] > 0, rows, 0.0).gather(-2, order[..., None].expand(rows.shape))
+    # Rows without weight in a replicate come last.
+    order = (~used).to(torch.uint8).argsort(dim=-1, stable=True)
+    rows = torch.where(used[..., None], rows, 0.0).gather(-2, order[..., None].expand(rows.shape))
     counts = book[..., 2:].movedim(-1, 0)
-    return torch.cat([rows, torch.stack([book[..., 0].expand(counts.shape), counts], -1)], -2)
+    values = book[..., 0].expand(counts.shape).clone()
+    some = used.any(-1)
+    last = (own[..., 1] != 0).sum(-1).sub(1).clamp_min(0).expand(some.shape)[..., None]
+    own_last = used.sum(-1, keepdim=True).sub(1).clamp_min(0)
+    lowest, highest = rows[..., 0, 0], rows[..., 0].gather(-1, own_last)[..., 0]
+    values[..., LOWEST] = torch.where(used[..., 0] | ~some, values[..., LOWEST], lowest)
+    has_last = used.gather(-1, last)[..., 0]
+    values[..., HIGHEST] = torch.where(has_last | ~some, values[..., HIGHEST], highest)
+    return torch.cat([rows, torch.stack([values, counts], -1)], -2)
 
 
 def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:

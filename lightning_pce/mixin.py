@@ -56,6 +56,7 @@ class PercentileCEMixin(_Module):
         self,
         percentiles: Sequence[float] = DEFAULT_PERCENTILES,
         *,
+        groups: Sequence[str] | None = None,
         ignore_index: int = -100,
         shift: bool = False,
         compression: int = 1024,
@@ -65,6 +66,8 @@ class PercentileCEMixin(_Module):
 
         Args:
             percentiles: which, each in [0, 100].
+            groups: names of kinds of tokens that are told apart, such as prompt and completion: each also has
+                results of its own, ``val_ce_prompt_p50`` ...
             ignore_index: the label of tokens that do not count.
             shift: the labels are the inputs, as Hugging Face has them: position t is scored against label
                 t + 1.
@@ -77,6 +80,7 @@ class PercentileCEMixin(_Module):
         """
         self.percentile_ce = StageMetrics(
             percentiles=percentiles,
+            groups=groups,
             ignore_index=ignore_index,
             shift=shift,
             compression=compression,
@@ -93,6 +97,7 @@ class PercentileCEMixin(_Module):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
+        group: Tensor | None = None,
     ) -> Tensor:
         """Add the tokens of a batch to the percentiles of the running stage.
 
@@ -103,6 +108,7 @@ class PercentileCEMixin(_Module):
             losses: per-token losses in nats, instead of ``logits`` and ``labels``.
             mask: bool shaped like ``losses``, true where the token counts.
             weights: numbers >= 0 shaped like ``labels`` or ``losses``.
+            group: if there are groups, the number of each token's or each sequence's.
 
         Returns:
             The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none.
@@ -113,7 +119,14 @@ class PercentileCEMixin(_Module):
             RuntimeError: outside of a Trainer's train, validation or test stage.
         """
         return self._percentile_room().update(
-            self._running_stage(), logits, labels, dataloader_idx, losses=losses, mask=mask, weights=weights
+            self._running_stage(),
+            logits,
+            labels,
+            dataloader_idx,
+            losses=losses,
+            mask=mask,
+            weights=weights,
+            group=group,
         )
 
     def setup(self, stage: str) -> None:

@@ -7,7 +7,6 @@ for ever.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_pce.metrics import PercentileCrossEntropy, percentile_key
+from lightning_pce.metrics import NAME, PercentileCrossEntropy, percentile_key
 
-_NAME = re.compile(r"[A-Za-z0-9_]+")
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
     "val": ("on_validation_epoch_start", "on_validation_epoch_end"),
@@ -46,7 +44,7 @@ class StageMetrics(nn.Module):
                 f"Expected argument `loader_names` to be several names but got {loader_names!r}."
             )
         for name in loader_names or ():
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise ValueError(
                     f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
                 )
@@ -56,8 +54,9 @@ class StageMetrics(nn.Module):
             )
         self.loader_names = None if loader_names is None else tuple(loader_names)
         self.settings = settings
-        percentiles = PercentileCrossEntropy(**settings).percentiles  # raises here, not at step 40,000
-        self.logged_keys = ("mean", *(percentile_key(p) for p in percentiles), "trimmed_mean")
+        metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
+        keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
+        self.logged_keys = (*keys, *(f"{group}_{key}" for group in metric.groups or () for key in keys))
         self.metrics = nn.ModuleDict()
         self.views = nn.ModuleDict()
         self._loaders: dict[str, int] = {}  # of the stages that are open
