@@ -186,7 +186,7 @@ def sort(x: Array) -> Array:
 def _sorted_by_digits(x: Array) -> Array:
     bits = x.view(np.int32)
     signed = bits.min() < 0
-    bits = torch.from_numpy(to_ordered(x) if signed else bits).sort().values.numpy()
+    bits = torch.from_numpy(to_ordered(x)).sort().values.numpy()
     if signed:
         negative = bits[: np.searchsorted(bits, 0)]
         negative ^= 0x7FFFFFFF
@@ -217,6 +217,8 @@ def stable_order(x: Array) -> Array:
 def to_ordered(x: Array) -> Array:
     """float32 as int32 in the same order; -0.0 comes before 0.0."""
     bits = x.view(np.int32) if is_numpy(x) else x.view(torch.int32)
+    if is_numpy(x) and bits.min(initial=0) >= 0:
+        return bits
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 

@@ -39,9 +39,6 @@ from lightning_pce._arrays import (
 BOOK_ROWS = 3
 INVALID, LOWEST, HIGHEST = 0, 1, 2
 
-# From here on centroids enter a merge whole, each a small part of what it lies in. (Of 64 digests of 156,250
-# values the worst rank error is 3.7e-5 with halves, 6e-5 without.)
-_MANY = 256
 # From here on items are sorted by their means as float32, as integers: 1024 digests of 1024 centroids take
 # 10 ms instead of 300.
 _SHORT_SORT = 1 << 14
@@ -54,27 +51,6 @@ class Items(NamedTuple):
     weights: Array  # [..., M] float64
     blend: Array  # [..., M] bool
     columns: Array | None  # [..., M, R] float64: weights of replicates
-
-
-def merge_stack(digests: Array, compression: int | None = None) -> Array:
-    """Digests ``[M, ..., K + 3, C]`` -> one ``[..., K + 3, C]``, or with another number of centroids."""
-    book = merged_books(digests[..., -BOOK_ROWS:, :])
-    compression = digests.shape[-2] - BOOK_ROWS if compression is None else compression
-    parts = halves(digests) if len(digests) < _MANY else _whole(digests)
-    lead = digests.shape[1:-2]
-    columns = parts.columns
-    means, weights, blend = (
-        namespace(digests).moveaxis(part, 0, -2).reshape(*lead, -1) for part in parts[:3]
-    )
-    if columns is not None:
-        columns = namespace(digests).moveaxis(columns, 0, -3).reshape(*lead, -1, columns.shape[-1])
-    return packed(compress(Items(means, weights, blend, columns), compression), book)
-
-
-def _whole(digest: Array) -> Items:
-    means, signed = digest[..., :-BOOK_ROWS, 0], digest[..., :-BOOK_ROWS, 1]
-    means = namespace(digest).where(signed != 0, means, math.inf)
-    return Items(means, abs(signed), signed < 0, columns_of(digest))
 
 
 def columns_of(digest: Array) -> Array | None:

@@ -32,7 +32,8 @@ from torch import Tensor
 
 from lightning_pce._arrays import running_sum
 from lightning_pce._batch import Entries, add_batch
-from lightning_pce._centroids import BOOK_ROWS, HIGHEST, INVALID, LOWEST, inside, merge_stack
+from lightning_pce._centroids import BOOK_ROWS, HIGHEST, INVALID, LOWEST, inside
+from lightning_pce._merge import merge_stack
 
 # A larger batch is added in pieces, so that the float64 scratch stays small (8 MiB).
 _PIECE = 1 << 20

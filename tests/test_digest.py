@@ -26,9 +26,9 @@ from distributions import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_pce import _centroids
 from lightning_pce import digest as dg
 from lightning_pce._batch import Entries, add_batch
+from lightning_pce._merge import merge_stack
 
 INF, NAN = math.inf, math.nan
 GRID = torch.linspace(0, 1, 100_001, dtype=torch.float64)
@@ -1063,10 +1063,10 @@ def test_torch_takes_nan_beside_many_equal_values_as_numpy_does():
 
 def test_numpy_and_torch_merge_to_the_same_digest():
     stack = batched()
-    assert_same_paths(_centroids.merge_stack(stack.numpy()), _centroids.merge_stack(stack))
+    assert_same_paths(merge_stack(stack.numpy()), merge_stack(stack))
     for group in range(stack.shape[1]):
         part = stack[:, group]
-        assert_same_paths(_centroids.merge_stack(part.numpy()), _centroids.merge_stack(part))
+        assert_same_paths(merge_stack(part.numpy()), merge_stack(part))
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,107 @@
+"""Many digests become one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lightning_pce._arrays import Array, between, is_numpy, namespace, segment_sums, stable_order, to_ordered
+from lightning_pce._centroids import (
+    BOOK_ROWS,
+    Items,
+    columns_of,
+    compress,
+    halves,
+    k1_edges,
+    merged_books,
+    packed,
+    summarised,
+)
+
+# So many digests at once are merged by whole centroids, each a small part of what it lies in. (Of 64 digests
+# of 156,250 values the worst rank error is 2.6e-5, 1.5e-5 with halves, which take six times as long.)
+_MANY = 64
+# Whole centroids are cut at multiples of this many; there are 64 and more in a cell.
+_BLOCK = 8
+
+
+def merge_stack(digests: Array, compression: int | None = None) -> Array:
+    """Digests ``[M, ..., K + 3, C]`` -> one ``[..., K + 3, C]``, or with another number of centroids."""
+    if not len(digests) or len(digests) < _MANY or not is_numpy(digests) or digests.shape[-1] > 2:
+        return _merge_items(digests, compression)
+    if len(digests) >= 2 * _MANY:
+        parts = range(0, len(digests), _MANY)
+        return merge_stack(np.stack([merge_stack(digests[i : i + _MANY]) for i in parts]), compression)
+    if digests.ndim > 3:
+        inner = [merge_stack(digests[:, i], compression) for i in range(digests.shape[1])]
+        return np.stack(inner) if inner else _merge_items(digests, compression)
+    return _merge_whole(digests, compression or digests.shape[-2] - BOOK_ROWS)
+
+
+def _merge_items(digests: Array, compression: int | None) -> Array:
+    """By halves of the centroids, or if there are many by whole ones."""
+    xp = namespace(digests)
+    book = merged_books(digests[..., -BOOK_ROWS:, :])
+    compression = digests.shape[-2] - BOOK_ROWS if compression is None else compression
+    parts = halves(digests) if len(digests) < _MANY else _whole(digests)
+    lead, columns = digests.shape[1:-2], parts.columns
+    means, weights, blend = (xp.moveaxis(part, 0, -2).reshape(*lead, -1) for part in parts[:3])
+    if columns is not None:
+        columns = xp.moveaxis(columns, 0, -3).reshape(*lead, -1, columns.shape[-1])
+    return packed(compress(Items(means, weights, blend, columns), compression), book)
+
+
+def _whole(digest: Array) -> Items:
+    means, signed = digest[..., :-BOOK_ROWS, 0], digest[..., :-BOOK_ROWS, 1]
+    means = namespace(digest).where(signed != 0, means, math.inf)
+    return Items(means, abs(signed), signed < 0, columns_of(digest))
+
+
+def _merge_whole(digests: Array, compression: int) -> Array:
+    """NumPy digests ``[M, K + 3, 2]`` by whole centroids, sorted by their means as float32.
+
+    Cut at multiples of a few centroids, so that running sums and searches are short.
+    """
+    rows = digests[:, :-BOOK_ROWS]
+    means, signed = rows[..., 0].reshape(-1), rows[..., 1].reshape(-1)
+    with np.errstate(over="ignore"):
+        short = means.astype(np.float32)
+    atoms, used = np.flatnonzero(signed > 0), np.count_nonzero(signed)
+    if len(atoms) == used or (short[atoms] != means[atoms]).any():  # all exact, or float32 would move one
+        return _merge_items(digests, compression)
+    if used < len(signed):
+        short[signed == 0] = math.inf
+    order = stable_order(to_ordered(short))[:used]
+    means, signed = means.take(order), signed.take(order)
+    weights = np.abs(signed)
+    cut = _block_cuts(means, weights, compression)
+    low, high = cut[:-1], cut[1:] - 1
+    first, last = means[low], means[high]
+    # Equal means in one cell: an atom, unless one of them is a blend.
+    blend = (first != last) | (signed[low] < 0) | (signed[high] < 0)
+    mass = np.multiply(means, weights, out=means)
+    cells = summarised(first, last, segment_sums(mass, cut), segment_sums(weights, cut), blend)
+    merged = np.zeros((compression + BOOK_ROWS, 2))
+    merged[: len(first), 0] = np.maximum.accumulate(cells.means)
+    merged[: len(first), 1] = np.where(cells.blend, -cells.weights, cells.weights)
+    merged[compression:] = merged_books(digests[:, -BOOK_ROWS:])
+    return merged
+
+
+def _block_cuts(means: Array, weights: Array, compression: int) -> Array:
+    """Where to cut ordered centroids into at most ``compression`` cells, none of them empty."""
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK))
+    upto = blocks.cumsum()
+    goal = k1_edges(compression, weights)[1:-1] * upto[-1]
+    cut = np.searchsorted(upto - blocks / 2, goal) * _BLOCK
+    cut = cut[(cut > 0) & (cut < len(weights))]
+    tied = means[cut - 1] == means[cut]
+    if tied.any():  # into the end nearer of a run of equal means
+        inner, ends = cut[tied], np.flatnonzero(means[1:] != means[:-1]) + 1
+        ends = between(0, ends, len(means))
+        after = np.searchsorted(ends, inner)
+        left, right = ends[after - 1], ends[after]
+        cut[tied] = np.where(inner - left <= right - inner, left, right)
+    cut = between(0, cut, len(weights))
+    return cut[np.append(True, cut[1:] > cut[:-1])]
