@@ -3,6 +3,7 @@
     python benchmarks/digest.py --out benchmarks/digest.json        # one thread, about 6 minutes
     python benchmarks/digest.py --threads 0                         # all threads
     python benchmarks/digest.py --device cuda                       # ours on an accelerator, nobody else's
+    python benchmarks/digest.py --billion                           # ours over 1e9 values, about 5 minutes
 
 Everything that is compared is interleaved in one run, and a figure is the median of the repeats: compare
 ratios, not the figures of two runs. `benchmarks/README.md` explains the columns.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_pce import StreamingQuantiles
 from lightning_pce import digest as td
 
 QUANTILES = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
@@ -43,20 +46,41 @@ class Sketch:
     size: Callable[[Any], int] | None = None
     values_a_second: float = 1e7  # roughly; decides how much of the stream it gets
     notes: list[str] = field(default_factory=list)
+    finish: Callable[[Any], Any] = lambda sketch: sketch  # after the last batch
 
 
-def ours(compression: int, device: str = "cpu") -> Sketch:
+def ours(compression: int) -> Sketch:
+    """What a user calls: the metric, which lets values wait until they are worth sorting."""
+
+    def update(metric: StreamingQuantiles, batch: np.ndarray) -> StreamingQuantiles:
+        metric.update(torch.from_numpy(batch))
+        return metric
+
     return Sketch(
         f"lightning-pce ({compression})",
-        lambda: td.empty(compression, device=device),
-        lambda digest, batch: td.add(
-            digest, batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
-        ),
-        lambda digest, q: td.quantile(digest, torch.from_numpy(q).to(digest.device)).cpu().numpy(),
+        lambda: StreamingQuantiles(compression=compression),
+        update,
+        digest_quantiles,
         lambda digests: td.merge(torch.stack(digests)),
         lambda digest: digest.numel() * digest.element_size(),
         1e8,
+        finish=lambda metric: metric.digest,
     )
+
+
+def ours_pure(compression: int) -> Sketch:
+    """The function below the metric: each batch enters the digest at once."""
+    return Sketch(
+        f"lightning-pce, digest.add ({compression})",
+        lambda: td.empty(compression),
+        lambda digest, batch: td.add(digest, torch.from_numpy(batch)),
+        digest_quantiles,
+        values_a_second=1e8,
+    )
+
+
+def digest_quantiles(digest: torch.Tensor, q: np.ndarray) -> np.ndarray:
+    return td.quantile(digest, torch.from_numpy(q)).numpy()
 
 
 def in_place(method: str) -> Callable[[Any, np.ndarray], Any]:
@@ -268,7 +292,7 @@ def fill(sketch: Sketch, batches: list[np.ndarray]) -> Any:
     state = sketch.new()
     for batch in batches:
         state = sketch.add(state, batch)
-    return state
+    return sketch.finish(state)
 
 
 def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -348,23 +372,67 @@ def exact_torch(n: int, repeats: int) -> dict[str, float]:
 
 
 def on_accelerator(device: str, repeats: int) -> dict[str, float]:
-    """Microseconds an update of 32,768 values takes, with every wait for the device an error."""
+    """Microseconds for 32,768 values in deterministic mode, with every wait for the device an error."""
     batch = torch.from_numpy(ce_like(32_768)).to(device)
     digest = td.add(td.empty(1024, device=device), batch)
-    torch.cuda.set_sync_debug_mode("error")
+    metric = StreamingQuantiles().to(device)
+
+    def add() -> None:
+        nonlocal digest
+        digest = td.add(digest, batch)
+
     torch.use_deterministic_algorithms(True)
+    return {
+        "digest.add": microseconds_on(device, add, repeats),
+        "StreamingQuantiles.update": microseconds_on(device, lambda: metric.update(batch), repeats),
+    }
+
+
+def microseconds_on(device: str, job: Callable[[], None], repeats: int) -> float:
     times = []
     for _ in range(repeats):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        torch.cuda.set_sync_debug_mode("error")
         begin.record()
-        for _ in range(50):
-            digest = td.add(digest, batch)
+        for _ in range(64):
+            job()
         end.record()
         torch.cuda.set_sync_debug_mode("default")
         end.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        times.append(begin.elapsed_time(end) / 50 * 1e3)
-    return {"microseconds for 32,768 values": statistics.median(times)}
+        times.append(begin.elapsed_time(end) / 64 * 1e3)
+    return statistics.median(times)
+
+
+def billion() -> dict[str, float]:
+    """A billion values in batches of 32,768, against exact counts in buckets of 1/65,536 octave."""
+    metric, counts, total, n = StreamingQuantiles(), np.zeros(1 << 24, dtype=np.int64), 0.0, 0
+    seconds, peak = 0.0, 0
+    for chunk in range(500):
+        values = ce_like(2_000_000, seed=chunk)
+        counts += np.bincount(values.view(np.int32) >> 7, minlength=len(counts))
+        total, n = total + values.sum(dtype=np.float64), n + len(values)
+        begin = time.perf_counter()
+        for batch in torch.from_numpy(values).split(32_768):
+            metric.update(batch)
+        seconds += time.perf_counter() - begin
+        if chunk == 4:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / peak
+    digest = metric.digest
+    bucket = digest_quantiles(digest, DENSE).astype(np.float32).view(np.int32) >> 7
+    upto = counts.cumsum()
+    below = (upto[bucket] - counts[bucket]) / n
+    return {
+        "values": n,
+        "count is off by": float(td.count(digest)) - n,
+        "mean is off by (relative)": float(td.mean(digest)) / (total / n) - 1,
+        "worst rank error (.01 ... .999)": float(
+            np.maximum(np.maximum(below - DENSE, DENSE - upto[bucket] / n), 0).max()
+        ),
+        "million values a second": n / seconds / 1e6,
+        "memory after 1e9 over memory after 1e7": grown,
+    }
 
 
 def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
@@ -381,10 +449,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--values", type=int, default=10_000_000, help="stream length of the accuracy part")
+    parser.add_argument("--billion", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    results: dict[str, Any]
     machine = {
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
@@ -392,11 +462,14 @@ def main() -> None:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-    if args.device != "cpu":
-        results: dict[str, Any] = {"machine": machine, args.device: on_accelerator(args.device, args.repeats)}
+    if args.billion:
+        results = {"machine": machine, "a billion values": billion()}
+        print(json.dumps(results, indent=2))
+    elif args.device != "cpu":
+        results = {"machine": machine, args.device: on_accelerator(args.device, args.repeats)}
         print(json.dumps(results, indent=2))
     else:
-        sketches = [ours(1024), ours(256), *peers()]
+        sketches = [ours(1024), ours(256), ours_pure(1024), *peers()]
         large, small = ingest(sketches, 32_768, 0.3, args.repeats), ingest(sketches, 512, 0.1, args.repeats)
         few, many = merging(sketches, 64, args.repeats), merging(sketches, 1024, args.repeats)
         quality = accuracy(sketches, args.values, 32_768)

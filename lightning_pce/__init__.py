@@ -1,7 +1,8 @@
 """Percentiles of per-token cross-entropy for PyTorch Lightning and torchmetrics."""
 
 from lightning_pce._version import __version__
-from lightning_pce.metrics import DigestView, PercentileCrossEntropy, StreamingQuantiles
+from lightning_pce.digest_metric import DigestView
+from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.mixin import PercentileCEMixin
 
 __all__ = ["DigestView", "PercentileCEMixin", "PercentileCrossEntropy", "StreamingQuantiles", "__version__"]

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_pce.metrics import NAME, PercentileCrossEntropy, percentile_key
+from lightning_pce.digest_metric import NAME, percentile_key
+from lightning_pce.metrics import PercentileCrossEntropy
 
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),

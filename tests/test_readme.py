@@ -24,7 +24,7 @@ def reader():
 
 
 def test_readme_has_its_blocks():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert "make demo" in README.read_text()
     assert "make test" in README.read_text()
 
@@ -38,6 +38,9 @@ def test_block_runs(number, reader, tmp_path, monkeypatch):
         assert Path(reader["best"].best_model_path).exists()
     if number == 1:
         assert reader["result"]["count"] == 64
+    if number == 2:
+        assert reader["result"]["completion_count"] == 12
+        assert reader["result"]["prompt_count"] == 18
 
 
 def test_picture_exists_and_is_small():

@@ -1,0 +1,500 @@
+"""The torchmetrics Metric whose state is a digest, and scalar views of it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.prints import rank_zero_warn
+from torchmetrics.wrappers.abstract import WrapperMetric
+
+from lightning_pce import digest as td
+
+DEFAULT_PERCENTILES = (5, 25, 50, 75, 95, 99)
+# What can be part of a logged name: a module's name holds no dot, a file's no slash.
+NAME = re.compile(r"[A-Za-z0-9_]+")
+
+# Values wait until there are this many, or this many updates: sorted together they cost a fifth of what they
+# cost in batches of 8,192, in batches of 512 a thirtieth, and fewer kernels on an accelerator.
+_WAITING_VALUES = 1 << 17
+_WAITING_UPDATES = 1 << 10
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def not_compiled(method: _Method) -> _Method:
+    """Leave a method out of ``torch.compile``.
+
+    Compiled, every call would be a new graph, because the update count is an int on a module, until torch
+    gives up and runs the whole step eagerly.
+    """
+    disable: Callable[[_Method], _Method] = torch.compiler.disable  # which has no types of its own
+    return disable(method)
+
+
+class _Batch(NamedTuple):
+    """What an update brings, all of one shape."""
+
+    values: Tensor
+    weights: Tensor | None  # bool or numbers
+    groups: Tensor | None
+    invalid: Tensor | None  # bool
+
+
+class DigestMetric(Metric):
+    """A stream of values summarised by one digest: one tensor of state, one collective per compute.
+
+    Values wait in a short list until it is worth sorting them. While some do, the state is not an attribute:
+    whoever asks for it, torchmetrics' sync, ``state_dict`` or a copy, makes them enter first.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(
+        self,
+        percentiles: Sequence[float] = DEFAULT_PERCENTILES,
+        *,
+        groups: Sequence[str] | None = None,
+        compression: int = 1024,
+        settings: tuple[Any, ...] = (),
+        **metric_kwargs: Any,
+    ) -> None:
+        # A cached rank would never enter the collective that the others wait in.
+        metric_kwargs.setdefault("compute_with_cache", False)
+        metric_kwargs.setdefault("dist_sync_fn", gather_digests)
+        super().__init__(**metric_kwargs)
+        self.percentiles = _checked_percentiles(percentiles)
+        self.groups = None if groups is None else _checked_groups(groups)
+        self.compression = compression
+        # MetricCollection merges metrics whose states have the same names and, after the first batch, the
+        # same values. The settings are part of the name, so that metrics which differ in one are never
+        # merged.
+        what: tuple[Any, ...] = (type(self).__qualname__, self.percentiles, compression, *settings)
+        what = what if self.groups is None else (*what, self.groups)
+        self._state_name = f"digest_{zlib.crc32(repr(what).encode()):08x}"
+        self._waiting: list[_Batch] = []
+        self._waiting_values = 0
+        self._settled: Tensor | None = None  # the state, while values wait
+        self.add_state(self._state_name, self._empty(), dist_reduce_fx=td.merge)
+        twice = [key for index, key in enumerate(self.keys) if key in self.keys[:index]]
+        if twice:
+            raise ValueError(
+                f"Expected argument `groups` with other names: two results would be {twice[0]!r}."
+            )
+        self._merged: Tensor | None = None
+        self._merged_from: Tensor | None = None
+        self._result: dict[str, Tensor] | None = None
+        self._result_from: Tensor | None = None
+        self._served: set[str] = set()
+        self._warned: set[str] = set()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of ``compute()``, in order; those of a group begin with its name."""
+        percentiles = (percentile_key(p) for p in self.percentiles)
+        keys = ("mean", *percentiles, "trimmed_mean", "finite_mean", "count", "nonfinite", "invalid")
+        return (*keys, *(f"{group}_{key}" for group in self.groups or () for key in keys))
+
+    @property
+    def digest(self) -> Tensor:
+        """The digest ``[K + 3, 2]``: of all ranks after ``compute``, of this one from the next update on."""
+        state = self._seen
+        return state if self.groups is None else td.merge(state)
+
+    @property
+    def group_digests(self) -> dict[str, Tensor]:
+        """The digest ``[K + 3, 2]`` of each group, as in :attr:`digest`."""
+        return {} if self.groups is None else dict(zip(self.groups, self._seen.unbind(), strict=True))
+
+    @property
+    def _seen(self) -> Tensor:
+        if self._merged is not None and self._merged_from is self._state:
+            return self._merged
+        return self._state
+
+    @property
+    def _state(self) -> Tensor:
+        return cast(Tensor, getattr(self, self._state_name))
+
+    @_state.setter
+    def _state(self, state: Tensor) -> None:
+        self._waiting, self._waiting_values, self._settled = [], 0, None
+        # Never in place: after trainer.validate it may be an inference tensor.
+        setattr(self, self._state_name, state)
+
+    def _empty(self, device: torch.device | None = None) -> Tensor:
+        shape = () if self.groups is None else (len(self.groups),)
+        return td.empty(self.compression, shape=shape, device=device)
+
+    def __getattr__(self, name: str) -> Any:
+        if self.__dict__.get("_waiting") and name == self._state_name:
+            self._settle()
+            return self.__dict__[name]
+        return super().__getattr__(name)
+
+    def _add(
+        self,
+        values: Tensor,
+        weights: Tensor | None,
+        groups: Tensor | None = None,
+        invalid: Tensor | None = None,
+    ) -> None:
+        """Let checked values of one shape wait, in copies: their owner may write over them."""
+        if not self._waiting:
+            self._settled = self._state
+            delattr(self, self._state_name)
+        assert self._settled is not None
+        device = self._settled.device
+        others = (None if each is None else _copied(each, device) for each in (weights, groups, invalid))
+        self._waiting.append(_Batch(_copied(values, device), *others))
+        self._waiting_values += values.numel()
+        if self._waiting_values >= _WAITING_VALUES or len(self._waiting) >= _WAITING_UPDATES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """What waits enters the state."""
+        assert self._settled is not None
+        values = torch.cat([batch.values for batch in self._waiting])
+        weights = _joined_weights(self._waiting)
+        groups = None if self.groups is None else _joined([batch.groups for batch in self._waiting])
+        new = td.add(self._settled, values, weights, groups=groups)
+        if any(batch.invalid is not None for batch in self._waiting):
+            invalid = _joined([_or_none_of(batch.invalid, batch.values) for batch in self._waiting])
+            new = td.add_invalid(new, _number_in(invalid, groups, new))
+        self._state = new
+
+    def compute(self) -> dict[str, Tensor]:
+        """Summaries of everything seen on all ranks.
+
+        Returns:
+            0-d float64 tensors under :attr:`keys`. An empty metric gives NaN, and count 0.
+        """
+        state = self._state
+        self._merged = self._merged_from = state
+        overall = state if self.groups is None else td.merge(state)
+        q = torch.tensor([p / 100 for p in self.percentiles], dtype=torch.float64).to(state.device)
+        digests = overall[None] if self.groups is None else torch.cat([overall[None], state])
+        values = torch.stack(
+            [
+                td.mean(digests),
+                *td.quantile(digests, q).unbind(-1),
+                td.trimmed_mean(digests, 0.05, 0.95),
+                td.finite_mean(digests),
+                td.count(digests),
+                td.nonfinite(digests),
+                td.invalid(digests),
+            ],
+            dim=-1,
+        )
+        self._report_once(overall)
+        return dict(zip(self.keys, values.flatten().unbind(), strict=True))
+
+    def view(self, key: str) -> DigestView:
+        """A scalar Metric that is one entry of ``compute()`` and shares this metric's state and its one sync.
+
+        Raises:
+            ValueError: if ``key`` is not in :attr:`keys`.
+        """
+        return DigestView(self, key)
+
+    def _shared_result(self, key: str) -> Tensor:
+        """One entry of a result that all views share.
+
+        Each entry is served once, and a second request starts a new round. With several ranks nothing else
+        does, so that all decide alike whether to enter the collective, even if only some saw a batch since.
+        """
+        stale = self._result_from is not self._state
+        several = self.distributed_available_fn is not None and self.distributed_available_fn()
+        if self._result is None or key in self._served or (stale and not several):
+            with warnings.catch_warnings():
+                # A rank or dataloader without batches is empty, and says so by NaN and count 0.
+                warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
+                self._result = self.compute()
+            self._result_from = self._state
+            self._served = set()
+        elif stale:
+            warnings.warn(
+                f"The view {key!r} is of before the last update: another view has begun this round. Compute "
+                "all views between updates, or reset.",
+                stacklevel=3,
+            )
+        self._served.add(key)
+        return self._result[key]
+
+    def _report_once(self, state: Tensor) -> None:
+        if state.is_meta:
+            return
+        book = state[-3:].tolist()
+        (invalid, nan), (_, below), (_, above) = book
+        if nan and "nan" not in self._warned:
+            self._warned.add("nan")
+            rank_zero_warn(
+                f"{type(self).__name__}: {nan:.0f} values were NaN. They are left out and counted."
+            )
+        if (above or below) and "inf" not in self._warned:
+            self._warned.add("inf")
+            rank_zero_warn(
+                f"{type(self).__name__}: {above + below:.0f} values were infinite. They lie beyond all "
+                "percentiles of the others and make `mean` infinite; `finite_mean` leaves them out."
+            )
+        if invalid and "invalid" not in self._warned:
+            self._warned.add("invalid")
+            rank_zero_warn(
+                f"{type(self).__name__}: {invalid:.0f} entries were left out because their label was "
+                "outside the vocabulary or their weight was negative or not a number."
+            )
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        if self._settled is not None:
+            self._state = self._settled  # what waits is forgotten too, unsorted
+        super().reset()
+        self._merged = self._merged_from = self._result = self._result_from = None
+
+    @not_compiled
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own summaries; a refused batch leaves the state as it was."""
+        state, count = self._state, self._update_count
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            # torchmetrics empties the state before it looks at the batch.
+            self._state = state
+            self._update_count, self._computed = count, None
+            self._is_synced, self._cache = False, None
+            self._should_unsync, self._to_sync, self._enable_grad = True, self.sync_on_compute, False
+            raise
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        """Back to this rank's state after a sync; the merged digest stays readable."""
+        synced = self._state
+        super().unsync(should_unsync)
+        if self._merged is synced:
+            self._merged_from = self._state  # a copy of the state from before the sync
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any | None = None,
+        should_sync: bool = True,
+        distributed_available: Callable[..., Any] | None = None,
+    ) -> None:
+        """Merge the digests of all ranks; by this metric's one collective also when called by hand."""
+        super().sync(dist_sync_fn or self.dist_sync_fn, process_group, should_sync, distributed_available)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what another metric of the same settings has seen, or its ``metric_state``.
+
+        Raises:
+            ValueError: if it is something else, or its settings differ.
+        """
+        updates = 1
+        if isinstance(incoming_state, DigestMetric):
+            updates = incoming_state.update_count
+            if incoming_state._state_name != self._state_name:
+                raise ValueError(
+                    f"Expected a {type(self).__name__} with the same settings but got "
+                    f"{type(incoming_state).__name__} with percentiles {incoming_state.percentiles} and "
+                    f"compression {incoming_state.compression}, here {self.percentiles} and "
+                    f"{self.compression}, or another setting that differs."
+                )
+        if isinstance(incoming_state, dict):
+            state = incoming_state.get(self._state_name)
+            if state is None or state.shape != self._state.shape:
+                raise ValueError(
+                    f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
+                    f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
+                )
+        super().merge_state(incoming_state)
+        self._computed = None
+        self._update_count += updates
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> DigestMetric:
+        """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""
+        super()._apply(fn, exclude_state=(self._state_name,))
+        self._computed = None
+        device = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
+        self._defaults[self._state_name] = self._empty(device)
+        state = self._state
+        lost = state.is_meta and device.type != "meta"
+        self._state = self._empty(device) if lost else state.to(device)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        stored = state_dict.get(prefix + self._state_name)
+        others = [key for key in state_dict if key.startswith(f"{prefix}digest_")]
+        if stored is None and others:
+            raise ValueError(
+                f"Expected the state of a {type(self).__name__} with the same settings (percentiles, "
+                f"compression, ...) of shape {tuple(self._state.shape)} under `{prefix}{self._state_name}` "
+                f"but got `{others[0]}` of shape {tuple(state_dict[others[0]].shape)}."
+            )
+        if stored is not None:
+            if stored.shape != self._state.shape:
+                raise ValueError(
+                    f"Expected a digest of shape {tuple(self._state.shape)} in the checkpoint under "
+                    f"`{prefix + self._state_name}` but got {tuple(stored.shape)}."
+                )
+            self._state = stored.to(self._state)
+            state_dict[prefix + self._state_name] = self._state
+            self._computed = None
+            self._update_count = max(self._update_count, 1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one result or several, see :meth:`torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class DigestView(WrapperMetric):
+    """One entry of a digest metric's result as a Metric, for ``self.log``; made by ``metric.view(key)``.
+
+    Views of one metric share its state, its reset and one collective. (Members of a MetricCollection with
+    equal settings share one state that only the first updates: for views of the others pass
+    ``compute_groups=False``.)
+
+    Example:
+        >>> from lightning_pce import StreamingQuantiles
+        >>> metric = StreamingQuantiles()
+        >>> median = metric.view("p50")
+        >>> metric.update(torch.tensor([1.0, 2.0, 9.0]))
+        >>> median.compute()
+        tensor(2., dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    parent: DigestMetric
+
+    def __init__(self, parent: DigestMetric, key: str) -> None:
+        if key not in parent.keys:
+            raise ValueError(
+                f"Expected argument `key` to be one of {', '.join(parent.keys)} but got {key!r}."
+            )
+        super().__init__()
+        self.key = key
+        # Not as a submodule: the parent is owned, moved and saved where it was made.
+        self.__dict__["parent"] = parent
+
+    def update(self, *_: Any, **__: Any) -> None:
+        """Raises a ``RuntimeError``: update the parent."""
+        raise RuntimeError(
+            f"A view has no state of its own: update the {type(self.parent).__name__} it was made from."
+        )
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        """Raises a ``RuntimeError``: update the parent."""
+        self.update()
+
+    def compute(self) -> Tensor:
+        """The parent's result under this view's key, 0-d float64."""
+        return self.parent._shared_result(self.key)
+
+    def reset(self) -> None:
+        """Reset the parent."""
+        super().reset()
+        self.parent.reset()
+
+    def __repr__(self) -> str:
+        return f"DigestView({self.key!r} of {type(self.parent).__name__})"
+
+
+def gather_digests(digest: Tensor, group: Any | None = None) -> list[Tensor]:
+    """The digests of all ranks by one ``all_gather``; torchmetrics' own way takes a barrier and two."""
+    device = digest.device
+    if (
+        device.type == "cpu"
+        and "nccl" in str(dist.get_backend(group))
+        and "gloo" not in str(dist.get_backend(group))
+    ):
+        digest = digest.to(torch.device("cuda", torch.cuda.current_device()))
+    everyone = digest.new_empty((dist.get_world_size(group), *digest.shape))
+    parts = list(everyone.unbind())
+    dist.all_gather(parts, digest.contiguous(), group=group)
+    return [part.to(device) for part in parts]
+
+
+def percentile_key(percentile: float) -> str:
+    """``50 -> "p50"``, ``99.9 -> "p99_9"``: no dot, which a module's name can not hold."""
+    return "p" + f"{percentile:.10f}".rstrip("0").rstrip(".").replace(".", "_")
+
+
+def _checked_percentiles(percentiles: Sequence[float] | str) -> tuple[float, ...]:
+    try:
+        if isinstance(percentiles, str):
+            raise TypeError
+        checked = tuple(float(p) + 0.0 for p in percentiles)  # -0.0 becomes 0.0
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected argument `percentiles` to hold numbers but got {percentiles!r}."
+        ) from error
+    outside = [p for p in checked if not 0 <= p <= 100]
+    if outside:
+        raise ValueError(
+            f"Expected argument `percentiles` to hold numbers in [0, 100] but got {outside[0]:g} in "
+            f"{percentiles!r}."
+        )
+    keys = [percentile_key(p) for p in checked]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(
+            f"Expected argument `percentiles` without duplicates but got {twice[0]} twice: {percentiles!r}."
+        )
+    return checked
+
+
+def _checked_groups(groups: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(groups, str) or not groups:
+        raise ValueError(f"Expected argument `groups` to be one or several names but got {groups!r}.")
+    for name in groups:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"Expected argument `groups` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
+            )
+    if len(set(groups)) < len(groups):
+        raise ValueError(f"Expected argument `groups` without duplicates but got {list(groups)!r}.")
+    return tuple(groups)
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.detach().reshape(-1).to(device, copy=True)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor:
+    return torch.cat([part for part in parts if part is not None])
+
+
+def _joined_weights(batches: Sequence[_Batch]) -> Tensor | None:
+    """Bool if all are, numbers if some are, None if there are none."""
+    if all(batch.weights is None for batch in batches):
+        return None
+    weights = [_or_all_of(batch.weights, batch.values) for batch in batches]
+    numbers = any(each.dtype != torch.bool for each in weights)
+    return torch.cat([each.double() if numbers else each for each in weights])
+
+
+def _or_all_of(flags: Tensor | None, like: Tensor) -> Tensor:
+    return torch.ones_like(like, dtype=torch.bool) if flags is None else flags
+
+
+def _or_none_of(flags: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like, dtype=torch.bool) if flags is None else flags
+
+
+def _number_in(flags: Tensor, groups: Tensor | None, digest: Tensor) -> Tensor:
+    """How many are flagged: 0-d, or ``[G]`` of a digest of groups."""
+    if groups is None:
+        return flags.sum()
+    number = len(digest)
+    return digest.new_zeros(number).index_add_(0, groups.long().clamp(0, number - 1), flags.double())
