@@ -78,7 +78,8 @@ def not_negative(index: Array) -> Array:
 
 def just_above(x: Array) -> Array:
     if is_numpy(x):
-        return np.nextafter(x, x.dtype.type(math.inf))
+        with np.errstate(over="ignore"):  # above the largest number lies infinity
+            return np.nextafter(x, x.dtype.type(math.inf))
     return torch.nextafter(x, torch.full_like(x, math.inf))
 
 
@@ -138,7 +139,8 @@ def segment_sums(data: Array, cut: Array) -> Array:
     sums: Array = np.zeros((len(cut) - 1, *data.shape[1:]))
     begun = int(np.searchsorted(cut, cut[-1]))
     if begun:
-        np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
+        with np.errstate(over="ignore"):  # the mean is held between the outermost values
+            np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
         sums[cut[1:] == cut[:-1]] = 0.0
     return sums
 

@@ -92,9 +92,9 @@ def compress(items: Items, compression: int) -> Items:
         The centroids ``[..., K]``.
     """
     xp = namespace(items.means)
-    order = _order(items)
-    m, w, b = take(items.means, order), take(items.weights, order), take(items.blend, order)
-    mass, m = xp.where(w > 0, m, 0.0) * w, _ascending(m)
+    order, m = _sorted_means(items.means)
+    w, b = take(items.weights, order), take(items.blend, order)
+    mass = xp.where(w > 0, m, 0.0) * w
     n = count(m < math.inf)[..., None]
     upto = running_sum(w)
     new = m[..., 1:] != m[..., :-1]
@@ -121,19 +121,28 @@ def compress(items: Items, compression: int) -> Items:
     return summarised(first, last, sums_between(mass, cut), weight, blended, columns)
 
 
-def _order(items: Items) -> Array:
-    """The order of items by mean; of many, blends whose means agree to float32 may change places."""
-    means = items.means
+def _sorted_means(means: Array) -> tuple[Array, Array]:
+    """The order of means, and the means in it."""
     if is_numpy(means) and means.ndim == 1 and means.size >= _SHORT_SORT:
-        with np.errstate(over="ignore"):
-            short = means.astype(np.float32)
-        if (items.blend | (short == means)).all():  # no atom that float32 would move
-            return stable_order(to_ordered(short))
-    return stable_order(means)
+        return order_of_many(means)
+    order = stable_order(means)
+    return order, take(means, order)
 
 
-def _ascending(means: Array) -> Array:
-    return np.maximum.accumulate(means, -1) if is_numpy(means) and means.size >= _SHORT_SORT else means
+def order_of_many(means: Array) -> tuple[Array, Array]:
+    """The same for a flat NumPy array by way of float32, whose few ties are put right by swaps."""
+    with np.errstate(over="ignore", under="ignore"):
+        order = stable_order(to_ordered(means.astype(np.float32)))
+    ascending = means.take(order)
+    for _ in range(3):
+        wrong = np.flatnonzero(ascending[1:] < ascending[:-1])
+        if not len(wrong):
+            return order, ascending
+        low = wrong[np.diff(wrong, prepend=-2) > 1]
+        for pair in (order, ascending):
+            pair[low], pair[low + 1] = pair[low + 1], pair[low]
+    order = stable_order(means)
+    return order, means.take(order)
 
 
 def _out_of_runs(m: Array, w: Array, upto: Array, cut: Array, goal: Array, n: Array) -> Array:
@@ -219,8 +228,8 @@ def inside(digest: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Centroids, and the quantile function inside each at its left edge, its middle and its right edge.
 
     Straight lines between the three keep the centroid's mean. An edge is the value there of the curve through
-    the two centroids on either side, held between their means and, so that a gap in the data stays a gap,
-    within twice the distance of the opposite edge from the mean. Atoms are flat.
+    the two centroids on either side and, so that a gap in the data stays a gap, within twice the distance of
+    the opposite edge from the mean. Atoms are flat.
 
     Returns:
         means, weights, blend, left, middle, right, each ``[..., K]``.
@@ -238,23 +247,33 @@ def inside(digest: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
     span = d[..., 1:] + d[..., :-1]
     span += span == 0
     slope = (a[..., 1:] - a[..., :-1]) / span
-    straight = a[..., :-1] + slope * d[..., :-1]
-    bend = (slope[..., 2:] - slope[..., :-2]) * (d[..., 1:-2] * d[..., 2:-1] / (3 * span[..., 1:-1]))
-    edge = straight + 0.0
-    edge[..., 1:-1] -= bend
-    edge = xp.minimum(xp.maximum(edge, (a[..., :-1] + straight) / 2), (straight + a[..., 1:]) / 2)
+    edge = a[..., :-1] + slope * d[..., :-1]
+    # No slope counts for more than 1.5 times its neighbour: beside an atom or a gap the curve must not swing.
+    most = 1.5 * slope[..., 1:-1]
+    bend = xp.minimum(slope[..., 2:], most) - xp.minimum(slope[..., :-2], most)
+    edge[..., 1:-1] -= bend * (d[..., 1:-2] * d[..., 2:-1] / (3 * span[..., 1:-1]))
     left, right = edge[..., :-1], edge[..., 1:]
-    # An atom beside a blend says nothing of the slope inside it: take the other side's, as far as the atom.
-    # (Not a light one: that is a value, and its place is known.)
+    # An atom beside a blend says nothing of the slope inside it: carry on from the other side, as far as the
+    # atom. (Not a light one: that is a value, and its place is known.)
     atom = between(nothing, half + signed / 2, nothing)
     twice = 2 * means
-    left = xp.where(atom[..., :-2] > half, xp.maximum(a[..., :-2], twice - right), left)
-    right = xp.where(atom[..., 2:] > half, xp.minimum(a[..., 2:], twice - left), right)
+    start = means - (right - means) * _growth(right - means, d[..., 1:-1], a[..., 2:] - right, d[..., 2:])
+    left = xp.where(atom[..., :-2] > half, xp.maximum(a[..., :-2], start), left)
+    end = means + (means - left) * _growth(means - left, d[..., 1:-1], left - a[..., :-2], d[..., :-2])
+    right = xp.where(atom[..., 2:] > half, xp.minimum(a[..., 2:], end), right)
     thrice = twice + means
     left, right = xp.maximum(left, thrice - 2 * right), xp.minimum(right, thrice - 2 * left)
     left, right = xp.where(blend, left, means), xp.where(blend, right, means)
     middle = xp.where(blend, twice - (left + right) / 2, means)
     return means, weights, blend, left, middle, right
+
+
+def _growth(rise: Array, weight: Array, before: Array, weight_before: Array) -> Array:
+    """By how much a slope has grown over that before it, within what the edges of a centroid allow."""
+    known = (before > 0) & (weight_before > 0)
+    xp = namespace(rise)
+    growth = rise * weight_before / xp.where(known, before * weight + (weight == 0), 1.0)
+    return xp.where(known, growth, 1.0).clip(0.5, 2.0)
 
 
 def k1_edges(cells: int, like: Array) -> Array:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lightning_pce._arrays import Array, between, is_numpy, namespace, segment_sums, stable_order, to_ordered
+from lightning_pce._arrays import Array, between, is_numpy, namespace, segment_sums
 from lightning_pce._centroids import (
     BOOK_ROWS,
     Items,
@@ -15,6 +15,7 @@ from lightning_pce._centroids import (
     halves,
     k1_edges,
     merged_books,
+    order_of_many,
     packed,
     summarised,
 )
@@ -59,21 +60,19 @@ def _whole(digest: Array) -> Items:
 
 
 def _merge_whole(digests: Array, compression: int) -> Array:
-    """NumPy digests ``[M, K + 3, 2]`` by whole centroids, sorted by their means as float32.
+    """NumPy digests ``[M, K + 3, 2]`` by whole centroids, cut at multiples of a few of them.
 
-    Cut at multiples of a few centroids, so that running sums and searches are short.
+    So running sums and searches are short.
     """
     rows = digests[:, :-BOOK_ROWS]
     means, signed = rows[..., 0].reshape(-1), rows[..., 1].reshape(-1)
-    with np.errstate(over="ignore"):
-        short = means.astype(np.float32)
-    atoms, used = np.flatnonzero(signed > 0), np.count_nonzero(signed)
-    if len(atoms) == used or (short[atoms] != means[atoms]).any():  # all exact, or float32 would move one
+    if signed.min() >= 0:  # all atoms, perhaps few values: exact
         return _merge_items(digests, compression)
+    used = np.count_nonzero(signed)
     if used < len(signed):
-        short[signed == 0] = math.inf
-    order = stable_order(to_ordered(short))[:used]
-    means, signed = means.take(order), signed.take(order)
+        means[signed == 0] = math.inf
+    order, means = order_of_many(means)
+    means, signed = means[:used], signed.take(order[:used])
     weights = np.abs(signed)
     cut = _block_cuts(means, weights, compression)
     low, high = cut[:-1], cut[1:] - 1
@@ -83,7 +82,7 @@ def _merge_whole(digests: Array, compression: int) -> Array:
     mass = np.multiply(means, weights, out=means)
     cells = summarised(first, last, segment_sums(mass, cut), segment_sums(weights, cut), blend)
     merged = np.zeros((compression + BOOK_ROWS, 2))
-    merged[: len(first), 0] = np.maximum.accumulate(cells.means)
+    merged[: len(first), 0] = cells.means
     merged[: len(first), 1] = np.where(cells.blend, -cells.weights, cells.weights)
     merged[compression:] = merged_books(digests[:, -BOOK_ROWS:])
     return merged

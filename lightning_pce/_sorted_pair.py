@@ -117,5 +117,6 @@ def _centroids(pair: _Pair, weights: Floats, cuts: _Cuts) -> Floats:
 
 def _sums_between(data: Floats, cut: Places) -> Floats:
     """``data[cut[j]:cut[j + 1]].sum()`` for each j; the last element is 0 and lies behind all cuts."""
-    sums: Floats = np.add.reduceat(data, cut[:-1])
+    with np.errstate(over="ignore"):  # the mean is held between the outermost values
+        sums: Floats = np.add.reduceat(data, cut[:-1])
     return np.where(cut[1:] > cut[:-1], sums, 0.0)  # of nothing reduceat gives data[cut[j]]

@@ -175,7 +175,7 @@ def _flat(
         weights = weights.double()
     groups = None if groups is None else groups.reshape(-1).long()
     replicates = None if replicates is None else replicates.detach().reshape(len(values), -1)
-    if replicates is not None and replicates.dtype in (torch.bfloat16, torch.bool):  # NumPy has no bfloat16
+    if replicates is not None and replicates.dtype != torch.float64:  # NumPy has no bfloat16
         replicates = replicates.float()
     return Entries(values, weights, replicates, groups)
 

@@ -316,6 +316,7 @@ def _checked_group_ids(
     ids = torch.as_tensor(group, device=like.device)
     if ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"Expected argument `group` to hold integers but got {ids.dtype}.")
+    ids = ids.long()
     per_sequence = ids.ndim < like.ndim and ids.shape == like.shape[:-1]
     if ids.shape != like.shape and not per_sequence and ids.ndim:
         raise ValueError(
@@ -334,7 +335,7 @@ def _checked_group_ids(
                 f"Expected argument `group` to hold numbers in [0, {len(names)}), for {', '.join(names)}, "
                 f"but got {wrong[0].item()}."
             )
-    return ids.long()
+    return ids
 
 
 def _checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -365,6 +366,7 @@ def _checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor 
     weights = torch.as_tensor(weights, device=like.device)
     if weights.is_complex():
         raise ValueError(f"Expected argument `weights` to hold real numbers but got {weights.dtype}.")
+    weights = weights if weights.dtype == torch.bool else weights.double()
     if weights.shape != like.shape:
         raise ValueError(
             f"Expected argument `weights` to have the shape of the {name}, {tuple(like.shape)}, but got "
