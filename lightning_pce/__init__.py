@@ -3,6 +3,14 @@
 from lightning_pce._version import __version__
 from lightning_pce.digest_metric import DigestView
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
+from lightning_pce.bits_per_byte import BitsPerByte
 from lightning_pce.mixin import PercentileCEMixin
 
-__all__ = ["DigestView", "PercentileCEMixin", "PercentileCrossEntropy", "StreamingQuantiles", "__version__"]
+__all__ = [
+    "BitsPerByte",
+    "DigestView",
+    "PercentileCEMixin",
+    "PercentileCrossEntropy",
+    "StreamingQuantiles",
+    "__version__",
+]

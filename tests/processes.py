@@ -1,4 +1,4 @@
-"""Run a function as the ranks of one gloo group, and never wait for ever."""
+"""Run a function as the ranks of one gloo group, never wait for ever, and count its collectives."""
 
 from __future__ import annotations
 
@@ -8,12 +8,32 @@ import os
 import tempfile
 import time
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+COLLECTIVES = [
+    "all_gather",
+    "all_gather_coalesced",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_reduce",
+    "all_to_all",
+    "barrier",
+    "broadcast",
+    "broadcast_object_list",
+    "gather",
+    "gather_object",
+    "monitored_barrier",
+    "recv",
+    "reduce",
+    "reduce_scatter",
+    "scatter",
+    "send",
+]
 _DUMP_BEFORE_DEADLINE = 2.0
 
 # One server imports torch and lightning once, 4 seconds, and every rank is a fork of it.
@@ -83,3 +103,25 @@ def _rank(function, rank, world_size, folder, deadline, args):
             os._exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def counted_collectives():
+    """A list to which every collective of this process adds its name."""
+    calls = []
+    originals = {name: getattr(dist, name) for name in COLLECTIVES}
+
+    def counting(name, original):
+        def call(*args, **kwargs):
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        return call
+
+    for name, original in originals.items():
+        setattr(dist, name, counting(name, original))
+    try:
+        yield calls
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)

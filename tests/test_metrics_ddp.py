@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from distributions import bound, ce_like, exact_quantile, worst_rank_error
-from processes import run_ranks
+from processes import counted_collectives, run_ranks
 
 from lightning_pce import PercentileCrossEntropy
 from lightning_pce import digest as td
 
 V = 11
 PERCENTILES = (5, 25, 50, 75, 95, 99)
-COLLECTIVES = [
-    "all_gather",
-    "all_gather_coalesced",
-    "all_gather_into_tensor",
-    "all_gather_object",
-    "all_reduce",
-    "all_to_all",
-    "barrier",
-    "broadcast",
-    "broadcast_object_list",
-    "gather",
-    "gather_object",
-    "monitored_barrier",
-    "recv",
-    "reduce",
-    "reduce_scatter",
-    "scatter",
-    "send",
-]
-
-
-@contextmanager
-def counted_collectives():
-    calls = []
-    originals = {name: getattr(dist, name) for name in COLLECTIVES}
-
-    def counting(name, original):
-        def call(*args, **kwargs):
-            calls.append(name)
-            return original(*args, **kwargs)
-
-        return call
-
-    for name, original in originals.items():
-        setattr(dist, name, counting(name, original))
-    try:
-        yield calls
-    finally:
-        for name, original in originals.items():
-            setattr(dist, name, original)
 
 
 def losses_of(rank, part, n=50):
