@@ -5,6 +5,7 @@ from lightning_pce.digest_metric import DigestView
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.bits_per_byte import BitsPerByte
 from lightning_pce.mixin import PercentileCEMixin
+from lightning_pce.proxies import TokenProxies, proxy_names
 
 __all__ = [
     "BitsPerByte",
@@ -12,5 +13,7 @@ __all__ = [
     "PercentileCEMixin",
     "PercentileCrossEntropy",
     "StreamingQuantiles",
+    "TokenProxies",
     "__version__",
+    "proxy_names",
 ]
