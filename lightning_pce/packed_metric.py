@@ -137,7 +137,7 @@ class PackedMetric(Metric):
         empty = torch.zeros(state.shape, dtype=torch.float64, device=device)
         self._defaults[self._state_name] = empty
         lost = state.is_meta and device.type != "meta"
-        setattr(self, self._state_name, empty.clone() if lost else state.to(device))
+        setattr(self, self._state_name, empty if lost else state.to(device))
         self._move_table()
         return self
 

@@ -272,7 +272,7 @@ class TokenProxies(PackedMetric):
         result = {}
         for name, value, value_error in zip(proxy_names(), mean.unbind(), error.unbind(), strict=True):
             result[name], result[f"{name}_se"] = value, value_error
-        return result | dict(zip(_COUNTERS, state[-1].clone().unbind(), strict=True))
+        return result | dict(zip(_COUNTERS, state[-1].unbind(), strict=True))
 
 
 def merge_proxies(states: Tensor) -> Tensor:

@@ -335,11 +335,35 @@ def test_statistics_that_were_computed_already_give_the_same_and_are_not_compute
     assert_close(metric.compute(), wanted, rtol=1e-12)
 
 
+def test_disagreement_tells_tokens_apart_that_are_all_but_certain():
+    ce = torch.tensor([[1e-12, 3e-12]])
+    certain = TokenStatistics(
+        ce=ce,
+        entropy=30 * ce,
+        target_prob=torch.ones(1, 2),
+        max_prob=torch.ones(1, 2),
+        rank=torch.ones(1, 2, dtype=torch.long),
+        valid=torch.ones(1, 2, dtype=torch.bool),
+    )
+    metric = TokenProxies(vocabulary=V)
+    metric.update(labels=torch.tensor([[1, 2]]), statistics=certain)
+    assert metric.compute()["ce_disagreement"].item() == pytest.approx(2.5e-12, rel=1e-6, abs=0)
+
+
 def test_a_padded_vocabulary_may_be_left_out_of_the_normalisation():
     logits, labels = batch()
     padded = torch.cat([logits, torch.full((*labels.shape, 3), -math.inf)], dim=-1)
     result = metric_of((padded, labels), vocabulary=V).compute()
     assert_close(result, by_hand(logits, labels), rtol=2e-6, atol=2e-7)
+
+
+def test_no_weight_is_negative_though_the_entropy_is_above_that_of_the_vocabulary():
+    logits = torch.zeros(1, 2, V)
+    logits[0, 1, 3] = 100.0
+    labels = torch.tensor([[1, 3]])
+    result = metric_of((logits, labels), vocabulary=4, inverse="complement").compute()
+    assert result["rank_inverse_entropy"] == 1
+    assert 0 <= result["ce_inverse_entropy"] < 1e-6
 
 
 def test_bfloat16_logits_are_not_scored_in_bfloat16():
@@ -427,19 +451,19 @@ def test_an_invalid_label_where_the_host_may_not_look_is_left_out_and_counted(mo
     assert_close(result, expected | {"invalid": 2}, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("form", ["corpus", "other labels"])
+@pytest.mark.parametrize("form", ["corpus", "other labels", "other labels, corpus"])
 def test_where_the_host_may_not_look_foreign_ids_are_left_out_and_counted(monkeypatch, form):
     monkeypatch.setattr(proxies, "may_look", lambda _: False)
     logits, labels = batch(ignored=0)
     labels[0, :2] = V - 1
-    counts = torch.tensor(COUNTS[:-1] if form == "corpus" else COUNTS)
+    counts = {"corpus": COUNTS[:-1], "other labels": None, "other labels, corpus": COUNTS}[form]
     metric = TokenProxies(vocabulary=V, token_counts=counts)
     strange = int((labels == V - 1).sum())
     seen = torch.where(labels == V - 1, -100, labels)
     metric.update(labels=labels if form == "corpus" else seen, statistics=exact_statistics(logits, labels))
     with pytest.warns(UserWarning, match="label was impossible"):
         result = metric.compute()
-    wanted = by_hand(logits, seen, token_counts=counts.tolist())
+    wanted = by_hand(logits, seen, token_counts=counts)
     assert_close(result, wanted | {"invalid": strange}, rtol=1e-12)
 
 
@@ -681,6 +705,29 @@ def test_a_collection_may_update_equal_metrics_once():
     assert torch.equal(collection.compute()["b_rank_uniform"], wanted.compute()["rank_uniform"])
 
 
+def test_merge_state_into_a_fresh_metric_does_not_warn_of_compute_before_update():
+    metric, other = TokenProxies(), metric_of(batch())
+    metric.merge_state(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(metric.compute(), other.compute(), rtol=0, atol=0)
+
+
+def test_merge_state_leaves_no_stale_result():
+    metric = metric_of(batch(), compute_with_cache=True)
+    metric.compute()
+    metric.merge_state(metric_of(batch(1)))
+    assert metric.compute()["sequences"] == 8
+
+
+def test_editing_a_result_does_not_edit_the_state():
+    metric = metric_of(batch())
+    wanted = state_of(metric).clone()
+    for value in metric.compute().values():
+        value += 5
+    assert torch.equal(state_of(metric), wanted)
+
+
 def test_merge_state_refuses_what_is_no_such_metric():
     with pytest.raises(ValueError):
         metric_of(batch()).merge_state(SumMetric())
@@ -745,7 +792,9 @@ def uneven_updates(rank, _):
     metric = metric_of(*(batch(seed, (2 + seed, 9)) for seed in ([0, 1, 2], [])[rank]))
     with counted_collectives() as calls:
         first = metric.compute()
-    metric.update(*batch(3 + rank))
+    if rank == 1:  # rank 0 must not answer from a cache while rank 1 waits for it
+        metric.update(*batch(3))
+    after_one = metric.compute()
     with counted_collectives() as in_forward:
         of_batch = metric(*batch(5 + rank))
     with counted_collectives() as bare:
@@ -754,6 +803,7 @@ def uneven_updates(rank, _):
     assert dist.get_world_size() == 2
     return {
         "first": first,
+        "after_one": after_one,
         "of_batch": of_batch,
         "second": metric.compute(),
         "calls": [calls, in_forward, bare],
@@ -761,18 +811,21 @@ def uneven_updates(rank, _):
 
 
 def test_two_ranks_agree_to_the_bit_by_one_collective():
-    ranks = run_ranks(uneven_updates, 2, timeout=60)
+    ranks = run_ranks(uneven_updates, 2, timeout=20)
     batches = [batch(seed, (2 + seed, 9)) for seed in range(3)]
     alone = metric_of(*batches)
     first = alone.compute()
-    for seed in range(3, 7):
+    alone.update(*batch(3))
+    after_one = alone.compute()
+    for seed in range(5, 7):
         alone.update(*batch(seed))
     second = alone.compute()
     for rank, outcome in enumerate(ranks):
         assert outcome["calls"] == [["all_gather"], [], ["all_gather"]]
         assert_close(outcome["first"], first, rtol=1e-12)
+        assert_close(outcome["after_one"], after_one, rtol=1e-12)
         assert_close(outcome["second"], second, rtol=1e-12)
         assert_close(outcome["of_batch"], by_hand(*batch(5 + rank)), rtol=2e-6, atol=2e-7)
-    for when in ("first", "second"):
+    for when in ("first", "after_one", "second"):
         bits = [torch.stack(list(outcome[when].values())).view(torch.int64) for outcome in ranks]
         assert torch.equal(*bits)
