@@ -22,6 +22,7 @@ class TokenStatistics(NamedTuple):
     max_prob: Tensor | None
     rank: Tensor | None
     valid: Tensor
+    invalid: Tensor
 
 
 def token_statistics(
@@ -34,7 +35,7 @@ def token_statistics(
     backend: str = "auto",
 ) -> TokenStatistics:
     """Statistics of every prediction, float32, in nats; ranks int64, 1-based, ties in the order of ids."""
-    ce, valid, _ = token_cross_entropy(
+    ce, valid, invalid = token_cross_entropy(
         logits.detach(), labels, ignore_index=ignore_index, shift=shift
     )  # which also checks
     if shift:
@@ -54,4 +55,5 @@ def token_statistics(
         "max_prob": probabilities.amax(-1),
         "rank": rank,
     }
-    return TokenStatistics(**{name: found[name] if name in statistics else None for name in ALL}, valid=valid)
+    asked = {name: found[name] if name in statistics else None for name in ALL}
+    return TokenStatistics(**asked, valid=valid, invalid=invalid)

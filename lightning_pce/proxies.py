@@ -45,6 +45,7 @@ WEIGHTINGS = (
 Inverse = Literal["reciprocal", "complement"]
 
 _NEEDED = ("ce", "entropy", "target_prob", "max_prob", "rank")
+_FLAGS = ("valid", "invalid")
 _COUNTERS = ("sequences", "tokens", "nan", "invalid")
 # 1 / entropy has no bound. Below a hundredth of the largest entropy (0.1 nats among 50,000 tokens) all tokens
 # are equally certain.
@@ -212,7 +213,8 @@ class TokenProxies(PackedMetric):
                 f"{int(strange.sum())} valid tokens have label ignore_index={self.ignore_index}. Was "
                 f"token_statistics called with these labels and with shift={self.shift}, as this metric is?"
             )
-        tokens = _tokens(statistics, _last(statistics.valid, self.last_n), target)
+        chosen = _last(statistics.valid | statistics.invalid, self.last_n)
+        tokens = _tokens(statistics, chosen, target)
         return tokens._replace(valid=tokens.valid & ~strange), self.vocabulary
 
     def _checked_ids(self, tokens: _Tokens) -> _Tokens:
@@ -379,18 +381,18 @@ def _check_labels(labels: Tensor) -> None:
 
 def _check_statistics(statistics: TokenStatistics, target: Tensor) -> None:
     missing = [
-        name for name in (*_NEEDED, "valid") if not isinstance(getattr(statistics, name, None), Tensor)
+        name for name in (*_NEEDED, *_FLAGS) if not isinstance(getattr(statistics, name, None), Tensor)
     ]
     if missing:
         raise ValueError(
             f"Expected argument `statistics` to be what token_statistics(..., statistics={_NEEDED}) returns "
             f"but got {type(statistics).__name__} without {', '.join(missing)}."
         )
-    if statistics.valid.dtype != torch.bool:
-        raise ValueError(
-            f"Expected argument `statistics` with bool `valid` but got {statistics.valid.dtype}."
-        )
-    for name in (*_NEEDED, "valid"):
+    for name in _FLAGS:
+        dtype = getattr(statistics, name).dtype
+        if dtype != torch.bool:
+            raise ValueError(f"Expected argument `statistics` with bool `{name}` but got {dtype}.")
+    for name in (*_NEEDED, *_FLAGS):
         shape = tuple(getattr(statistics, name).shape)
         if shape != tuple(target.shape):
             raise ValueError(

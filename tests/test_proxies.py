@@ -135,7 +135,7 @@ def exact_statistics(logits, labels):
         for name in ("ce", "entropy", "target_prob", "max_prob", "rank")
     }
     columns["rank"] = columns["rank"].long()
-    return TokenStatistics(**columns, valid=labels != -100)
+    return TokenStatistics(**columns, valid=labels != -100, invalid=labels == -1)
 
 
 def batch(seed=0, shape=(4, 9), ignored=0.3):
@@ -256,6 +256,7 @@ def test_an_example_by_hand():
         max_prob=torch.tensor([[0.75, 0.5, 1.0]]),
         rank=torch.tensor([[4, 2, 1]]),
         valid=torch.ones(1, 3, dtype=torch.bool),
+        invalid=torch.zeros(1, 3, dtype=torch.bool),
     )
     metric = TokenProxies(vocabulary=10)
     metric.update(labels=labels, statistics=statistics)
@@ -344,6 +345,7 @@ def test_disagreement_tells_tokens_apart_that_are_all_but_certain():
         max_prob=torch.ones(1, 2),
         rank=torch.ones(1, 2, dtype=torch.long),
         valid=torch.ones(1, 2, dtype=torch.bool),
+        invalid=torch.zeros(1, 2, dtype=torch.bool),
     )
     metric = TokenProxies(vocabulary=V)
     metric.update(labels=torch.tensor([[1, 2]]), statistics=certain)
@@ -434,21 +436,27 @@ def test_a_token_of_nan_is_left_out_and_counted_in_a_single_warning():
     assert_close(result, left | {"nan": 10}, rtol=2e-6, atol=2e-7)
 
 
-def test_an_invalid_label_where_the_host_may_not_look_is_left_out_and_counted(monkeypatch):
+@pytest.mark.parametrize("form", ["logits", "statistics"])
+def test_an_invalid_label_where_the_host_may_not_look_is_left_out_and_counted(monkeypatch, form):
     logits, labels = batch(ignored=0)
 
     def as_on_an_accelerator(logits, labels, **settings):
         found = token_statistics(logits, labels.clamp(max=V - 1), **settings)
-        return found._replace(valid=found.valid & (labels < V))
+        return found._replace(valid=found.valid & (labels < V), invalid=labels >= V)
 
     monkeypatch.setattr(proxies, "token_statistics", as_on_an_accelerator)
     wrong = labels.clone()
-    wrong[0, 0] = wrong[2, 3] = V
-    metric = metric_of((logits, wrong))
+    wrong[0, 0] = wrong[2, 3] = wrong[2, 8] = V
+    metric = TokenProxies(last_n=6, vocabulary=V)
+    if form == "logits":
+        metric.update(logits, wrong)
+    else:
+        metric.update(labels=wrong, statistics=as_on_an_accelerator(logits, wrong))
     with pytest.warns(UserWarning, match="2 tokens were left out because their label was impossible"):
         result = metric.compute()
-    expected = by_hand(logits, torch.where(wrong == V, -100, wrong))
-    assert_close(result, expected | {"invalid": 2}, rtol=2e-6, atol=2e-7)
+    # The last six of a sequence are looked at, and impossible ones among them left out.
+    left = torch.where((wrong == V) | (torch.arange(9) < 3), -100, wrong)
+    assert_close(result, by_hand(logits, left) | {"invalid": 2}, rtol=2e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("form", ["corpus", "other labels", "other labels, corpus"])
