@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_pce.metrics import _checked_losses, not_compiled
+from lightning_pce.digest_metric import not_compiled
+from lightning_pce.metrics import checked_losses
 from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
 
 _TOTALS = ("nats", "bytes", "tokens", "nan", "invalid")
@@ -75,7 +76,7 @@ class BitsPerByte(PackedMetric):
                 outside the table; nothing of the batch enters the state then. On an accelerator, where
                 looking would make the host wait, such a token is left out and counted as ``invalid``.
         """
-        losses, counted = _checked_losses(losses, mask)
+        losses, counted = checked_losses(losses, mask)
         _check_labels(labels, losses)
         look = may_look(labels)
         device = self._state.device

@@ -159,7 +159,7 @@ class PercentileCrossEntropy(DigestMetric):
                 "Expected either `losses` or `logits` and `labels`, not both, but got "
                 f"{_given(logits=logits, labels=labels, losses=losses)}."
             )
-        losses, counted = _checked_losses(losses, mask)
+        losses, counted = checked_losses(losses, mask)
         return losses.float(), _weights_where(counted, _checked_weights(weights, losses, "losses")), None
 
     def _scored(
@@ -338,7 +338,7 @@ def _checked_group_ids(
     return ids
 
 
-def _checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Per-token losses, and which of them count."""
     for name, value in (("losses", losses), ("mask", mask)):
         if value is not None and not isinstance(value, Tensor):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.prints import rank_zero_warn
 
-from lightning_pce.metrics import gather_digests, not_compiled
+from lightning_pce.digest_metric import gather_digests, not_compiled
 
 
 class PackedMetric(Metric):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce._token_statistics_stub import TokenStatistics, token_statistics
-from lightning_pce.metrics import not_compiled
+from lightning_pce.digest_metric import not_compiled
 from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
 from lightning_pce.token_stats import check_logits_and_labels
 
