@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_pce.digest_metric import not_compiled
 from lightning_pce.metrics import checked_losses
+from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
 
 _TOTALS = ("nats", "bytes", "tokens", "nan", "invalid")
@@ -58,7 +58,7 @@ class BitsPerByte(PackedMetric):
 
     def __init__(self, token_bytes: Tensor | Sequence[int], **metric_kwargs: Any) -> None:
         table = checked_table("token_bytes", token_bytes)
-        super().__init__((len(_TOTALS),), merge_totals, (), table, **metric_kwargs)
+        super().__init__((len(_TOTALS),), merge_totals, {}, table, **metric_kwargs)
 
     @property
     def totals(self) -> dict[str, Tensor]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
-import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.prints import rank_zero_warn
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from lightning_pce import digest as td
+from lightning_pce.one_state_metric import OneStateMetric
 
 DEFAULT_PERCENTILES = (5, 25, 50, 75, 95, 99)
 # What can be part of a logged name: a module's name holds no dot, a file's no slash.
@@ -28,20 +26,8 @@ _WAITING_VALUES = {"cpu": 1 << 18}
 _WAITING_ELSEWHERE = 1 << 20
 _WAITING_UPDATES = 1 << 10
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-
-def not_compiled(method: _Method) -> _Method:
-    """Leave a method out of ``torch.compile``.
-
-    Compiled, every call would be a new graph, because the update count is an int on a module, until torch
-    gives up and runs the whole step eagerly.
-    """
-    disable: Callable[[_Method], _Method] = torch.compiler.disable  # which has no types of its own
-    return disable(method)
-
-
-class _Batch(NamedTuple):
+class Entries(NamedTuple):
     """What an update brings, all of one shape."""
 
     values: Tensor
@@ -50,15 +36,12 @@ class _Batch(NamedTuple):
     invalid: Tensor | None  # bool
 
 
-class DigestMetric(Metric):
+class DigestMetric(OneStateMetric):
     """A stream of values summarised by one digest: one tensor of state, one collective per compute.
 
     Values wait in a short list until it is worth sorting them. While some do, the state is not an attribute:
     whoever asks for it, torchmetrics' sync, ``state_dict`` or a copy, makes them enter first.
     """
-
-    is_differentiable = False
-    full_state_update = False
 
     def __init__(
         self,
@@ -66,26 +49,17 @@ class DigestMetric(Metric):
         *,
         groups: Sequence[str] | None = None,
         compression: int = 1024,
-        settings: tuple[Any, ...] = (),
+        settings: dict[str, Any] | None = None,
         **metric_kwargs: Any,
     ) -> None:
-        # A cached rank would never enter the collective that the others wait in.
-        metric_kwargs.setdefault("compute_with_cache", False)
-        metric_kwargs.setdefault("dist_sync_fn", gather_digests)
-        super().__init__(**metric_kwargs)
         self.percentiles = _checked_percentiles(percentiles)
         self.groups = None if groups is None else _checked_groups(groups)
         self.compression = compression
-        # MetricCollection merges metrics whose states have the same names and, after the first batch, the
-        # same values. The settings are part of the name, so that metrics which differ in one are never
-        # merged.
-        what: tuple[Any, ...] = (type(self).__qualname__, self.percentiles, compression, *settings)
-        what = what if self.groups is None else (*what, self.groups)
-        self._state_name = f"digest_{zlib.crc32(repr(what).encode()):08x}"
-        self._waiting: list[_Batch] = []
+        shared = {"percentiles": self.percentiles, "compression": compression, "groups": self.groups}
+        super().__init__("digest", {**shared, **(settings or {})}, td.merge, **metric_kwargs)
+        self._waiting: list[Entries] = []
         self._waiting_values = 0
         self._settled: Tensor | None = None  # the state, while values wait
-        self.add_state(self._state_name, self._empty(), dist_reduce_fx=td.merge)
         twice = [key for index, key in enumerate(self.keys) if key in self.keys[:index]]
         if twice:
             raise ValueError(
@@ -96,7 +70,6 @@ class DigestMetric(Metric):
         self._result: dict[str, Tensor] | None = None
         self._result_from: Tensor | None = None
         self._served: set[str] = set()
-        self._warned: set[str] = set()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -127,9 +100,8 @@ class DigestMetric(Metric):
         return cast(Tensor, getattr(self, self._state_name))
 
     @_state.setter
-    def _state(self, state: Tensor | None) -> None:
+    def _state(self, state: Tensor) -> None:
         self._waiting, self._waiting_values, self._settled = [], 0, None
-        # Never in place: after trainer.validate it may be an inference tensor.
         setattr(self, self._state_name, state)
 
     def _empty(self, device: torch.device | None = None) -> Tensor:
@@ -159,7 +131,7 @@ class DigestMetric(Metric):
         others = (None if each is None else _copied(each, device) for each in (weights, groups, invalid))
         # Two dtypes can not always be joined: float8 with none.
         values = values if values.dtype in (torch.float32, torch.float64) else values.float()
-        batch = _Batch(_copied(values, device), *others)
+        batch = Entries(_copied(values, device), *others)
         if state is not None:
             self._waiting, self._waiting_values, self._settled = [], 0, current
             delattr(self, self._state_name)
@@ -264,26 +236,10 @@ class DigestMetric(Metric):
 
     def reset(self) -> None:
         """Forget everything seen."""
-        if self._state_name not in self.__dict__:
+        if self._state_name not in self.__dict__ and self._settled is not None:
             self._state = self._settled  # what waits is forgotten too, unsorted
         super().reset()
         self._merged = self._merged_from = self._result = self._result_from = None
-
-    @not_compiled
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch and return its own summaries; a refused batch leaves the state as it was."""
-        if self._is_synced:
-            return super().forward(*args, **kwargs)  # which says that this can't be
-        state, count = self._state, self._update_count
-        try:
-            return super().forward(*args, **kwargs)
-        except BaseException:
-            # torchmetrics empties the state before it looks at the batch.
-            self._state = state
-            self._update_count, self._computed = count, None
-            self._is_synced, self._cache = False, None
-            self._should_unsync, self._to_sync, self._enable_grad = True, self.sync_on_compute, False
-            raise
 
     def unsync(self, should_unsync: bool = True) -> None:
         """Back to this rank's state after a sync; the merged digest stays readable."""
@@ -291,77 +247,6 @@ class DigestMetric(Metric):
         super().unsync(should_unsync)
         if self._merged is synced:
             self._merged_from = self._state  # a copy of the state from before the sync
-
-    def sync(
-        self,
-        dist_sync_fn: Callable[..., Any] | None = None,
-        process_group: Any | None = None,
-        should_sync: bool = True,
-        distributed_available: Callable[..., Any] | None = None,
-    ) -> None:
-        """Merge the digests of all ranks; by this metric's one collective also when called by hand."""
-        super().sync(dist_sync_fn or self.dist_sync_fn, process_group, should_sync, distributed_available)
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric of the same settings has seen, or its ``metric_state``.
-
-        Raises:
-            ValueError: if it is something else, or its settings differ.
-        """
-        updates = 1
-        if isinstance(incoming_state, DigestMetric):
-            updates = incoming_state.update_count
-            if incoming_state._state_name != self._state_name:
-                raise ValueError(
-                    f"Expected a {type(self).__name__} with the same settings but got "
-                    f"{type(incoming_state).__name__} with percentiles {incoming_state.percentiles} and "
-                    f"compression {incoming_state.compression}, here {self.percentiles} and "
-                    f"{self.compression}, or another setting that differs."
-                )
-        if isinstance(incoming_state, dict):
-            state = incoming_state.get(self._state_name)
-            if state is None or state.shape != self._state.shape:
-                raise ValueError(
-                    f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
-                    f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
-                )
-        super().merge_state(incoming_state)
-        self._computed = None
-        self._update_count += updates
-
-    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> DigestMetric:
-        """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""
-        super()._apply(fn, exclude_state=(self._state_name,))
-        self._computed = None
-        device = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
-        self._defaults[self._state_name] = self._empty(device)
-        state = self._state
-        lost = state.is_meta and device.type != "meta"
-        self._state = self._empty(device) if lost else state.to(device)
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        stored = state_dict.get(prefix + self._state_name)
-        others = [key for key in state_dict if key.startswith(f"{prefix}digest_")]
-        if stored is None and others:
-            raise ValueError(
-                f"Expected the state of a {type(self).__name__} with the same settings (percentiles, "
-                f"compression, ...) of shape {tuple(self._state.shape)} under `{prefix}{self._state_name}` "
-                f"but got `{others[0]}` of shape {tuple(state_dict[others[0]].shape)}."
-            )
-        if stored is not None:
-            if stored.shape != self._state.shape:
-                raise ValueError(
-                    f"Expected a digest of shape {tuple(self._state.shape)} in the checkpoint under "
-                    f"`{prefix + self._state_name}` but got {tuple(stored.shape)}."
-                )
-            self._state = stored.to(self._state)
-            state_dict[prefix + self._state_name] = self._state
-            self._computed = None
-            self._update_count = max(self._update_count, 1)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one result or several, see :meth:`torchmetrics.Metric.plot`."""
@@ -422,21 +307,6 @@ class DigestView(WrapperMetric):
         return f"DigestView({self.key!r} of {type(self.parent).__name__})"
 
 
-def gather_digests(digest: Tensor, group: Any | None = None) -> list[Tensor]:
-    """The digests of all ranks by one ``all_gather``; torchmetrics' own way takes a barrier and two."""
-    device = digest.device
-    if (
-        device.type == "cpu"
-        and "nccl" in str(dist.get_backend(group))
-        and "gloo" not in str(dist.get_backend(group))
-    ):
-        digest = digest.to(torch.device("cuda", torch.cuda.current_device()))
-    everyone = digest.new_empty((dist.get_world_size(group), *digest.shape))
-    parts = list(everyone.unbind())
-    dist.all_gather(parts, digest.contiguous(), group=group)
-    return [part.to(device) for part in parts]
-
-
 def percentile_key(percentile: float) -> str:
     """``50 -> "p50"``, ``99.9 -> "p99_9"``: no dot, which a module's name can not hold."""
     return "p" + f"{percentile:.10f}".rstrip("0").rstrip(".").replace(".", "_")
@@ -487,7 +357,7 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor:
     return torch.cat([part for part in parts if part is not None])
 
 
-def _joined_weights(batches: Sequence[_Batch]) -> Tensor | None:
+def _joined_weights(batches: Sequence[Entries]) -> Tensor | None:
     """Bool if all are, numbers if some are, None if there are none."""
     if all(batch.weights is None for batch in batches):
         return None

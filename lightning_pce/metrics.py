@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric, not_compiled
+from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric
+from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.token_stats import check_logits_and_labels, token_cross_entropy
 
 
@@ -77,7 +78,7 @@ class PercentileCrossEntropy(DigestMetric):
             percentiles,
             groups=groups,
             compression=compression,
-            settings=(ignore_index, shift),
+            settings={"ignore_index": ignore_index, "shift": shift},
             **metric_kwargs,
         )
         self.ignore_index = ignore_index

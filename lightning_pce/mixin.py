@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_pce.digest_metric import DEFAULT_PERCENTILES, not_compiled
+from lightning_pce.digest_metric import DEFAULT_PERCENTILES
+from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.stages import StageMetrics, check_lengths_over_ranks
 
 if TYPE_CHECKING:

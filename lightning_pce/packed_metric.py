@@ -4,62 +4,50 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.prints import rank_zero_warn
 
-from lightning_pce.digest_metric import gather_digests, not_compiled
+from lightning_pce.one_state_metric import OneStateMetric
 
 
-class PackedMetric(Metric):
-    """Sums and counts in one float64 tensor, which no cast of the module touches and one collective merges.
+class PackedMetric(OneStateMetric):
+    """Sums and counts in one tensor, and a table of the vocabulary or none.
 
     Args:
         shape: of the state, which is all zeros when nothing was seen.
         merge: states ``[N, *shape]`` to one; in a module, so that it can be pickled.
-        settings: whatever makes two metrics of this class count differently.
+        settings: whatever makes two metrics of this class count differently, by its name.
         table: ``[V]`` int64, a number for each token of the vocabulary; moves with the state.
         metric_kwargs: see :class:`torchmetrics.Metric`.
     """
-
-    is_differentiable = False
-    full_state_update = False
 
     def __init__(
         self,
         shape: tuple[int, ...],
         merge: Callable[[Tensor], Tensor],
-        settings: tuple[Any, ...],
+        settings: dict[str, Any],
         table: Tensor | None = None,
         **metric_kwargs: Any,
     ) -> None:
-        # A cached rank would never enter the collective that the others wait in.
-        metric_kwargs.setdefault("compute_with_cache", False)
-        metric_kwargs.setdefault("dist_sync_fn", gather_digests)
-        super().__init__(**metric_kwargs)
-        # MetricCollection merges metrics whose states have the same names and, after the first batch, the
-        # same values. With the settings in the name, metrics which differ in one are never merged.
-        content = None if table is None else zlib.crc32(table.cpu().numpy().tobytes())
-        what = (type(self).__qualname__, *settings, content)
-        self._state_name = f"packed_{zlib.crc32(repr(what).encode()):08x}"
+        self._shape = shape
+        if table is not None:
+            content = zlib.crc32(table.cpu().numpy().tobytes())
+            settings = {**settings, "table": f"[{len(table)}] {content:08x}"}
+        super().__init__("packed", settings, merge, **metric_kwargs)
         self._merge = merge
-        self._warned: set[str] = set()
-        self.add_state(self._state_name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx=merge)
         # No buffer: DDP would send it at every forward of the module.
         self._table = table
         self._move_table()
 
-    @property
-    def _state(self) -> Tensor:
-        return cast(Tensor, getattr(self, self._state_name))
+    def _empty(self, device: torch.device | None = None) -> Tensor:
+        return torch.zeros(self._shape, dtype=torch.float64, device=device)
 
     def _add(self, states: Tensor) -> None:
         """Merge states ``[N, *shape]`` into this one's."""
-        # Never in place: after trainer.validate it may be an inference tensor.
-        setattr(self, self._state_name, self._merge(torch.cat([self._state[None], states])))
+        self._state = self._merge(torch.cat([self._state[None], states]))
 
     def _looked_up(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The table's numbers for ids of any shape, 0 for those outside; and which are inside."""
@@ -79,83 +67,10 @@ class PackedMetric(Metric):
         self._warned.add(what)
         rank_zero_warn(f"{type(self).__name__}: {int(number)} {message}")
 
-    @not_compiled
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch and return its own result; a refused batch leaves the state as it was."""
-        state, count = self._state, self._update_count
-        try:
-            return super().forward(*args, **kwargs)
-        except BaseException:
-            # torchmetrics empties the state before it looks at the batch.
-            setattr(self, self._state_name, state)
-            self._update_count, self._computed = count, None
-            self._is_synced, self._cache = False, None
-            self._should_unsync, self._to_sync, self._enable_grad = True, self.sync_on_compute, False
-            raise
-
-    def sync(
-        self,
-        dist_sync_fn: Callable[..., Any] | None = None,
-        process_group: Any | None = None,
-        should_sync: bool = True,
-        distributed_available: Callable[..., Any] | None = None,
-    ) -> None:
-        """Merge the states of all ranks; by this metric's one collective also when called by hand."""
-        super().sync(dist_sync_fn or self.dist_sync_fn, process_group, should_sync, distributed_available)
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric of the same settings has seen, or its ``metric_state``.
-
-        Raises:
-            ValueError: if it is something else, or its settings differ.
-        """
-        updates = 1
-        if isinstance(incoming_state, PackedMetric):
-            updates = incoming_state.update_count
-            if incoming_state._state_name != self._state_name:
-                raise ValueError(
-                    f"Expected a {type(self).__name__} with the same settings but got a "
-                    f"{type(incoming_state).__name__} of which one differs."
-                )
-        if isinstance(incoming_state, dict):
-            state = incoming_state.get(self._state_name)
-            if state is None or state.shape != self._state.shape:
-                raise ValueError(
-                    f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
-                    f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
-                )
-        super().merge_state(incoming_state)
-        self._computed = None
-        self._update_count += updates
-
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> PackedMetric:
-        """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""
-        super()._apply(fn, exclude_state=(self._state_name,))
-        self._computed = None
-        device = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
-        state = self._state
-        empty = torch.zeros(state.shape, dtype=torch.float64, device=device)
-        self._defaults[self._state_name] = empty
-        lost = state.is_meta and device.type != "meta"
-        setattr(self, self._state_name, empty if lost else state.to(device))
+        super()._apply(fn, *args, **kwargs)
         self._move_table()
         return self
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        stored = state_dict.get(prefix + self._state_name)
-        others = [key for key in state_dict if key.startswith(f"{prefix}packed_")]
-        if stored is None and others:
-            raise ValueError(
-                f"Expected the state of a {type(self).__name__} with the same settings under "
-                f"`{prefix}{self._state_name}` but got `{others[0]}`, of another metric or other settings."
-            )
-        if stored is not None:
-            state_dict[prefix + self._state_name] = stored.to(self._state)
-            self._computed = None
-            self._update_count = max(self._update_count, 1)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def may_look(tensor: Tensor) -> bool:

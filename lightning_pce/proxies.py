@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce._token_statistics_stub import TokenStatistics, token_statistics
-from lightning_pce.digest_metric import not_compiled
+from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
 from lightning_pce.token_stats import check_logits_and_labels
 
@@ -147,7 +147,15 @@ class TokenProxies(PackedMetric):
             )
         _check_kernel(gaussian_center, gaussian_width)
         table = None if token_counts is None else checked_table("token_counts", token_counts)
-        settings = (last_n, ignore_index, shift, vocabulary, inverse, gaussian_center, gaussian_width)
+        settings = {
+            "last_n": last_n,
+            "ignore_index": ignore_index,
+            "shift": shift,
+            "vocabulary": vocabulary,
+            "inverse": inverse,
+            "gaussian_center": gaussian_center,
+            "gaussian_width": gaussian_width,
+        }
         super().__init__((len(proxy_names()) + 1, 4), merge_proxies, settings, table, **metric_kwargs)
         self.last_n = last_n
         self.ignore_index = ignore_index
