@@ -6,6 +6,7 @@ from lightning_pce.digest_metric import DigestView
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.mixin import PercentileCEMixin
 from lightning_pce.proxies import TokenProxies, proxy_names
+from lightning_pce.token_stats import TokenStatistics, token_statistics
 
 __all__ = [
     "BitsPerByte",
@@ -14,6 +15,8 @@ __all__ = [
     "PercentileCrossEntropy",
     "StreamingQuantiles",
     "TokenProxies",
+    "TokenStatistics",
     "__version__",
     "proxy_names",
+    "token_statistics",
 ]

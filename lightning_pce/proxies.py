@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_pce._token_statistics_stub import TokenStatistics, token_statistics
+from lightning_pce.token_stats import TokenStatistics, token_statistics
 from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
 from lightning_pce.token_stats import check_logits_and_labels

@@ -1,15 +1,147 @@
-"""Per-token statistics of next-token predictions: float32 losses and which tokens count."""
+"""Per-token statistics of next-token predictions: float32 values and which tokens count."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows are scored in chunks of about this many logits. On a CPU their float32 copy (8 MiB) stays in the cache;
-# smaller chunks are no faster and, with other work on the cores, many times slower. An accelerator wants
-# fewer, larger calls.
-_CPU_CHUNK, _ACCELERATOR_CHUNK = 1 << 21, 1 << 26
+from lightning_pce.kernels.row_sums import Kernel, RowSums, choose, finish, joined
+
+STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
+
+
+class TokenStatistics(NamedTuple):
+    """What :func:`token_statistics` returns: tensors shaped like the labels, None for what was not asked for.
+
+    A token that does not count has 0 everywhere and rank V + 1. A row that is no distribution (a NaN or +inf
+    among the logits, or -inf everywhere) has NaN everywhere and rank V + 1. So ``rank <= k`` is top-k
+    correctness for every k up to V.
+    """
+
+    ce: Tensor | None
+    """float32, the cross-entropy in nats; inf where the target's logit is -inf."""
+    entropy: Tensor | None
+    """float32, of the predicted distribution, in nats."""
+    target_prob: Tensor | None
+    """float32, the probability of the target."""
+    max_prob: Tensor | None
+    """float32, the largest probability."""
+    rank: Tensor | None
+    """int64, 1-based position of the target in a stable descending sort: of equal logits the first leads."""
+    valid: Tensor
+    """bool, which tokens count."""
+    invalid: Tensor
+    """bool, where a label was outside the vocabulary (on an accelerator; on a CPU that is an error)."""
+
+    @property
+    def margin(self) -> Tensor | None:
+        """``max_prob - target_prob``, 0 where the target leads; None unless both were asked for."""
+        if self.max_prob is None or self.target_prob is None:
+            return None
+        return self.max_prob - self.target_prob
+
+    @property
+    def log_rank(self) -> Tensor | None:
+        """The logarithm of the rank, float32, in nats; None unless the rank was asked for."""
+        return None if self.rank is None else self.rank.float().log()
+
+
+def token_statistics(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    statistics: Sequence[str] = STATISTICS,
+    ignore_index: int = -100,
+    shift: bool = False,
+    backend: str = "auto",
+) -> TokenStatistics:
+    """Cross-entropy, entropy, probabilities and rank of every token from one pass over the logits.
+
+    The logits are neither modified nor copied whole, whatever their strides: beyond them and the results at
+    most 16 MiB are used. Nothing is differentiable; for a loss to train on see :func:`token_cross_entropy`.
+    Cross-entropies are within 1e-6 of their value from 1e-20 to 1e4 nats, ranks are exact. Asking for
+    probabilities costs no more than the cross-entropy, entropy and rank cost as much again.
+
+    Args:
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64.
+        labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
+        statistics: which of ``"ce"``, ``"entropy"``, ``"target_prob"``, ``"max_prob"`` and ``"rank"``.
+        ignore_index: the label of tokens that do not count.
+        shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
+            and the last position does not count.
+        backend: ``"eager"`` runs on every device. ``"compile"`` is about twice as fast on a CPU once
+            torch.compile has compiled it, which takes seconds, up to half a minute the first time, and a C++
+            compiler; where it does not work it warns and is eager. ``"triton"`` is for CUDA and not for
+            float64. ``"auto"`` is triton on CUDA where it can be and eager elsewhere.
+
+    Returns:
+        A :class:`TokenStatistics`.
+
+    Raises:
+        ValueError: if shapes, dtypes or names do not fit, the vocabulary is sharded (a DTensor), the backend
+            can not read these logits or, on a CPU, a label is outside the vocabulary.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+        >>> stats = token_statistics(logits, torch.tensor([0, 2, -100]), statistics=("ce", "rank"))
+        >>> stats.ce
+        tensor([0.2395, 1.0986, 0.0000])
+        >>> stats.rank
+        tensor([1, 3, 4])
+        >>> stats.valid
+        tensor([ True,  True, False])
+    """
+    check_statistics(statistics)
+    check_logits_and_labels(logits, labels)
+    target, valid, invalid = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
+    everything = "entropy" in statistics or "rank" in statistics
+    sums = _read(choose(backend, logits), logits, target, everything)
+    return assemble(sums, statistics, valid, invalid, logits.shape[-1])
+
+
+def assemble(
+    sums: RowSums, statistics: Sequence[str], valid: Tensor, invalid: Tensor, vocabulary: int
+) -> TokenStatistics:
+    """The statistics asked for, of tokens ``[...]``, from the sums of their rows ``[N]``."""
+    rows = finish(sums, vocabulary)
+
+    def shaped(name: str, value: Tensor | None, missing: float) -> Tensor | None:
+        if name not in statistics or value is None:
+            return None
+        return value.reshape(valid.shape).masked_fill(~valid, missing)
+
+    return TokenStatistics(
+        shaped("ce", rows.ce, 0.0),
+        shaped("entropy", rows.entropy, 0.0),
+        shaped("target_prob", rows.target_prob, 0.0),
+        shaped("max_prob", rows.max_prob, 0.0),
+        shaped("rank", rows.rank, vocabulary + 1),
+        valid,
+        invalid,
+    )
+
+
+def _read(kernel: Kernel, logits: Tensor, target: Tensor, everything: bool) -> RowSums:
+    """Sums of all rows of logits ``[..., V]``; an empty batch is for eager operations, which have no grid."""
+    if target.numel() == 0:
+        kernel = choose("eager", logits)
+    parts, start = [], 0
+    for rows in _matrices(logits.detach()):
+        parts.append(kernel(rows, target[start : start + len(rows)], everything))
+        start += len(rows)
+    return joined(parts)
+
+
+def _matrices(logits: Tensor) -> list[Tensor]:
+    """Views ``[n, V]`` that hold all rows in order, as few as strides allow; ``reshape`` would copy."""
+    try:
+        return [logits.view(-1, logits.shape[-1])]
+    except RuntimeError:
+        return [matrix for part in logits for matrix in _matrices(part)]
 
 
 def token_cross_entropy(
@@ -43,6 +175,24 @@ def token_cross_entropy(
         tensor([[ True, False,  True]])
     """
     check_logits_and_labels(logits, labels)
+    vocabulary = logits.shape[-1]
+    target, valid, invalid = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift)
+    if torch.is_grad_enabled() and logits.requires_grad:
+        losses = F.cross_entropy(logits.reshape(-1, vocabulary).float(), target, reduction="none")
+    else:
+        losses = finish(_read(choose("auto", logits), logits, target, False), vocabulary).ce
+        losses = losses.masked_fill(target < 0, 0.0)
+    return losses.reshape(labels.shape), valid, invalid
+
+
+def targets(
+    labels: Tensor, vocabulary: int, *, ignore_index: int, shift: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets ``[N]`` int64, -100 where a token does not count; valid and invalid as labels ``[...]``.
+
+    Raises:
+        ValueError: if on a CPU a label is outside the vocabulary.
+    """
     labels = labels.long()  # before ignore_index is compared: in uint8 -100 is 156
     if shift and labels.ndim == 0:
         raise ValueError(
@@ -50,42 +200,22 @@ def token_cross_entropy(
         )
     if shift:
         labels = torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore_index)], dim=-1)
-    counted, vocabulary = labels != ignore_index, logits.shape[-1]
+    counted = labels != ignore_index
     known = (labels >= 0) & (labels < vocabulary)
     invalid = counted & ~known
     if labels.device.type == "cpu" and bool(invalid.any()):
         raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
     valid = counted & known
-    target = torch.where(valid, labels, -100).reshape(-1)
-    rows = logits.reshape(-1, vocabulary)
-    if torch.is_grad_enabled() and logits.requires_grad:
-        losses = F.cross_entropy(rows.float(), target, reduction="none")
-    else:
-        losses = _in_chunks(rows.detach(), target)
-    return losses.reshape(labels.shape), valid, invalid
+    return torch.where(valid, labels, -100).reshape(-1), valid, invalid
 
 
-def _in_chunks(rows: Tensor, target: Tensor) -> Tensor:
-    """Losses ``[N]`` float32 of rows ``[N, V]`` and targets ``[N]``, -100 where a token does not count.
-
-    The target is left out of the sum and enters in float64, so that losses keep a relative error near 1e-7
-    from 1e-20 to 1e4. (float32 log-softmax is 3e-6 low on average over 49,152 logits, and 0 below 1e-7.)
-    """
-    vocabulary = rows.shape[-1]
-    budget = _CPU_CHUNK if rows.device.type == "cpu" else _ACCELERATOR_CHUNK
-    step = min(max(1, budget // max(1, vocabulary)), max(1, len(rows)))
-    losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
-    scratch = torch.empty(step, vocabulary, dtype=torch.float32, device=rows.device)
-    for start in range(0, len(rows), step):
-        piece = slice(start, start + step)
-        index = target[piece].clamp(min=0)[:, None]
-        x = scratch[: len(index)].copy_(rows[piece])
-        top, own = x.amax(-1, keepdim=True), x.gather(-1, index).double()
-        others = x.sub_(top).exp_().scatter_(-1, index, 0.0).sum(-1, keepdim=True).double()
-        behind = top.double() - own
-        loss = torch.where(behind == 0, others.log1p(), behind + (others + (-behind).exp()).log())
-        losses[piece] = loss[:, 0].float()
-    return losses.masked_fill_(target < 0, 0.0)
+def check_statistics(statistics: Sequence[str]) -> None:
+    """Raise a ``ValueError`` with what was seen if these are no names of statistics."""
+    if isinstance(statistics, str) or not all(name in STATISTICS for name in statistics):
+        raise ValueError(
+            f"Expected argument `statistics` to hold names among {', '.join(STATISTICS)} but got "
+            f"{statistics!r}."
+        )
 
 
 def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
@@ -93,6 +223,7 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     for name, value in (("logits", logits), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
+        check_not_sharded(name, value)
     if not logits.is_floating_point():
         raise ValueError(
             f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
@@ -117,6 +248,18 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     if logits.shape[-1] == 0:
         raise ValueError(
             f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
+        )
+
+
+def check_not_sharded(name: str, value: Tensor) -> None:
+    """Raise a ``ValueError`` for a DTensor: each rank would take its own part for the whole."""
+    placements = getattr(value, "placements", None)
+    if placements is not None:
+        raise ValueError(
+            f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape "
+            f"{tuple(value.shape)} placed as {placements}. If only batch or sequence are sharded pass "
+            f"{name}.to_local(); if the vocabulary is, {name}.full_tensor(), or ask the parallel plan for a "
+            "replicated output."
         )
 
 

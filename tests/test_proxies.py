@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 from torchmetrics import MetricCollection, SumMetric
 
 from lightning_pce import TokenProxies, proxies, proxy_names
-from lightning_pce._token_statistics_stub import TokenStatistics, token_statistics
+from lightning_pce.token_stats import TokenStatistics, token_statistics
 
 V = 13
 COUNTERS = ["sequences", "tokens", "nan", "invalid"]
