@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric
+from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric, Entries
 from lightning_pce.one_state_metric import not_compiled
-from lightning_pce.token_stats import check_logits_and_labels, token_cross_entropy
+from lightning_pce.token_stats import TokenStatistics, check_logits_and_labels, token_cross_entropy
 
 
 class PercentileCrossEntropy(DigestMetric):
@@ -104,10 +104,7 @@ class PercentileCrossEntropy(DigestMetric):
                 enters the state then. On accelerators impossible values are counted as ``invalid`` instead,
                 because looking would make the host wait.
         """
-        losses, weights, invalid = self.token_losses(
-            logits, labels, losses=losses, mask=mask, weights=weights
-        )
-        self._add(losses, weights, self._groups_of(losses, weights, group, logits), invalid)
+        self._add(*self.entries(logits, labels, losses=losses, mask=mask, weights=weights, group=group))
 
     @not_compiled
     def update_and_mean(
@@ -128,17 +125,21 @@ class PercentileCrossEntropy(DigestMetric):
             >>> metric.update_and_mean(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
             tensor(1.3863)
         """
-        losses, weights, invalid = self.token_losses(
-            logits, labels, losses=losses, mask=mask, weights=weights
+        return self.add_entries(
+            self.entries(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
         )
-        groups = self._groups_of(losses, weights, group, logits)
+
+    def add_entries(self, entries: Entries) -> Tensor:
+        """Add what :meth:`entries` gave; the mean that :meth:`update_and_mean` returns."""
         self._computed = None
         self._update_count += 1
-        self._add(losses, weights, groups, invalid)
+        self._add(*entries)
+        losses, weights, _, _ = entries
+        assert weights is not None
         share = weights.to(losses.dtype)
         return (torch.where(share > 0, losses, 0.0) * share).sum() / share.sum()
 
-    def token_losses(
+    def entries(
         self,
         logits: Tensor | None = None,
         labels: Tensor | None = None,
@@ -146,27 +147,48 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What :meth:`update` would add: losses and weights of one shape, and where a label was impossible.
+        group: Tensor | None = None,
+        scored: TokenStatistics | None = None,
+    ) -> Entries:
+        """What :meth:`update` would add: losses, weights and groups of one shape, and impossible labels.
+
+        Args:
+            logits: as in :meth:`update`, like the arguments that follow.
+            labels: as there.
+            losses: as there.
+            mask: as there.
+            weights: as there.
+            group: as there.
+            scored: statistics with ``ce`` of these logits and labels, which are not read again then.
 
         Returns:
-            losses float32, with their graph if there is one; weights, bool if none were given; invalid, bool
-            or None.
+            losses float32, with their graph if there is one; weights, bool if none were given; groups, int64
+            or None; invalid, bool or None.
         """
         if losses is None:
-            return self._scored(logits, labels, mask, weights)
-        if logits is not None or labels is not None:
+            losses, weights, invalid = self._scored(logits, labels, mask, weights, scored)
+        elif logits is not None or labels is not None:
             raise ValueError(
                 "Expected either `losses` or `logits` and `labels`, not both, but got "
                 f"{_given(logits=logits, labels=labels, losses=losses)}."
             )
-        losses, counted = checked_losses(losses, mask)
-        return losses.float(), _weights_where(counted, _checked_weights(weights, losses, "losses")), None
+        else:
+            losses, counted = checked_losses(losses, mask)
+            weights = _weights_where(counted, _checked_weights(weights, losses, "losses"))
+            losses, invalid = losses.float(), None
+        shifted = self.shift and logits is not None
+        groups = _checked_group_ids(group, self.groups, losses, weights, shifted=shifted)
+        return Entries(losses, weights, groups, invalid)
 
     def _scored(
-        self, logits: Tensor | None, labels: Tensor | None, mask: Tensor | None, weights: Tensor | None
+        self,
+        logits: Tensor | None,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        weights: Tensor | None,
+        scored: TokenStatistics | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """:meth:`token_losses` of logits and labels."""
+        """Losses, weights and invalid labels of logits and labels."""
         if logits is None or labels is None:
             raise ValueError(
                 "Expected arguments `logits` and `labels`, or argument `losses`, but got "
@@ -179,21 +201,17 @@ class PercentileCrossEntropy(DigestMetric):
             )
         check_logits_and_labels(logits, labels)
         weights = _checked_weights(weights, labels, "labels")
-        losses, counted, invalid = token_cross_entropy(
-            logits, labels, ignore_index=self.ignore_index, shift=self.shift
-        )
+        if scored is not None and scored.ce is not None:
+            losses, counted, invalid = scored.ce, scored.valid, scored.invalid
+        else:
+            losses, counted, invalid = token_cross_entropy(
+                logits, labels, ignore_index=self.ignore_index, shift=self.shift
+            )
         self._check_shift(logits, labels, losses, counted)
         if weights is not None and self.shift:
             weights = torch.cat([weights[..., 1:], torch.zeros_like(weights[..., :1])], dim=-1)
         refused = None if labels.device.type == "cpu" else invalid  # on a CPU it has raised
         return losses, _weights_where(counted, weights), refused
-
-    def _groups_of(
-        self, losses: Tensor, weights: Tensor, group: Tensor | None, logits: Tensor | None
-    ) -> Tensor | None:
-        """The group of each token, where its loss stands."""
-        shifted = self.shift and logits is not None
-        return _checked_group_ids(group, self.groups, losses, weights, shifted=shifted)
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks, see the class."""

@@ -57,6 +57,7 @@ class PercentileCEMixin(_Module):
         self,
         percentiles: Sequence[float] = DEFAULT_PERCENTILES,
         *,
+        statistics: Sequence[str] = ("ce",),
         groups: Sequence[str] | None = None,
         ignore_index: int = -100,
         shift: bool = False,
@@ -67,6 +68,10 @@ class PercentileCEMixin(_Module):
 
         Args:
             percentiles: which, each in [0, 100].
+            statistics: what is measured of each token: ``"ce"`` and any of ``"entropy"``, ``"log_rank"``,
+                ``"rank"``, ``"target_prob"``, ``"max_prob"`` and ``"margin"``, each with results of its own,
+                ``val_entropy_p50`` ... Ranks also give ``val_accuracy`` and ``val_top5_accuracy``. The logits
+                are read once for all.
             groups: names of kinds of tokens that are told apart, such as prompt and completion: each also has
                 results of its own, ``val_ce_prompt_p50`` ...
             ignore_index: the label of tokens that do not count.
@@ -81,6 +86,7 @@ class PercentileCEMixin(_Module):
         """
         self.percentile_ce = StageMetrics(
             percentiles=percentiles,
+            statistics=statistics,
             groups=groups,
             ignore_index=ignore_index,
             shift=shift,

@@ -15,10 +15,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_pce.token_stats import TokenStatistics, token_statistics
 from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
-from lightning_pce.token_stats import check_logits_and_labels
+from lightning_pce.token_stats import TokenStatistics, check_logits_and_labels, token_statistics
 
 STATISTICS = (
     "ce",

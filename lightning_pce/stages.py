@@ -14,9 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_pce.digest_metric import NAME, percentile_key
-from lightning_pce.metrics import PercentileCrossEntropy
+from lightning_pce.digest_metric import NAME, DigestMetric, percentile_key
+from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
+from lightning_pce.token_stats import STATISTICS, TokenStatistics, token_statistics
 
+# Statistics that come of others, and the settings that all metrics share.
+_PARTS = {"log_rank": ("rank",), "margin": ("target_prob", "max_prob")}
+_SHARED = ("percentiles", "groups", "compression")
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
     "val": ("on_validation_epoch_start", "on_validation_epoch_end"),
@@ -25,35 +29,31 @@ _HOOKS = {
 
 
 class StageMetrics(nn.Module):
-    """Percentile CE metrics of a LightningModule, one per stage and dataloader.
+    """Percentiles of CE and other token statistics of a LightningModule, for each stage and dataloader.
 
     It is a submodule, so that every strategy moves it with the module; it has no parameters, and its metrics
     put nothing into a checkpoint.
 
     Args:
-        settings: keyword arguments of :class:`PercentileCrossEntropy`.
+        statistics: what is measured of each token, ``"ce"`` and others of
+            :class:`lightning_pce.TokenStatistics`.
         loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1``.
+        settings: keyword arguments of :class:`PercentileCrossEntropy`.
 
     Raises:
         ValueError: if a setting is impossible, or a name cannot be part of a logged name.
     """
 
-    def __init__(self, *, loader_names: Sequence[str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        statistics: Sequence[str] = ("ce",),
+        loader_names: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__()
-        if isinstance(loader_names, str):
-            raise ValueError(
-                f"Expected argument `loader_names` to be several names but got {loader_names!r}."
-            )
-        for name in loader_names or ():
-            if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise ValueError(
-                    f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
-                )
-        if loader_names is not None and len(set(loader_names)) < len(loader_names):
-            raise ValueError(
-                f"Expected argument `loader_names` without duplicates but got {list(loader_names)!r}."
-            )
-        self.loader_names = None if loader_names is None else tuple(loader_names)
+        self.statistics = _checked_statistics(statistics)
+        self.loader_names = None if loader_names is None else _checked_names(loader_names)
         self.settings = settings
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
@@ -63,14 +63,14 @@ class StageMetrics(nn.Module):
         self._loaders: dict[str, int] = {}  # of the stages that are open
         self._updated: set[str] = set()
 
-    def metric(self, stage: str, dataloader_idx: int = 0) -> PercentileCrossEntropy:
-        """The metric of a stage (``"train"``, ``"val"`` or ``"test"``) and dataloader.
+    def metric(self, stage: str, dataloader_idx: int = 0, statistic: str = "ce") -> DigestMetric:
+        """The metric of a stage (``"train"``, ``"val"`` or ``"test"``), dataloader and statistic.
 
         Raises:
             KeyError: if that stage has not begun yet, or has fewer dataloaders.
         """
-        metric = self.metrics[f"{stage}_{dataloader_idx}"]
-        assert isinstance(metric, PercentileCrossEntropy)
+        metric = self.metrics[f"{stage}_{dataloader_idx}_{statistic}"]
+        assert isinstance(metric, DigestMetric)
         return metric
 
     def forget(self) -> None:
@@ -87,16 +87,38 @@ class StageMetrics(nn.Module):
                 f"{list(self.loader_names)!r}."
             )
         for index in range(loaders):
-            key = f"{stage}_{index}"
-            if key not in self.metrics:
-                metric = PercentileCrossEntropy(**self.settings).to(device)
-                self.metrics[key] = metric
-                self.views[key] = nn.ModuleDict(
-                    {f"log_{name}": metric.view(name) for name in self.logged_keys}
-                )
-            self.metric(stage, index).reset()
+            if f"{stage}_{index}" not in self.views:
+                self._make(f"{stage}_{index}", device)
+            for statistic in (*self.statistics, *self._accuracies):
+                self.metric(stage, index, statistic).reset()
         self._loaders[stage] = loaders
         self._updated.discard(stage)
+
+    @property
+    def _accuracies(self) -> dict[str, int]:
+        """The names of accuracies and their k, if ranks are known anyway."""
+        ranked = {"rank", "log_rank"} & set(self.statistics)
+        return {"accuracy": 1, "top5_accuracy": 5} if ranked else {}
+
+    def _make(self, key: str, device: torch.device) -> None:
+        """The metrics of a stage and dataloader, and the views of them that are logged."""
+        metrics: dict[str, DigestMetric] = {"ce": PercentileCrossEntropy(**self.settings)}
+        shared = {name: self.settings[name] for name in _SHARED if name in self.settings}
+        for statistic in self.statistics[1:]:
+            metrics[statistic] = StreamingQuantiles(**shared)
+        views = {
+            f"{statistic}_{name}": metric.view(name)
+            for statistic, metric in metrics.items()
+            for name in self.logged_keys
+        }
+        for name in self._accuracies:  # the mean of values 0 and 1, which stay exact
+            metrics[name] = StreamingQuantiles((), groups=shared.get("groups"), compression=8)
+            views[name] = metrics[name].view("mean")
+            for group in metrics[name].groups or ():
+                views[f"{name}_{group}"] = metrics[name].view(f"{group}_mean")
+        for name, metric in metrics.items():
+            self.metrics[f"{key}_{name}"] = metric.to(device)
+        self.views[key] = nn.ModuleDict(views)
 
     def update(
         self,
@@ -104,7 +126,7 @@ class StageMetrics(nn.Module):
         logits: Tensor | None = None,
         labels: Tensor | None = None,
         dataloader_idx: int | None = None,
-        **arguments: Tensor | None,
+        **arguments: Any,
     ) -> Tensor:
         """Add a batch to a stage that has begun; the batch's mean CE, 0-d, NaN if no token counts."""
         loaders = self._loaders.get(stage)
@@ -128,8 +150,38 @@ class StageMetrics(nn.Module):
                 f"Expected argument `dataloader_idx` in [0, {loaders}) but got {dataloader_idx}."
             )
         self._updated.add(stage)
-        mean: Tensor = self.metric(stage, dataloader_idx).update_and_mean(logits, labels, **arguments)
+        metric = self.metric(stage, dataloader_idx)
+        assert isinstance(metric, PercentileCrossEntropy)
+        if len(self.statistics) == 1:
+            return metric.add_entries(metric.entries(logits, labels, **arguments))
+        if logits is None or labels is None:
+            raise ValueError(
+                f"Expected arguments `logits` and `labels`: {', '.join(self.statistics[1:])} can not be had "
+                "from `losses`. Leave them out of `statistics`."
+            )
+        scored = self._score(metric, logits, labels)
+        entries = metric.entries(logits, labels, scored=scored, **arguments)
+        mean = metric.add_entries(entries)
+        for statistic in self.statistics[1:]:
+            other = self.metric(stage, dataloader_idx, statistic)
+            other.update(getattr(scored, statistic), entries.weights, group=entries.groups)
+        for name, k in self._accuracies.items():
+            assert scored.rank is not None
+            right = (scored.rank <= k).float()
+            self.metric(stage, dataloader_idx, name).update(right, entries.weights, group=entries.groups)
         return mean
+
+    def _score(self, metric: PercentileCrossEntropy, logits: Tensor, labels: Tensor) -> TokenStatistics:
+        """What is asked of each token, by one read of the logits; CE not if it must be differentiable."""
+        trained = torch.is_grad_enabled() and logits.requires_grad
+        wanted = {part for statistic in self.statistics for part in _PARTS.get(statistic, (statistic,))}
+        return token_statistics(
+            logits,
+            labels,
+            statistics=tuple(wanted - {"ce"} if trained else wanted),
+            ignore_index=metric.ignore_index,
+            shift=metric.shift,
+        )
 
     def log(self, stage: str, log: Callable[..., None], attribute: str) -> None:
         """Log the scalar views of a stage; Lightning computes them later, in one order on all ranks.
@@ -147,13 +199,13 @@ class StageMetrics(nn.Module):
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
             prefix = stage if loaders == 1 else f"{stage}_{self._loader_name(index)}"
-            for name in self.logged_keys:
+            for name, view in views.items():
                 log(
-                    f"{prefix}_ce_{name}",
-                    views[f"log_{name}"],
+                    f"{prefix}_{name}",
+                    view,
                     add_dataloader_idx=False,
                     # Lightning looks a Metric's name up once, before later stages exist.
-                    metric_attribute=f"{attribute}.views.{key}.log_{name}",
+                    metric_attribute=f"{attribute}.views.{key}.{name}",
                 )
 
     def check_logged(self, stage: str) -> None:
@@ -167,6 +219,35 @@ class StageMetrics(nn.Module):
 
     def _loader_name(self, index: int) -> str:
         return f"dl{index}" if self.loader_names is None else self.loader_names[index]
+
+
+def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
+    known = ("ce", *STATISTICS[1:], *_PARTS)
+    if isinstance(statistics, str) or "ce" not in statistics or len(set(statistics)) < len(statistics):
+        raise ValueError(
+            f'Expected argument `statistics` to hold "ce" and others, each once, but got {statistics!r}.'
+        )
+    unknown = [name for name in statistics if name not in known]
+    if unknown:
+        raise ValueError(
+            f"Expected argument `statistics` to hold names among {', '.join(known)} but got {unknown[0]!r}."
+        )
+    return ("ce", *(name for name in statistics if name != "ce"))
+
+
+def _checked_names(loader_names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(loader_names, str):
+        raise ValueError(f"Expected argument `loader_names` to be several names but got {loader_names!r}.")
+    for name in loader_names:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
+            )
+    if len(set(loader_names)) < len(loader_names):
+        raise ValueError(
+            f"Expected argument `loader_names` without duplicates but got {list(loader_names)!r}."
+        )
+    return tuple(loader_names)
 
 
 def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:

@@ -502,7 +502,7 @@ def test_a_deepcopy_measures_for_itself(tmp_path):
     for losses, logged in oracle.single:
         assert_logged(logged, losses, percentiles=(50,))
     assert copy.percentile_ce.metric("val") is not original.percentile_ce.metric("val")
-    view = copy.percentile_ce.views["val_0"]["log_p50"]
+    view = copy.percentile_ce.views["val_0"]["ce_p50"]
     assert view.parent is copy.percentile_ce.metric("val")
 
 
