@@ -160,6 +160,17 @@ def more_than_a_digest():
     return {"runs": [[{0: torch.cat(batches).tolist()}, lit.numbers(trainer.callback_metrics)]]}
 
 
+def every_statistic():
+    """What both ranks log, and what one process would of the batches of both."""
+    module, batches = lit.LitLM(statistics=("ce", "entropy", "log_rank")), own(3 - 2 * RANK)
+    notes = validate(stream(batches), module)
+    return {
+        **notes,
+        "ids": [batch["ids"].tolist() for batch in batches],
+        "labels": [batch["labels"].tolist() for batch in batches],
+    }
+
+
 def two_loaders():
     loaders = [stream(lit.make_batches(n, seed=60 + 10 * RANK + n)) for n in (2 + RANK, 2 - 2 * RANK)]
     return validate(loaders, lit.LoadersLM())
@@ -245,6 +256,7 @@ SCENARIOS = {
     "all_ignored": lambda: validate(stream(lit.all_ignored(own(2)) if RANK == 0 else own(2))),
     "no_batch_anywhere": lambda: validate(stream([])),
     "more_than_a_digest": more_than_a_digest,
+    "every_statistic": every_statistic,
     "two_loaders": two_loaders,
     **{
         f"bar_{kind}_{validation}": partial(fit_with_bar, kind, validation)

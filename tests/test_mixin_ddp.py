@@ -7,7 +7,7 @@ import pytest
 import torch
 from distributions import bound, worst_rank_error
 from lightning_processes import run_ranks
-from lit_modules import DEFAULT, assert_logged, expected, logged_under
+from lit_modules import DEFAULT, LitLM, assert_logged, expected, loader, logged_under, make_trainer
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,22 @@ def test_above_the_compression_the_promised_rank_error_holds_over_ranks(ranks):
     estimates = [logged[f"val_ce_p{p}"] for p in DEFAULT]
     assert worst_rank_error(losses, estimates, [p / 100 for p in DEFAULT]) <= bound(len(losses))
     assert logged["val_ce_mean"] == pytest.approx(float(losses.double().mean()), rel=1e-6)
+
+
+def test_every_statistic_is_of_the_tokens_of_both_ranks(ranks, tmp_path):
+    [(_, logged)] = pooled(ranks, "every_statistic")
+    batches = [
+        {"ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+        for notes in ranks
+        for ids, labels in zip(
+            notes["every_statistic"]["ids"], notes["every_statistic"]["labels"], strict=True
+        )
+    ]
+    assert len(batches) == 4
+    module = LitLM(statistics=("ce", "entropy", "log_rank"))
+    alone = make_trainer(tmp_path).validate(module, loader(batches), verbose=False)[0]
+    assert logged == pytest.approx(alone, rel=1e-6)
+    assert "val_top5_accuracy" in logged
 
 
 def test_several_dataloaders_with_different_numbers_of_batches_each_log_their_own(ranks):
