@@ -24,7 +24,7 @@ def reader():
 
 
 def test_readme_has_its_blocks():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert "make demo" in README.read_text()
     assert "make test" in README.read_text()
 
@@ -41,6 +41,8 @@ def test_block_runs(number, reader, tmp_path, monkeypatch):
     if number == 2:
         assert reader["result"]["completion_count"] == 12
         assert reader["result"]["prompt_count"] == 18
+    if number == 3:
+        assert reader["bits"].compute() > 0
 
 
 def test_picture_exists_and_is_small():
