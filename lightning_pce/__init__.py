@@ -3,6 +3,7 @@
 from lightning_pce._version import __version__
 from lightning_pce.bits_per_byte import BitsPerByte
 from lightning_pce.digest_metric import DigestView
+from lightning_pce.linear_token_stats import linear_token_statistics
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.mixin import PercentileCEMixin
 from lightning_pce.proxies import TokenProxies, proxy_names
@@ -17,6 +18,7 @@ __all__ = [
     "TokenProxies",
     "TokenStatistics",
     "__version__",
+    "linear_token_statistics",
     "proxy_names",
     "token_statistics",
 ]

@@ -88,6 +88,17 @@ def joined(parts: Sequence[RowSums]) -> RowSums:
     return RowSums(top, own, others, cat([part.dot for part in parts]), cat([part.ahead for part in parts]))
 
 
+def scattered(sums: RowSums, index: Tensor, count: int) -> RowSums:
+    """The sums as those of rows ``index`` among ``count`` rows, with 0 for the others."""
+
+    def spread(part: Tensor) -> Tensor:
+        return part.new_zeros(count).index_copy_(0, index, part)
+
+    top, own, others, dot, ahead = sums
+    some_dot, some_ahead = (None if part is None else spread(part) for part in (dot, ahead))
+    return RowSums(spread(top), spread(own), spread(others), some_dot, some_ahead)
+
+
 def finish(sums: RowSums, vocabulary: int) -> RowStatistics:
     """From sums to statistics, in float64: these are N values, the work was in the N x V logits."""
     exact = torch.float32 if sums.top.device.type == "mps" else torch.float64  # MPS has no float64
