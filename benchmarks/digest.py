@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -406,6 +405,8 @@ def microseconds_on(device: str, job: Callable[[], None], repeats: int) -> float
 
 def billion() -> dict[str, float]:
     """A billion values in batches of 32,768, against exact counts in buckets of 1/65,536 octave."""
+    import resource  # not on Windows
+
     metric, counts, total, n = StreamingQuantiles(), np.zeros(1 << 24, dtype=np.int64), 0.0, 0
     seconds, peak = 0.0, 0
     for chunk in range(500):

@@ -234,11 +234,11 @@ def numpy_sorts_fast() -> bool:
     x = np.random.default_rng(0).random(_RADIX_SORT, dtype=np.float32)
     bits = torch.from_numpy(to_ordered(x))
 
-    def seconds(sort: Any) -> float:
+    def seconds(job: Any) -> float:
         times = []
         for _ in range(4):
             begin = time.perf_counter()
-            sort()
+            job()
             times.append(time.perf_counter() - begin)
         return min(times)
 

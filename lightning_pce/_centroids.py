@@ -1,4 +1,4 @@
-"""Centroids: what is inside one, how many become few, and digests one.
+"""Centroids: what is inside one, and how many become few.
 
 The arithmetic under :mod:`lightning_pce.digest`. Each function takes NumPy arrays or tensors and returns the
 same kind, so that there is one algorithm and two speeds (see :mod:`lightning_pce._arrays`).

@@ -10,7 +10,6 @@ from lightning_pce._arrays import Array, between, is_numpy, namespace, segment_s
 from lightning_pce._centroids import (
     BOOK_ROWS,
     Items,
-    columns_of,
     compress,
     halves,
     k1_edges,
@@ -20,10 +19,11 @@ from lightning_pce._centroids import (
     summarised,
 )
 
-# So many digests at once are merged by whole centroids, each a small part of what it lies in. (Of 64 digests
-# of 156,250 values the worst rank error is 2.6e-5, 1.5e-5 with halves, which take six times as long.)
-_MANY = 64
-# Whole centroids are cut at multiples of this many; there are 64 and more in a cell.
+# So many digests at once are merged by whole centroids, if they have so many for each that is wanted: each is
+# a small part of what it lies in. (Of 64 digests of 156,250 values the worst rank error is 2.6e-5; with
+# halves, five times as slow, 1.5e-5.)
+_MANY, _EACH = 64, 32
+# Whole centroids are cut at multiples of this many, and beside each that is heavy.
 _BLOCK = 8
 
 
@@ -41,22 +41,16 @@ def merge_stack(digests: Array, compression: int | None = None) -> Array:
 
 
 def _merge_items(digests: Array, compression: int | None) -> Array:
-    """By halves of the centroids, or if there are many by whole ones."""
+    """By halves of the centroids."""
     xp = namespace(digests)
     book = merged_books(digests[..., -BOOK_ROWS:, :])
     compression = digests.shape[-2] - BOOK_ROWS if compression is None else compression
-    parts = halves(digests) if len(digests) < _MANY else _whole(digests)
+    parts = halves(digests)
     lead, columns = digests.shape[1:-2], parts.columns
     means, weights, blend = (xp.moveaxis(part, 0, -2).reshape(*lead, -1) for part in parts[:3])
     if columns is not None:
         columns = xp.moveaxis(columns, 0, -3).reshape(*lead, -1, columns.shape[-1])
     return packed(compress(Items(means, weights, blend, columns), compression), book)
-
-
-def _whole(digest: Array) -> Items:
-    means, signed = digest[..., :-BOOK_ROWS, 0], digest[..., :-BOOK_ROWS, 1]
-    means = namespace(digest).where(signed != 0, means, math.inf)
-    return Items(means, abs(signed), signed < 0, columns_of(digest))
 
 
 def _merge_whole(digests: Array, compression: int) -> Array:
@@ -66,9 +60,9 @@ def _merge_whole(digests: Array, compression: int) -> Array:
     """
     rows = digests[:, :-BOOK_ROWS]
     means, signed = rows[..., 0].reshape(-1), rows[..., 1].reshape(-1)
-    if signed.min() >= 0:  # all atoms, perhaps few values: exact
-        return _merge_items(digests, compression)
     used = np.count_nonzero(signed)
+    if used < _EACH * compression or signed.min() >= 0:  # all atoms are perhaps few values: exact
+        return _merge_items(digests, compression)
     if used < len(signed):
         means[signed == 0] = math.inf
     order, means = order_of_many(means)
@@ -90,10 +84,14 @@ def _merge_whole(digests: Array, compression: int) -> Array:
 
 def _block_cuts(means: Array, weights: Array, compression: int) -> Array:
     """Where to cut ordered centroids into at most ``compression`` cells, none of them empty."""
-    blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK))
+    heavy = np.flatnonzero(weights > weights.sum() / (4 * compression))
+    beside = np.unique(np.concatenate([heavy, heavy + 1]))
+    beside = beside[(beside % _BLOCK > 0) & (beside < len(weights))]
+    edges = np.insert(np.arange(0, len(weights), _BLOCK), beside // _BLOCK + 1, beside)
+    blocks = np.add.reduceat(weights, edges)
     upto = blocks.cumsum()
     goal = k1_edges(compression, weights)[1:-1] * upto[-1]
-    cut = np.searchsorted(upto - blocks / 2, goal) * _BLOCK
+    cut = between(0, edges, len(weights))[1 + np.searchsorted(upto - blocks / 2, goal)]
     cut = cut[(cut > 0) & (cut < len(weights))]
     tied = means[cut - 1] == means[cut]
     if tied.any():  # into the end nearer of a run of equal means

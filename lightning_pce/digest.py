@@ -9,6 +9,9 @@ A digest is a float64 tensor ``[..., K + 3, 2]`` whose shape never changes, what
 * row ``K + 1`` is ``(smallest finite value, weight of -inf)``;
 * row ``K + 2`` is ``(largest finite value, weight of +inf)``.
 
+Further columns, ``[..., K + 3, 2 + R]``, are weights of the same rows in R resamples of the data, for error
+bars; all functions take such a digest for what its first two columns say.
+
 Leading dimensions are independent digests. Nothing is modified in place, no shape depends on a value, and on
 an accelerator nothing waits for the device. All values and results are in the unit of what was added (nats
 for CE).
@@ -59,16 +62,15 @@ def empty(
         ``[*shape, K + 3, 2 + R]`` float64.
 
     Raises:
-        ValueError: if ``compression`` is below 8.
+        ValueError: if ``compression`` is below 8 or ``replicates`` negative.
 
     Example:
         >>> count(empty(64))
         tensor(0., dtype=torch.float64)
     """
-    if not isinstance(compression, int) or compression < 8:
-        raise ValueError(
-            f"Expected argument `compression` to be a whole number of at least 8 but got {compression}."
-        )
+    _check_compression(compression)
+    if not isinstance(replicates, int) or replicates < 0:
+        raise ValueError(f"Expected argument `replicates` to be a whole number >= 0 but got {replicates}.")
     rows, columns = compression + BOOK_ROWS, 2 + replicates
     digest = torch.zeros(*shape, rows, columns, dtype=torch.float64, device=device)
     digest[..., compression + LOWEST, 0] = math.inf
@@ -108,8 +110,8 @@ def add(
         groups: integers shaped like ``values``: which of the G digests each value enters. All are updated
             together, in one sort.
         replicates: numbers >= 0, ``[*values.shape, R]``, if the digest has R further columns: the weight of
-            each value in R resamples of the same data (0 where the value itself has weight 0). They share the
-            centroids, see :func:`replicate_digests`.
+            each value in R resamples of the same data (0 where the value itself has weight 0, and instead of
+            what is no weight). They share the centroids, see :func:`replicate_digests`.
 
     Returns:
         A digest of the same shape, float64.
@@ -146,12 +148,8 @@ def _check_entries(
 ) -> None:
     if not values.is_floating_point():
         raise ValueError(f"Expected argument `values` to be floating point but got {values.dtype}.")
-    for name, given in (("weights", weights), ("groups", groups)):
-        if given is not None and given.shape != values.shape:
-            raise ValueError(
-                f"Expected argument `{name}` to have the shape of the values, {tuple(values.shape)}, but got "
-                f"{tuple(given.shape)}."
-            )
+    for name, given in (("weights", weights), ("groups", groups), ("replicates", replicates)):
+        _check_beside(name, given, values)
     if groups is not None and (groups.is_floating_point() or groups.dtype == torch.bool):
         raise ValueError(f"Expected argument `groups` to hold integers but got {groups.dtype}.")
     wanted, got = digest.shape[-1] - 2, 0
@@ -165,6 +163,20 @@ def _check_entries(
         )
 
 
+def _check_beside(name: str, given: Tensor | None, values: Tensor) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Tensor):
+        raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(given).__name__}.")
+    if given.is_complex():
+        raise ValueError(f"Expected argument `{name}` to hold real numbers but got {given.dtype}.")
+    if name != "replicates" and given.shape != values.shape:
+        raise ValueError(
+            f"Expected argument `{name}` to have the shape of the values, {tuple(values.shape)}, but got "
+            f"{tuple(given.shape)}."
+        )
+
+
 def _flat(
     values: Tensor, weights: Tensor | None, groups: Tensor | None, replicates: Tensor | None
 ) -> Entries:
@@ -174,9 +186,14 @@ def _flat(
     if weights is not None and weights.is_floating_point():
         weights = weights.double()
     groups = None if groups is None else groups.reshape(-1).long()
-    replicates = None if replicates is None else replicates.detach().reshape(len(values), -1)
-    if replicates is not None and replicates.dtype != torch.float64:  # NumPy has no bfloat16
-        replicates = replicates.float()
+    replicates = (
+        None if replicates is None else replicates.detach().reshape(len(values), replicates.shape[-1])
+    )
+    if replicates is not None:
+        replicates = (
+            replicates.double() if replicates.dtype in (torch.float64, torch.int64) else replicates.float()
+        )
+        replicates = torch.where((replicates >= 0) & (replicates < math.inf), replicates, 0.0)
     return Entries(values, weights, replicates, groups)
 
 
@@ -216,12 +233,19 @@ def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
     Returns:
         ``[..., K + 3, 2 + R]``.
 
+    Raises:
+        ValueError: if there is none, or ``compression`` is below 8.
+
     Example:
         >>> parts = torch.stack([from_values(torch.tensor([1.0, 2.0])), from_values(torch.tensor([3.0]))])
         >>> quantile(merge(parts), 0.5)
         tensor(2., dtype=torch.float64)
     """
     _check(digests, "digests", leading=1)
+    if not len(digests):
+        raise ValueError("Expected argument `digests` to be a stack of at least one but got none.")
+    if compression is not None:
+        _check_compression(compression)
     return _on_arrays(partial(merge_stack, compression=compression), digests)
 
 
@@ -355,7 +379,7 @@ def quantile(digest: Tensor, q: float | Tensor) -> Tensor:
     q = torch.as_tensor(q, dtype=torch.float64, device=digest.device)
     flat = q.reshape(-1).clamp(0, 1).expand(*digest.shape[:-2], -1)
     at, value, first, length = _quantile_knots(digest)
-    below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    below, above = digest[..., -2, 1:2], digest[..., -1, 1:2]
     finite = centroids(digest)[1].sum(-1, keepdim=True) > 0
     place = torch.where(flat == 1, first + length, first + flat * length)
     result = _interpolate(at, value, place)
@@ -385,7 +409,7 @@ def cdf(digest: Tensor, x: float | Tensor) -> Tensor:
     x = torch.as_tensor(x, dtype=torch.float64, device=digest.device)
     flat = x.reshape(-1).expand(*digest.shape[:-2], -1)
     at, value, first, length = _quantile_knots(digest)
-    below, above = digest[..., -2, 1:], digest[..., -1, 1:]
+    below, above = digest[..., -2, 1:2], digest[..., -1, 1:2]
     finite = centroids(digest)[1].sum(-1, keepdim=True) > 0
     place = torch.where(flat < value[..., :1], at[..., :1], _interpolate(value, at, flat))
     place = torch.where(finite, place, below + above.clamp(max=1) / 2)
@@ -471,7 +495,7 @@ def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     some = used.any(-1, keepdim=True)
     lowest = torch.where(some, digest[..., -BOOK_ROWS + LOWEST, :1], 0.0)
     highest = torch.where(some, digest[..., -BOOK_ROWS + HIGHEST, :1], 0.0)
-    below, above = digest[..., -BOOK_ROWS + LOWEST, 1:], digest[..., -BOOK_ROWS + HIGHEST, 1:]
+    below, above = digest[..., -BOOK_ROWS + LOWEST, 1:2], digest[..., -BOOK_ROWS + HIGHEST, 1:2]
     stop = running_sum(weights) + below
     start = stop - weights
     last_used = used & ~torch.nn.functional.pad(used[..., 1:], (0, 1))
@@ -523,6 +547,13 @@ def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
     lower = part * (low + (mid - low) * part)
     upper = mean_ - rest * (high + (mid - high) * rest)
     return cast(Tensor, before + weight * torch.where(part <= 0.5, lower, upper))
+
+
+def _check_compression(compression: int) -> None:
+    if not isinstance(compression, int) or compression < 8:
+        raise ValueError(
+            f"Expected argument `compression` to be a whole number of at least 8 but got {compression}."
+        )
 
 
 def _check(digest: Tensor, name: str, *, leading: int) -> None:

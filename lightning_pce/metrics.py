@@ -28,8 +28,8 @@ class PercentileCrossEntropy(DigestMetric):
       part then);
 
     and in both cases optionally ``weights``: numbers >= 0 shaped like the labels (or losses); a whole number
-    is repetition, 0 leaves a token out. With ``groups`` also ``group``: for each token, or for each sequence,
-    the number of its group. With ``shift`` weight and group of a token stand where its label stands.
+    is repetition, 0 leaves a token out. With ``groups`` also ``group``: for each token, for each sequence or
+    for all, the number of its group. With ``shift`` weight and group of a token stand where its label stands.
 
     As output of ``compute`` and ``forward``, a dict of 0-d tensors: ``mean``, ``p5`` ... ``p99`` (``p99_9``
     for 99.9), ``trimmed_mean`` (of what lies between the 5th and the 95th percentile), ``finite_mean``,
@@ -95,7 +95,7 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | None = None,
+        group: Tensor | Sequence[int] | int | None = None,
     ) -> None:
         """Add a batch; see the class for the two forms of arguments.
 
@@ -115,7 +115,7 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | None = None,
+        group: Tensor | Sequence[int] | int | None = None,
     ) -> Tensor:
         """:meth:`update`, and the weighted mean loss of the batch: 0-d float32, differentiable, NaN if
         nothing counts.
@@ -147,7 +147,7 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | None = None,
+        group: Tensor | Sequence[int] | int | None = None,
         scored: TokenStatistics | None = None,
     ) -> Entries:
         """What :meth:`update` would add: losses, weights and groups of one shape, and impossible labels.
@@ -292,7 +292,7 @@ class StreamingQuantiles(DigestMetric):
         values: Tensor | float | Sequence[float],
         weights: Tensor | None = None,
         *,
-        group: Tensor | None = None,
+        group: Tensor | Sequence[int] | int | None = None,
     ) -> None:
         """Add values.
 
@@ -315,8 +315,18 @@ class StreamingQuantiles(DigestMetric):
         self._add(values if values.is_floating_point() else values.double(), weights, groups)
 
 
+def _whole_numbers(group: Tensor | Sequence[int] | int, device: torch.device) -> Tensor:
+    try:
+        ids = torch.as_tensor(group, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected argument `group` to hold integers but got {group!r:.80}.") from error
+    if ids.is_floating_point() or ids.is_complex():
+        raise ValueError(f"Expected argument `group` to hold integers but got {ids.dtype}.")
+    return ids.long()
+
+
 def _checked_group_ids(
-    group: Tensor | Sequence[int] | None,
+    group: Tensor | Sequence[int] | int | None,
     names: tuple[str, ...] | None,
     like: Tensor,
     weights: Tensor | None,
@@ -332,10 +342,7 @@ def _checked_group_ids(
         raise ValueError(
             f"Expected argument `group`: which of the groups {', '.join(names)} each entry is of."
         )
-    ids = torch.as_tensor(group, device=like.device)
-    if ids.is_floating_point() or ids.is_complex():
-        raise ValueError(f"Expected argument `group` to hold integers but got {ids.dtype}.")
-    ids = ids.long()
+    ids = _whole_numbers(group, like.device)
     per_sequence = ids.ndim < like.ndim and ids.shape == like.shape[:-1]
     if ids.shape != like.shape and not per_sequence and ids.ndim:
         raise ValueError(

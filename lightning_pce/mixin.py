@@ -104,7 +104,7 @@ class PercentileCEMixin(_Module):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | None = None,
+        group: Tensor | Sequence[int] | int | None = None,
     ) -> Tensor:
         """Add the tokens of a batch to the percentiles of the running stage.
 
@@ -115,7 +115,7 @@ class PercentileCEMixin(_Module):
             losses: per-token losses in nats, instead of ``logits`` and ``labels``.
             mask: bool shaped like ``losses``, true where the token counts.
             weights: numbers >= 0 shaped like ``labels`` or ``losses``.
-            group: if there are groups, the number of each token's or each sequence's.
+            group: if there are groups, the number of each token's, of each sequence's or of all.
 
         Returns:
             The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none.

@@ -66,6 +66,10 @@ class OneStateMetric(Metric):
         # Never in place: after trainer.validate it may be an inference tensor.
         setattr(self, self._state_name, state)
 
+    def __hash__(self) -> int:
+        # Not of the state, as torchmetrics': modules are hashed by parameters(), train() and many more.
+        return hash((type(self).__name__, id(self)))
+
     def _named_settings(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
 

@@ -897,3 +897,109 @@ def test_sums_of_groups_are_the_same_in_both_libraries(dtype, width):
     tensors = _arrays.sum_of_groups(torch.from_numpy(data), torch.from_numpy(groups), 5)
     np.testing.assert_array_equal(tensors.numpy(), want)
     np.testing.assert_array_equal(_arrays.sum_of_groups(data, None, None), data.sum(0))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Groups without a value, stacks of unlike digests, replicates in queries.
+
+
+@pytest.mark.parametrize(
+    "values",
+    {
+        "the last group is empty": ([1.0, 2.0, 2.0, 5.0], [0, 0, 1, 1]),
+        "the last group holds only -inf": ([1.0, 2.0, 2.0, -INF], [0, 0, 1, 2]),
+        "all are -inf": ([-INF, -INF, -INF], [0, 1, 2]),
+        "all are inf or NaN": ([INF, NAN, INF], [2, 1, 0]),
+        "the first groups are empty": ([3.0, 3.0, 3.0], [2, 2, 2]),
+    }.values(),
+)
+def test_groups_without_a_finite_value_are_the_same_in_both_libraries(values):
+    x, groups = torch.tensor(values[0]), torch.tensor(values[1])
+    digest = dg.empty(8, shape=(3,))
+    entries = Entries(x, None, None, groups)
+    want = add_batch(digest.numpy(), Entries(x.numpy(), None, None, groups.numpy()))
+    got = add_batch(digest, entries)
+    torch.testing.assert_close(got, torch.from_numpy(want))
+    for group in range(3):
+        own = x[(groups == group) & ~x.isnan()]
+        assert dg.count(got[group]) == len(own)
+
+
+def test_minus_infinities_alone_are_counted_once_as_tensors_too():
+    got = add_batch(dg.empty(8), Entries(torch.full((4,), -INF), None, None, None))
+    assert dg.count(got) == 4
+    assert dg.nonfinite(got) == 4
+    assert dg.finite_mean(got).isnan()
+
+
+@pytest.mark.parametrize("small", [0, 200, 3000])
+def test_one_large_digest_among_63_small_ones_keeps_its_resolution(small):
+    big = values_of("ce like", 300_000)
+    rest = values_of("ce like", 63 * max(small, 1), seed=1)[: 63 * small]
+    parts = [dg.from_values(big)]
+    parts += [dg.from_values(part) for part in rest.split(small)] if small else [dg.empty()] * 63
+    merged = dg.merge(torch.stack(parts))
+    everything = torch.cat([big, rest])
+    q = np.linspace(0.001, 0.999, 999)
+    assert dg.count(merged) == len(everything)
+    assert worst_rank_error(everything, dg.quantile(merged, torch.from_numpy(q)), q) <= 2.5e-4
+
+
+def test_an_atom_on_one_of_64_ranks_stays_an_atom():
+    parts = list(values_of("normal", 64 * 20_000).split(20_000))
+    parts[17] = torch.full((20_000,), 0.5)
+    merged = dg.merge(torch.stack([dg.from_values(part) for part in parts]))
+    means, weights, blend = dg.centroids(merged)
+    (found,) = torch.nonzero(means == 0.5, as_tuple=True)
+    assert weights[found].item() == 20_000
+    assert not blend[found].item()
+
+
+def test_every_query_takes_a_digest_with_replicates():
+    values = values_of("normal", 500)
+    plain = dg.from_values(values, compression=64)
+    weights = torch.from_numpy(np.random.default_rng(0).poisson(1, (500, 3)))
+    digest = dg.add(dg.empty(64, replicates=3), values, replicates=weights)
+    q = torch.tensor([0.0, 0.3, 1.0])
+    for query in (
+        lambda d: dg.quantile(d, q),
+        lambda d: dg.cdf(d, torch.tensor([-1.0, 0.2])),
+        lambda d: dg.curve(d, 5)[1],
+        dg.minimum,
+        dg.maximum,
+        dg.mean,
+        dg.finite_mean,
+        dg.count,
+        dg.nonfinite,
+        dg.invalid,
+        lambda d: dg.trimmed_mean(d, 0.1, 0.9),
+        lambda d: dg.tail_mean(d, 0.9),
+    ):
+        torch.testing.assert_close(query(digest), query(plain), rtol=1e-3, atol=1e-3)
+    assert dg.quantile(dg.replicate_digests(digest), q).shape == (3, 3)
+
+
+def test_what_is_no_weight_counts_for_nothing_in_a_replicate():
+    weights = torch.tensor([[-1.0, NAN, INF], [1.0, 1.0, 2.0]])
+    digest = dg.add(dg.empty(8, replicates=3), torch.tensor([1.0, 2.0]), replicates=weights)
+    assert dg.count(dg.replicate_digests(digest)).tolist() == [1, 1, 2]
+
+
+def test_no_values_with_replicates_change_nothing():
+    digest = dg.empty(8, replicates=2)
+    assert torch.equal(dg.add(digest, torch.empty(0), replicates=torch.empty(0, 2)), digest)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: dg.merge(torch.empty(0, 11, 2, dtype=torch.float64)), "`digests`"),
+        (lambda: dg.merge(dg.empty(8, shape=(2,)), compression=3), "`compression`"),
+        (lambda: dg.add(dg.empty(8, shape=(1,)), torch.ones(1), groups=[0]), "`groups`"),
+        (lambda: dg.empty(8, replicates=-1), "`replicates`"),
+        (lambda: dg.add(dg.empty(8), torch.ones(1), torch.ones(1, dtype=torch.complex64)), "`weights`"),
+    ],
+)
+def test_impossible_arguments_are_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -92,7 +92,6 @@ LOOKS = {
     "group_digests and digest": lambda metric: (metric.group_digests, metric.digest),
     "metric_state": lambda metric: metric.metric_state,
     "attribute": lambda metric: getattr(metric, name_of(metric)),
-    "hash": hash,
     "to": lambda metric: metric.to("cpu"),
     "view": lambda metric: metric.view("p50").compute(),
 }
