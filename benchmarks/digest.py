@@ -323,8 +323,8 @@ def merging(sketches: list[Sketch], count: int, repeats: int) -> dict[str, float
         if sketch.merge is None or (sketch.values_a_second < 1e6 and count > 64):
             continue
         size = 32_768 if sketch.values_a_second > 3e6 else 2_000
-        data = ce_like(size * 8)
-        parts = [fill(sketch, [data[i % 8 * size : (i % 8 + 1) * size]]) for i in range(count)]
+        data = ce_like(size * 64)
+        parts = [fill(sketch, [data[i % 64 * size : (i % 64 + 1) * size]]) for i in range(count)]
         jobs[sketch.name] = lambda sketch=sketch, parts=parts: sketch.merge(parts)
     return {name: 1e3 * seconds for name, seconds in interleaved(jobs, repeats).items()}
 
