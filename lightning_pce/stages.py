@@ -1,4 +1,4 @@
-"""The room that mixin and callback share: metrics per stage and dataloader, their names, logging and reset.
+"""The room behind the mixin: metrics per stage and dataloader, their names, logging and reset.
 
 Nothing here may let ranks differ in what they log or compute, or when: whoever is alone in a collective waits
 for ever.
@@ -162,13 +162,14 @@ class StageMetrics(nn.Module):
         scored = self._score(metric, logits, labels)
         entries = metric.entries(logits, labels, scored=scored, **arguments)
         mean = metric.add_entries(entries)
-        for statistic in self.statistics[1:]:
-            other = self.metric(stage, dataloader_idx, statistic)
-            other.update(getattr(scored, statistic), entries.weights, group=entries.groups)
+        values = {name: getattr(scored, name).float() for name in self.statistics[1:]}
         for name, k in self._accuracies.items():
             assert scored.rank is not None
-            right = (scored.rank <= k).float()
-            self.metric(stage, dataloader_idx, name).update(right, entries.weights, group=entries.groups)
+            values[name] = (scored.rank <= min(k, logits.shape[-1])).float()
+        for name, value in values.items():
+            # The rank of a token whose logits are NaN is none.
+            value = torch.where(entries.values.detach().isnan(), torch.nan, value)
+            self.metric(stage, dataloader_idx, name).update(value, entries.weights, group=entries.groups)
         return mean
 
     def _score(self, metric: PercentileCrossEntropy, logits: Tensor, labels: Tensor) -> TokenStatistics:
@@ -222,8 +223,9 @@ class StageMetrics(nn.Module):
 
 
 def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
-    known = ("ce", *STATISTICS[1:], *_PARTS)
-    if isinstance(statistics, str) or "ce" not in statistics or len(set(statistics)) < len(statistics):
+    known = (*STATISTICS, *_PARTS)
+    several = isinstance(statistics, Sequence) and not isinstance(statistics, str)
+    if not several or "ce" not in statistics or len(set(statistics)) < len(statistics):
         raise ValueError(
             f'Expected argument `statistics` to hold "ce" and others, each once, but got {statistics!r}.'
         )
@@ -232,7 +234,7 @@ def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(
             f"Expected argument `statistics` to hold names among {', '.join(known)} but got {unknown[0]!r}."
         )
-    return ("ce", *(name for name in statistics if name != "ce"))
+    return tuple(name for name in known if name in statistics)  # in one order on all ranks
 
 
 def _checked_names(loader_names: Sequence[str]) -> tuple[str, ...]:

@@ -165,8 +165,41 @@ def test_a_refused_batch_reaches_no_statistic(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "statistics", ["ce", ("entropy",), ("ce", "ce"), ("ce", "perplexity"), (), ("ce", "entropy", "entropy")]
+    "statistics",
+    [
+        "ce",
+        ("entropy",),
+        ("ce", "ce"),
+        ("ce", "perplexity"),
+        (),
+        ("ce", "entropy", "entropy"),
+        {"ce", "entropy"},
+        None,
+    ],
 )
 def test_impossible_statistics_are_refused_where_they_are_configured(statistics):
     with pytest.raises(ValueError, match="`statistics`"):
         LitLM(statistics=statistics)
+
+
+def test_statistics_are_logged_in_one_order_however_they_are_listed(tmp_path):
+    batches = make_batches(1)
+    one = validated(LitLM(statistics=("ce", "entropy", "log_rank")), batches, tmp_path)
+    other = validated(LitLM(statistics=("log_rank", "entropy", "ce")), batches, tmp_path)
+    assert list(one) == list(other)
+
+
+def test_a_token_with_nan_logits_counts_in_no_statistic(tmp_path):
+    class BrokenLM(LitLM):
+        def validation_step(self, batch, batch_idx):
+            logits = self(batch).clone()
+            logits[0, 0] = torch.nan
+            self.update_percentile_ce(logits, batch["labels"])
+
+    names = ("ce", "entropy", "rank")
+    batches = make_batches(1)
+    logged = validated(BrokenLM(statistics=names), batches, tmp_path)
+    batches[0]["labels"][0, 0] = IGNORED
+    wanted = validated(LitLM(statistics=names), batches, tmp_path)
+    for name in ("val_entropy_p50", "val_rank_mean", "val_accuracy", "val_top5_accuracy"):
+        assert logged[name] == pytest.approx(wanted[name], rel=1e-6)

@@ -24,7 +24,7 @@ def reader():
 
 
 def test_readme_has_its_blocks():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert "make demo" in README.read_text()
     assert "make test" in README.read_text()
 
@@ -43,6 +43,8 @@ def test_block_runs(number, reader, tmp_path, monkeypatch):
         assert reader["result"]["prompt_count"] == 18
     if number == 3:
         assert reader["bits"].compute() > 0
+    if number == 4:
+        assert reader["metric"].compute()["count"] == 30
 
 
 def test_picture_exists_and_is_small():

@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from lightning_pce.kernels import token_stats_eager
 from lightning_pce.kernels.row_sums import RowSums
@@ -16,9 +17,10 @@ _failed: set[tuple[bool, torch.dtype, str]] = set()  # what did not compile here
 
 
 def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
-    """Sums of rows ``[N, V]``, compiled once for all shapes of a dtype.
+    """Sums of rows ``[N, V]``, compiled once for all shapes of a dtype and a layout.
 
-    Without a C++ compiler that works, or where torch.compile is disabled, this warns and is eager.
+    Without a C++ compiler that works, where torch.compile is disabled, or for more dtypes and layouts than
+    its limit of 8, this warns and is eager.
     """
     kind = (everything, rows.dtype, rows.device.type)
     # Sizes of 0 and 1 would each be compiled apart, and are too small to matter.
@@ -32,7 +34,9 @@ def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
         with torch.no_grad():
             # As .data, because the shape of what a view is a view of would be compiled in.
             top, own, others, *more = _compiled(everything)(rows.data, label.data, position)
-    except RuntimeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, FailOnRecompileLimitHit) as error:
         _failed.add(kind)
         warnings.warn(
             f"backend='compile' does not work here, eager operations take its place: {_first_line(error)}",
