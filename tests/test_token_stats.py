@@ -14,6 +14,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_pce.kernels import token_stats_compile
+from lightning_pce.kernels.row_sums import triton_works
 from lightning_pce.token_stats import STATISTICS, token_cross_entropy, token_statistics
 
 V = 61
@@ -542,3 +543,11 @@ def test_sharded_logits_are_refused_with_what_to_do(tmp_path):
             assert "full_tensor" in message
     finally:
         dist.destroy_process_group()
+
+
+def test_where_triton_can_not_be_launched_automatic_choice_warns_and_is_eager():
+    pytest.importorskip("triton")
+    triton_works.cache_clear()
+    with pytest.warns(UserWarning, match="Triton does not work on cpu"):
+        assert not triton_works(torch.device("cpu"))
+    triton_works.cache_clear()

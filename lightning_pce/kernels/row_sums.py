@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -55,7 +56,8 @@ def choose(backend: str, logits: Tensor) -> Kernel:
             f"Expected argument `backend` to be one of {', '.join(BACKENDS)} but got {backend!r}."
         )
     if backend == "auto":
-        backend = "triton" if logits.is_cuda and logits.dtype != torch.float64 and _has_triton() else "eager"
+        fits = logits.is_cuda and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        backend = "triton" if fits and triton_works(logits.device) else "eager"
     if backend == "triton":
         from lightning_pce.kernels import token_stats_triton
 
@@ -71,8 +73,22 @@ def choose(backend: str, logits: Tensor) -> Kernel:
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def triton_works(device: torch.device) -> bool:
+    """Whether a trial of the Triton kernel succeeds: it also needs a C compiler and a GPU it knows."""
+    if find_spec("triton") is None:
+        return False
+    try:
+        from lightning_pce.kernels import token_stats_triton
+
+        rows = torch.zeros(2, 2, device=device)
+        token_stats_triton.row_sums(rows, torch.zeros(2, dtype=torch.int64, device=device), False)
+    except Exception as error:
+        warnings.warn(
+            f"Triton does not work on {device}, eager operations take its place: {error!r:.200}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def joined(parts: Sequence[RowSums]) -> RowSums:
