@@ -79,7 +79,7 @@ class Sorted(NamedTuple):
 def add_batch(digest: Array, entries: Entries) -> Array:
     """``[K + 3, 2 + R]``, or with groups ``[G, K + 3, 2 + R]``, with a batch added."""
     number = None if entries.groups is None else len(digest)
-    batch = _sorted(entries, number, digest.shape[-1])
+    batch = _sorted(entries, number)
     if number is None or not is_numpy(digest):
         return _add_sorted(digest, batch)
     parts = [
@@ -104,7 +104,7 @@ def _add_sorted(digest: Array, batch: Sorted) -> Array:
     return packed(compress(Items(means, weight, blend, replicates), compression), book)
 
 
-def _sorted(entries: Entries, number: int | None, width: int) -> Sorted:
+def _sorted(entries: Entries, number: int | None) -> Sorted:
     """Sort by group and value, and keep the book of what is not finite or does not count."""
     x, weights, columns, groups = entries
     xp = namespace(x)

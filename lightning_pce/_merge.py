@@ -29,7 +29,7 @@ _BLOCK = 8
 
 def merge_stack(digests: Array, compression: int | None = None) -> Array:
     """Digests ``[M, ..., K + 3, C]`` -> one ``[..., K + 3, C]``, or with another number of centroids."""
-    if not len(digests) or len(digests) < _MANY or not is_numpy(digests) or digests.shape[-1] > 2:
+    if len(digests) < _MANY or not is_numpy(digests) or digests.shape[-1] > 2:
         return _merge_items(digests, compression)
     if len(digests) >= 2 * _MANY:
         parts = range(0, len(digests), _MANY)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_pce.metrics import checked_losses
 from lightning_pce.one_state_metric import not_compiled
-from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
+from lightning_pce.packed_metric import PackedMetric, checked_table, host_numbers, may_look
+from lightning_pce.token_stats import check_ids
 
 _TOTALS = ("nats", "bytes", "tokens", "nan", "invalid")
 
@@ -98,7 +99,8 @@ class BitsPerByte(PackedMetric):
 
     def compute(self) -> Tensor:
         """Bits per byte of everything seen on all ranks, 0-d float64; see the class."""
-        nats, size, _, nan, invalid = self._state.unbind()
+        nats, size, *_ = self._state.unbind()
+        *_, nan, invalid = host_numbers(self._state)
         self._warn_once("nan", nan, "losses were NaN. Their tokens are left out.")
         self._warn_once("invalid", invalid, "tokens were left out because their label was outside the table.")
         return torch.where(size > 0, nats / math.log(2) / size, torch.nan)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.prints import rank_zero_warn
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from lightning_pce import digest as td
@@ -17,7 +16,7 @@ from lightning_pce.one_state_metric import OneStateMetric
 
 DEFAULT_PERCENTILES = (5, 25, 50, 75, 95, 99)
 # What can be part of a logged name: a module's name holds no dot, a file's no slash.
-NAME = re.compile(r"[A-Za-z0-9_]+")
+_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 # Values wait until there are this many, or this many updates. Sorted together they cost half of what they
 # would in batches of 32,768, in batches of 512 a 10th. An accelerator sorts a million in the time it takes to
@@ -27,7 +26,7 @@ _WAITING_ELSEWHERE = 1 << 20
 _WAITING_UPDATES = 1 << 10
 
 
-class Entries(NamedTuple):
+class NewEntries(NamedTuple):
     """What an update brings, all of one shape."""
 
     values: Tensor
@@ -53,11 +52,13 @@ class DigestMetric(OneStateMetric):
         **metric_kwargs: Any,
     ) -> None:
         self.percentiles = _checked_percentiles(percentiles)
-        self.groups = None if groups is None else _checked_groups(groups)
+        self.groups = None if groups is None else checked_names("groups", groups)
+        if self.groups == ():
+            raise ValueError("Expected argument `groups` to be one or several names but got none.")
         self.compression = compression
         shared = {"percentiles": self.percentiles, "compression": compression, "groups": self.groups}
         super().__init__("digest", {**shared, **(settings or {})}, td.merge, **metric_kwargs)
-        self._waiting: list[Entries] = []
+        self._waiting: list[NewEntries] = []
         self._waiting_values = 0
         self._settled: Tensor | None = None  # the state, while values wait
         twice = [key for index, key in enumerate(self.keys) if key in self.keys[:index]]
@@ -122,9 +123,8 @@ class DigestMetric(OneStateMetric):
         invalid: Tensor | None = None,
     ) -> None:
         """Let checked values of one shape wait, in copies: their owner may write over them."""
-        state = self.__dict__.get(
-            self._state_name
-        )  # nothing waits, whatever the list says, where there is one
+        # Where there is a state nothing waits, whatever the list says.
+        state = self.__dict__.get(self._state_name)
         current = self._settled if state is None else state
         assert current is not None
         device = current.device
@@ -132,7 +132,7 @@ class DigestMetric(OneStateMetric):
         others = (None if each is None else _copied(each, device) for each in (weights, groups, invalid))
         # Two dtypes can not always be joined: float8 with none.
         values = values if values.dtype in (torch.float32, torch.float64) else values.float()
-        batch = Entries(_copied(values, device), *others)
+        batch = NewEntries(_copied(values, device), *others)
         if state is not None:
             self._waiting, self._waiting_values, self._settled = [], 0, current
             delattr(self, self._state_name)
@@ -215,25 +215,20 @@ class DigestMetric(OneStateMetric):
     def _report_once(self, state: Tensor) -> None:
         if state.is_meta:
             return
-        book = state[-3:].tolist()
-        (invalid, nan), (_, below), (_, above) = book
-        if nan and "nan" not in self._warned:
-            self._warned.add("nan")
-            rank_zero_warn(
-                f"{type(self).__name__}: {nan:.0f} values were NaN. They are left out and counted."
-            )
-        if (above or below) and "inf" not in self._warned:
-            self._warned.add("inf")
-            rank_zero_warn(
-                f"{type(self).__name__}: {above + below:.0f} values were infinite. They lie beyond all "
-                "percentiles of the others and make `mean` infinite; `finite_mean` leaves them out."
-            )
-        if invalid and "invalid" not in self._warned:
-            self._warned.add("invalid")
-            rank_zero_warn(
-                f"{type(self).__name__}: {invalid:.0f} entries were left out because their label was "
-                "outside the vocabulary, their group unknown or their weight negative or not a number."
-            )
+        (invalid, nan), (_, below), (_, above) = state[-3:].tolist()
+        self._warn_once("nan", nan, "values were NaN. They are left out and counted.")
+        self._warn_once(
+            "inf",
+            below + above,
+            "values were infinite. They lie beyond all percentiles of the others and make `mean` infinite; "
+            "`finite_mean` leaves them out.",
+        )
+        self._warn_once(
+            "invalid",
+            invalid,
+            "entries were left out because their label was outside the vocabulary, their group unknown or "
+            "their weight negative or not a number.",
+        )
 
     def reset(self) -> None:
         """Forget everything seen."""
@@ -337,17 +332,18 @@ def _checked_percentiles(percentiles: Sequence[float] | str) -> tuple[float, ...
     return checked
 
 
-def _checked_groups(groups: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(groups, str) or not isinstance(groups, Sequence) or not groups:
-        raise ValueError(f"Expected argument `groups` to be one or several names but got {groups!r}.")
-    for name in groups:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+def checked_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Names that can be part of a logged name, or a ``ValueError`` that names the argument."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ValueError(f"Expected argument `{argument}` to be one or several names but got {names!r}.")
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
-                f"Expected argument `groups` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
+                f"Expected argument `{argument}` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
             )
-    if len(set(groups)) < len(groups):
-        raise ValueError(f"Expected argument `groups` without duplicates but got {list(groups)!r}.")
-    return tuple(groups)
+    if len(set(names)) < len(names):
+        raise ValueError(f"Expected argument `{argument}` without duplicates but got {list(names)!r}.")
+    return tuple(names)
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
@@ -358,7 +354,7 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor:
     return torch.cat([part for part in parts if part is not None])
 
 
-def _joined_weights(batches: Sequence[Entries]) -> Tensor | None:
+def _joined_weights(batches: Sequence[NewEntries]) -> Tensor | None:
     """Bool if all are, numbers if some are, None if there are none."""
     if all(batch.weights is None for batch in batches):
         return None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_pce.kernels.row_sums import choose, joined, scattered
+from lightning_pce.kernels import choose
+from lightning_pce.kernels.row_sums import joined, scattered
 from lightning_pce.kernels.scratch import scratch
 from lightning_pce.kernels.token_stats_eager import SCRATCH_BYTES
 from lightning_pce.token_stats import (

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric, Entries
+from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric, NewEntries
 from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.token_stats import TokenStatistics, check_logits_and_labels, token_cross_entropy
 
@@ -129,7 +129,7 @@ class PercentileCrossEntropy(DigestMetric):
             self.entries(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
         )
 
-    def add_entries(self, entries: Entries) -> Tensor:
+    def add_entries(self, entries: NewEntries) -> Tensor:
         """Add what :meth:`entries` gave; the mean that :meth:`update_and_mean` returns."""
         self._computed = None
         self._update_count += 1
@@ -149,7 +149,7 @@ class PercentileCrossEntropy(DigestMetric):
         weights: Tensor | None = None,
         group: Tensor | Sequence[int] | int | None = None,
         scored: TokenStatistics | None = None,
-    ) -> Entries:
+    ) -> NewEntries:
         """What :meth:`update` would add: losses, weights and groups of one shape, and impossible labels.
 
         Args:
@@ -178,7 +178,7 @@ class PercentileCrossEntropy(DigestMetric):
             losses, invalid = losses.float(), None
         shifted = self.shift and logits is not None
         groups = _checked_group_ids(group, self.groups, losses, weights, shifted=shifted)
-        return Entries(losses, weights, groups, invalid)
+        return NewEntries(losses, weights, groups, invalid)
 
     def _scored(
         self,
@@ -392,13 +392,13 @@ def _checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor 
     weights = torch.as_tensor(weights, device=like.device)
     if weights.is_complex():
         raise ValueError(f"Expected argument `weights` to hold real numbers but got {weights.dtype}.")
-    weights = weights if weights.dtype == torch.bool else weights.double()
     if weights.shape != like.shape:
         raise ValueError(
             f"Expected argument `weights` to have the shape of the {name}, {tuple(like.shape)}, but got "
             f"{tuple(weights.shape)}."
         )
     if weights.device.type == "cpu" and weights.dtype != torch.bool:
+        weights = weights.double()  # some dtypes can not be compared
         wrong = ~((weights >= 0) & (weights < torch.inf))
         if bool(wrong.any()):
             raise ValueError(

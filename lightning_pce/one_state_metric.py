@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.prints import rank_zero_warn
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -53,9 +55,9 @@ class OneStateMetric(Metric):
         self._warned: set[str] = set()
         self.add_state(self._state_name, self._empty(), dist_reduce_fx=merge)
 
+    @abstractmethod
     def _empty(self, device: torch.device | None = None) -> Tensor:
         """The state of nothing."""
-        raise NotImplementedError
 
     @property
     def _state(self) -> Tensor:
@@ -69,6 +71,12 @@ class OneStateMetric(Metric):
     def __hash__(self) -> int:
         # Not of the state, as torchmetrics': modules are hashed by parameters(), train() and many more.
         return hash((type(self).__name__, id(self)))
+
+    def _warn_once(self, what: str, number: float, message: str) -> None:
+        """Say that a number of entries were odd, if any were, the first time."""
+        if number and what not in self._warned:
+            self._warned.add(what)
+            rank_zero_warn(f"{type(self).__name__}: {number:.0f} {message}")
 
     def _named_settings(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._settings.items())

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.prints import rank_zero_warn
 
 from lightning_pce.one_state_metric import OneStateMetric
 
@@ -60,33 +59,20 @@ class PackedMetric(OneStateMetric):
         if self._table is not None and not self._state.is_meta:  # from where it could not come back
             self._table = self._table.to(self._state.device)
 
-    def _warn_once(self, what: str, number: Tensor, message: str) -> None:
-        """Say that ``number`` entries were odd, if any were, the first time; compute may read the host."""
-        if number.is_meta or what in self._warned or not bool(number > 0):
-            return
-        self._warned.add(what)
-        rank_zero_warn(f"{type(self).__name__}: {int(number)} {message}")
-
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> PackedMetric:
         super()._apply(fn, *args, **kwargs)
         self._move_table()
         return self
 
 
+def host_numbers(state: Tensor) -> list[float]:
+    """Numbers ``[N]`` for a message; compute may read the host. On the meta device there are none: 0."""
+    return [0.0] * len(state) if state.is_meta else [float(number) for number in state.tolist()]
+
+
 def may_look(tensor: Tensor) -> bool:
     """Whether its values may be looked at in an update; those of an accelerator would make the host wait."""
     return tensor.device.type == "cpu"
-
-
-def check_ids(labels: Tensor) -> None:
-    """Raise a ``ValueError`` with what was seen if labels are no integer tensor."""
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"Expected argument `labels` to be a tensor but got {type(labels).__name__}.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
-        )
 
 
 def checked_table(name: str, table: Tensor | Sequence[int]) -> Tensor:

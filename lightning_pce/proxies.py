@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lightning_pce.one_state_metric import not_compiled
-from lightning_pce.packed_metric import PackedMetric, check_ids, checked_table, may_look
-from lightning_pce.token_stats import TokenStatistics, check_logits_and_labels, token_statistics
+from lightning_pce.packed_metric import PackedMetric, checked_table, host_numbers, may_look
+from lightning_pce.token_stats import TokenStatistics, check_ids, check_logits_and_labels, token_statistics
 
 STATISTICS = (
     "ce",
@@ -275,7 +275,7 @@ class TokenProxies(PackedMetric):
         mean = torch.where(number > 0, mean, torch.nan).masked_fill(infinite > 0, torch.inf)
         error = (squares / (number - 1) / number).sqrt()
         error = torch.where((number > 1) & (infinite == 0), error, torch.nan)
-        _, _, nan, invalid = state[-1].unbind()
+        _, _, nan, invalid = host_numbers(state[-1])
         self._warn_once("nan", nan, "tokens had a statistic that was NaN. They are left out and counted.")
         self._warn_once("invalid", invalid, "tokens were left out because their label was impossible.")
         result = {}

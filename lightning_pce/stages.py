@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_pce.digest_metric import NAME, DigestMetric, percentile_key
+from lightning_pce.digest_metric import DigestMetric, checked_names, percentile_key
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.token_stats import STATISTICS, TokenStatistics, token_statistics
 
@@ -53,7 +53,7 @@ class StageMetrics(nn.Module):
     ) -> None:
         super().__init__()
         self.statistics = _checked_statistics(statistics)
-        self.loader_names = None if loader_names is None else _checked_names(loader_names)
+        self.loader_names = None if loader_names is None else checked_names("loader_names", loader_names)
         self.settings = settings
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
@@ -235,21 +235,6 @@ def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
             f"Expected argument `statistics` to hold names among {', '.join(known)} but got {unknown[0]!r}."
         )
     return tuple(name for name in known if name in statistics)  # in one order on all ranks
-
-
-def _checked_names(loader_names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(loader_names, str):
-        raise ValueError(f"Expected argument `loader_names` to be several names but got {loader_names!r}.")
-    for name in loader_names:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ValueError(
-                f"Expected argument `loader_names` to hold names of A-Z, a-z, 0-9, _ but got {name!r}."
-            )
-    if len(set(loader_names)) < len(loader_names):
-        raise ValueError(
-            f"Expected argument `loader_names` without duplicates but got {list(loader_names)!r}."
-        )
-    return tuple(loader_names)
 
 
 def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_pce.kernels.row_sums import Kernel, RowSums, choose, finish, joined
+from lightning_pce.kernels import choose
+from lightning_pce.kernels.row_sums import Kernel, RowSums, finish, joined
 
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
 
@@ -231,11 +232,7 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
             f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
             f"shape {tuple(logits.shape)}. Are these predicted token ids, or the labels?"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
-        )
+    check_ids(labels)
     if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
         raise ValueError(
             "Expected argument `labels` to have the shape of the logits without their last dimension, "
@@ -250,6 +247,17 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     if logits.shape[-1] == 0:
         raise ValueError(
             f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
+        )
+
+
+def check_ids(labels: Tensor) -> None:
+    """Raise a ``ValueError`` with what was seen if labels are no integer tensor."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"Expected argument `labels` to be a tensor but got {type(labels).__name__}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
         )
 
 

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
+from casts_and_copies import CASTS, COPIES
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import counted_collectives, run_ranks
@@ -217,13 +216,6 @@ def test_a_table_without_content_is_refused():
 
 # -------------------------------------------------------------------------------------------------- state
 
-CASTS = {
-    "half": lambda parent: parent.half(),
-    "to(bfloat16)": lambda parent: parent.to(torch.bfloat16),
-    "float": lambda parent: parent.float(),
-    "set_dtype(float16)": lambda parent: parent["metric"].set_dtype(torch.float16),
-}
-
 
 @pytest.mark.parametrize("cast", CASTS)
 def test_a_cast_of_the_module_touches_neither_state_nor_table(cast):
@@ -238,13 +230,6 @@ def test_a_cast_of_the_module_touches_neither_state_nor_table(cast):
         assert metric.totals["tokens"] == 3003
         close(metric.compute(), torch.tensor(0.1).item() / math.log(2) / 300)
         metric.reset()
-
-
-COPIES = {
-    "pickle": lambda metric: pickle.loads(pickle.dumps(metric)),
-    "deepcopy": copy.deepcopy,
-    "clone": lambda metric: metric.clone(),
-}
 
 
 @pytest.mark.parametrize("how", COPIES)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from casts_and_copies import CASTS, COPIES
 from distributions import bound, ce_like, exact_quantile, exact_trimmed_mean, worst_rank_error
 from torch._dynamo.testing import CompileCounter
 from torchmetrics import MetricCollection, SumMetric
@@ -424,22 +425,6 @@ def test_the_state_is_one_float64_tensor_of_fixed_size(cls):
     assert metric.digest.shape == (67, 2)
 
 
-CASTS = {
-    "to(bfloat16)": lambda parent: parent.to(torch.bfloat16),
-    "to(float16)": lambda parent: parent.to("cpu", torch.float16),
-    "bfloat16": lambda parent: parent.bfloat16(),
-    "half": lambda parent: parent.half(),
-    "float": lambda parent: parent.float(),
-    "double": lambda parent: parent.double(),
-    "metric.to(bfloat16)": lambda parent: parent["metric"].to(torch.bfloat16),
-    "metric.half": lambda parent: parent["metric"].half(),
-    "set_dtype(bfloat16)": lambda parent: parent["metric"].set_dtype(torch.bfloat16),
-    "set_dtype(float16)": lambda parent: parent["metric"].set_dtype(torch.float16),
-    "set_dtype(float64)": lambda parent: parent["metric"].set_dtype(torch.float64),
-    "to(cpu)": lambda parent: parent.to("cpu"),
-}
-
-
 @pytest.mark.parametrize("cast", CASTS)
 def test_a_cast_of_the_module_never_touches_the_digest(cast):
     metric, twin = PercentileCrossEntropy(), PercentileCrossEntropy()
@@ -516,13 +501,6 @@ def test_default_dtype_bfloat16_during_update_and_compute_changes_nothing():
     finally:
         torch.set_default_dtype(torch.float32)
     assert_same_result(result, twin.compute())
-
-
-COPIES = {
-    "pickle": lambda metric: pickle.loads(pickle.dumps(metric)),
-    "deepcopy": copy.deepcopy,
-    "clone": lambda metric: metric.clone(),
-}
 
 
 @pytest.mark.parametrize("how", COPIES)

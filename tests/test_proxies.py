@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 import re
 import statistics as plain
 import warnings
@@ -11,6 +9,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.distributed as dist
+from casts_and_copies import CASTS, COPIES
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import counted_collectives, run_ranks
@@ -604,14 +603,6 @@ def test_the_state_is_one_float64_tensor_of_fixed_size():
     assert list(metric.buffers()) == list(metric.parameters()) == []
 
 
-CASTS = {
-    "half": lambda parent: parent.half(),
-    "to(bfloat16)": lambda parent: parent.to(torch.bfloat16),
-    "double": lambda parent: parent.double(),
-    "set_dtype(float16)": lambda parent: parent["metric"].set_dtype(torch.float16),
-}
-
-
 @pytest.mark.parametrize("cast", CASTS)
 def test_a_cast_of_the_module_never_touches_the_state(cast):
     metric, twin = TokenProxies(token_counts=COUNTS), TokenProxies(token_counts=COUNTS)
@@ -627,13 +618,6 @@ def test_a_cast_of_the_module_never_touches_the_state(cast):
         assert_close(metric(*batch(9)), twin(*batch(9)), rtol=0, atol=0)
         metric.reset()
         twin.reset()
-
-
-COPIES = {
-    "pickle": lambda metric: pickle.loads(pickle.dumps(metric)),
-    "deepcopy": copy.deepcopy,
-    "clone": lambda metric: metric.clone(),
-}
 
 
 @pytest.mark.parametrize("how", COPIES)

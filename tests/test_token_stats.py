@@ -13,8 +13,7 @@ from token_stats_cases import reference as reference_statistics
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_pce.kernels import token_stats_compile
-from lightning_pce.kernels.row_sums import triton_works
+from lightning_pce.kernels import token_stats_compile, triton_works
 from lightning_pce.token_stats import STATISTICS, token_cross_entropy, token_statistics
 
 V = 61

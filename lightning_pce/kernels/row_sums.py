@@ -1,11 +1,8 @@
-"""What a kernel says about each row of logits, how statistics follow from it, and which kernel runs where."""
+"""What a kernel says about each row of logits, and how statistics follow from it."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.util import find_spec
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -38,57 +35,6 @@ class RowStatistics(NamedTuple):
 
 # (rows [N, V], targets [N] or negative for "any result will do", whether dot and ahead are wanted) -> sums
 Kernel: TypeAlias = Callable[[Tensor, Tensor, bool], RowSums]
-
-BACKENDS = ("auto", "eager", "compile", "triton")
-
-
-def choose(backend: str, logits: Tensor) -> Kernel:
-    """The kernel for these logits.
-
-    On a CPU "auto" is eager: compiled code is twice as fast, but compiling takes seconds, or half a minute
-    the first time, and a compiler; whoever scores thousands of batches may ask for it.
-
-    Raises:
-        ValueError: if there is no such backend or it can not read these logits.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"Expected argument `backend` to be one of {', '.join(BACKENDS)} but got {backend!r}."
-        )
-    if backend == "auto":
-        fits = logits.is_cuda and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        backend = "triton" if fits and triton_works(logits.device) else "eager"
-    if backend == "triton":
-        from lightning_pce.kernels import token_stats_triton
-
-        token_stats_triton.check(logits)
-        return token_stats_triton.row_sums
-    if backend == "compile":
-        from lightning_pce.kernels import token_stats_compile
-
-        return token_stats_compile.row_sums
-    from lightning_pce.kernels import token_stats_eager
-
-    return token_stats_eager.row_sums
-
-
-@cache
-def triton_works(device: torch.device) -> bool:
-    """Whether a trial of the Triton kernel succeeds: it also needs a C compiler and a GPU it knows."""
-    if find_spec("triton") is None:
-        return False
-    try:
-        from lightning_pce.kernels import token_stats_triton
-
-        rows = torch.zeros(2, 2, device=device)
-        token_stats_triton.row_sums(rows, torch.zeros(2, dtype=torch.int64, device=device), False)
-    except Exception as error:
-        warnings.warn(
-            f"Triton does not work on {device}, eager operations take its place: {error!r:.200}",
-            stacklevel=2,
-        )
-        return False
-    return True
 
 
 def joined(parts: Sequence[RowSums]) -> RowSums:
