@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES
+from lightning_pce.loaders import check_lengths_over_ranks, evaluation_loops, warn_of_repeats
 from lightning_pce.one_state_metric import not_compiled
-from lightning_pce.stages import StageMetrics, check_lengths_over_ranks
+from lightning_pce.stages import StageMetrics
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
@@ -63,6 +64,7 @@ class PercentileCEMixin(_Module):
         shift: bool = False,
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,
+        pool_loaders: bool = False,
     ) -> None:
         """Choose what is measured; optional, and called in ``__init__`` after ``super().__init__()``.
 
@@ -80,6 +82,7 @@ class PercentileCEMixin(_Module):
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
             loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
                 ``dl1`` ...
+            pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
 
         Raises:
             ValueError: if an argument is impossible.
@@ -92,6 +95,7 @@ class PercentileCEMixin(_Module):
             shift=shift,
             compression=compression,
             loader_names=loader_names,
+            pool_loaders=pool_loaders,
         )
 
     @not_compiled
@@ -139,11 +143,7 @@ class PercentileCEMixin(_Module):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._percentile_room().forget()
-        for loop in (
-            self.trainer.fit_loop.epoch_loop.val_loop,
-            self.trainer.validate_loop,
-            self.trainer.test_loop,
-        ):
+        for loop in evaluation_loops(self.trainer):
             check_lengths_over_ranks(loop, self.trainer)
         self._percentile_ce_set_up = True
 
@@ -162,6 +162,7 @@ class PercentileCEMixin(_Module):
     def on_validation_epoch_start(self) -> None:
         self._check_set_up()
         self._percentile_room().open("val", len(self.trainer.num_val_batches), self.device)
+        warn_of_repeats(self.trainer)
         super().on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
@@ -175,6 +176,7 @@ class PercentileCEMixin(_Module):
     def on_test_epoch_start(self) -> None:
         self._check_set_up()
         self._percentile_room().open("test", len(self.trainer.num_test_batches), self.device)
+        warn_of_repeats(self.trainer)
         super().on_test_epoch_start()
 
     def on_test_epoch_end(self) -> None:

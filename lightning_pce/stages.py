@@ -1,4 +1,4 @@
-"""The room behind the mixin: metrics per stage and dataloader, their names, logging and reset.
+"""The room behind mixin and callback: metrics per stage and dataloader, their names, logging and reset.
 
 Nothing here may let ranks differ in what they log or compute, or when: whoever is alone in a collective waits
 for ever.
@@ -6,15 +6,13 @@ for ever.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_pce.digest_metric import DigestMetric, checked_names, percentile_key
+from lightning_pce.digest_metric import DigestMetric, NewEntries, checked_names, percentile_key
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.token_stats import STATISTICS, TokenStatistics, token_statistics
 
@@ -38,6 +36,7 @@ class StageMetrics(nn.Module):
         statistics: what is measured of each token, ``"ce"`` and others of
             :class:`lightning_pce.TokenStatistics`.
         loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1``.
+        pool_loaders: with several dataloaders also measure all their tokens together.
         settings: keyword arguments of :class:`PercentileCrossEntropy`.
 
     Raises:
@@ -49,11 +48,13 @@ class StageMetrics(nn.Module):
         *,
         statistics: Sequence[str] = ("ce",),
         loader_names: Sequence[str] | None = None,
+        pool_loaders: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__()
         self.statistics = _checked_statistics(statistics)
         self.loader_names = None if loader_names is None else checked_names("loader_names", loader_names)
+        self.pool_loaders = pool_loaders
         self.settings = settings
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
@@ -63,13 +64,18 @@ class StageMetrics(nn.Module):
         self._loaders: dict[str, int] = {}  # of the stages that are open
         self._updated: set[str] = set()
 
-    def metric(self, stage: str, dataloader_idx: int = 0, statistic: str = "ce") -> DigestMetric:
+    def metric(self, stage: str, dataloader_idx: int | None = 0, statistic: str = "ce") -> DigestMetric:
         """The metric of a stage (``"train"``, ``"val"`` or ``"test"``), dataloader and statistic.
+
+        Args:
+            stage: which.
+            dataloader_idx: which; None: all together, if they are several and ``pool_loaders`` was asked for.
+            statistic: which.
 
         Raises:
             KeyError: if that stage has not begun yet, or has fewer dataloaders.
         """
-        metric = self.metrics[f"{stage}_{dataloader_idx}_{statistic}"]
+        metric = self.metrics[f"{_key(stage, dataloader_idx)}_{statistic}"]
         assert isinstance(metric, DigestMetric)
         return metric
 
@@ -86,13 +92,17 @@ class StageMetrics(nn.Module):
                 f"Expected one of `loader_names` for each of the {loaders} {stage} dataloaders but got "
                 f"{list(self.loader_names)!r}."
             )
-        for index in range(loaders):
-            if f"{stage}_{index}" not in self.views:
-                self._make(f"{stage}_{index}", device)
+        for index in self._indices(loaders):
+            if _key(stage, index) not in self.views:
+                self._make(_key(stage, index), device)
             for statistic in (*self.statistics, *self._accuracies):
                 self.metric(stage, index, statistic).reset()
         self._loaders[stage] = loaders
         self._updated.discard(stage)
+
+    def _indices(self, loaders: int) -> list[int | None]:
+        """What has metrics of its own: each dataloader, and perhaps all together."""
+        return [*range(loaders), None] if self.pool_loaders and loaders > 1 else [*range(loaders)]
 
     @property
     def _accuracies(self) -> dict[str, int]:
@@ -152,8 +162,25 @@ class StageMetrics(nn.Module):
         self._updated.add(stage)
         metric = self.metric(stage, dataloader_idx)
         assert isinstance(metric, PercentileCrossEntropy)
+        entries, values = self._measure(metric, logits, labels, arguments)
+        for index in (i for i in self._indices(loaders) if i in (dataloader_idx, None)):
+            metric = self.metric(stage, index)
+            assert isinstance(metric, PercentileCrossEntropy)
+            mean = metric.add_entries(entries)
+            for name, value in values.items():
+                self.metric(stage, index, name).update(value, entries.weights, group=entries.groups)
+        return mean
+
+    def _measure(
+        self,
+        metric: PercentileCrossEntropy,
+        logits: Tensor | None,
+        labels: Tensor | None,
+        arguments: dict[str, Any],
+    ) -> tuple[NewEntries, dict[str, Tensor]]:
+        """The CE of a batch as the metric takes it, and what the other statistics say of each token."""
         if len(self.statistics) == 1:
-            return metric.add_entries(metric.entries(logits, labels, **arguments))
+            return metric.entries(logits, labels, **arguments), {}
         if logits is None or labels is None:
             raise ValueError(
                 f"Expected arguments `logits` and `labels`: {', '.join(self.statistics[1:])} can not be had "
@@ -161,16 +188,13 @@ class StageMetrics(nn.Module):
             )
         scored = self._score(metric, logits, labels)
         entries = metric.entries(logits, labels, scored=scored, **arguments)
-        mean = metric.add_entries(entries)
         values = {name: getattr(scored, name).float() for name in self.statistics[1:]}
         for name, k in self._accuracies.items():
             assert scored.rank is not None
             values[name] = (scored.rank <= min(k, logits.shape[-1])).float()
-        for name, value in values.items():
-            # The rank of a token whose logits are NaN is none.
-            value = torch.where(entries.values.detach().isnan(), torch.nan, value)
-            self.metric(stage, dataloader_idx, name).update(value, entries.weights, group=entries.groups)
-        return mean
+        # The rank of a token whose logits are NaN is none.
+        lost = entries.values.detach().isnan()
+        return entries, {name: torch.where(lost, torch.nan, value) for name, value in values.items()}
 
     def _score(self, metric: PercentileCrossEntropy, logits: Tensor, labels: Tensor) -> TokenStatistics:
         """What is asked of each token, by one read of the logits; CE not if it must be differentiable."""
@@ -195,11 +219,11 @@ class StageMetrics(nn.Module):
         loaders = self._loaders.pop(stage, 0)
         if stage == "train" and stage not in self._updated:
             return  # every rank has training batches or none has, so this does not differ between them
-        for index in range(loaders):
-            key = f"{stage}_{index}"
+        for index in self._indices(loaders):
+            key = _key(stage, index)
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
-            prefix = stage if loaders == 1 else f"{stage}_{self._loader_name(index)}"
+            prefix = stage if loaders == 1 or index is None else f"{stage}_{self.loader_name(index)}"
             for name, view in views.items():
                 log(
                     f"{prefix}_{name}",
@@ -218,8 +242,13 @@ class StageMetrics(nn.Module):
                 f"has its own {end}: call super().{end}() in it."
             )
 
-    def _loader_name(self, index: int) -> str:
+    def loader_name(self, index: int) -> str:
+        """What stands for one of several dataloaders in the logged names."""
         return f"dl{index}" if self.loader_names is None else self.loader_names[index]
+
+
+def _key(stage: str, index: int | None) -> str:
+    return f"{stage}_{'all' if index is None else index}"
 
 
 def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
@@ -235,61 +264,3 @@ def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
             f"Expected argument `statistics` to hold names among {', '.join(known)} but got {unknown[0]!r}."
         )
     return tuple(name for name in known if name in statistics)  # in one order on all ranks
-
-
-def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
-    """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
-
-    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the
-    others wait for it in their first collective.
-
-    Args:
-        loop: an evaluation loop of the trainer.
-        trainer: the trainer.
-    """
-    if trainer.world_size == 1 or getattr(loop, "checks_lengths_over_ranks", False):
-        return
-    setup_data = loop.setup_data
-
-    def setup_data_and_check() -> None:
-        before, module = loop._combined_loader, trainer.lightning_module
-        own = module.allow_zero_length_dataloader_with_multiple_devices
-        data = trainer.datamodule
-        allowed = own or (data is not None and data.allow_zero_length_dataloader_with_multiple_devices)
-        module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
-        failure: Exception | None = None
-        try:
-            setup_data()
-        except Exception as error:  # a fraction of a short loader that is less than a batch, say
-            failure = error
-        finally:
-            module.allow_zero_length_dataloader_with_multiple_devices = own
-        if failure is None and loop._combined_loader is before:
-            return
-        failed = [rank for rank, (flag,) in enumerate(_gather([float(failure is not None)], trainer)) if flag]
-        if failure is not None:
-            raise failure
-        if failed:
-            raise RuntimeError(f"The dataloaders of rank {failed[0]} could not be set up: see its own error.")
-        batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
-        everywhere = _gather(batches, trainer)
-        skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)
-        forbidden = not allowed and any(
-            min(counts) == 0 and max(counts) > 0 for counts in zip(*everywhere, strict=True)
-        )
-        if skipped or forbidden:
-            raise RuntimeError(
-                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
-                f"the others' percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every "
-                "rank at least one batch (a DistributedSampler does), or use an IterableDataset without a "
-                "length."
-            )
-
-    loop.setup_data, loop.checks_lengths_over_ranks = setup_data_and_check, True
-
-
-def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
-    local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
-    everyone = [torch.empty_like(local) for _ in range(trainer.world_size)]
-    dist.all_gather(everyone, local)
-    return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]
