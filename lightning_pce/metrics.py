@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities.prints import rank_zero_warn
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric, NewEntries
 from lightning_pce.one_state_metric import not_compiled
@@ -174,11 +175,20 @@ class PercentileCrossEntropy(DigestMetric):
             )
         else:
             losses, counted = checked_losses(losses, mask)
+            self._warn_of_half_precision(losses)
             weights = _weights_where(counted, _checked_weights(weights, losses, "losses"))
             losses, invalid = losses.float(), None
         shifted = self.shift and logits is not None
         groups = _checked_group_ids(group, self.groups, losses, weights, shifted=shifted)
         return NewEntries(losses, weights, groups, invalid)
+
+    def _warn_of_half_precision(self, losses: Tensor) -> None:
+        if losses.dtype in (torch.bfloat16, torch.float16) and "dtype" not in self._warned:
+            self._warned.add("dtype")
+            rank_zero_warn(
+                f"{type(self).__name__}: the losses are {losses.dtype}, so that percentiles go in steps (in "
+                "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so."
+            )
 
     def _scored(
         self,

@@ -28,13 +28,13 @@ BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def run_ranks(directory):
+def run_ranks(directory, script=__file__, *arguments, seconds=TOTAL_SECONDS):
     """The notes of all ranks and what they wrote to stderr; run once for all pytest workers that ask."""
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "done").exists():
-            _run_ranks(directory)
+            _run_ranks(directory, [script, str(directory), *arguments], seconds)
             (directory / "done").touch()
     return [_Notes(directory, rank) for rank in range(WORLD)]
 
@@ -53,7 +53,7 @@ class _Notes(dict):
         )
 
 
-def _run_ranks(directory):
+def _run_ranks(directory, command, seconds):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -71,9 +71,9 @@ def _run_ranks(directory):
             "PYTHONWARNINGS": "default",
         }
         with (directory / f"rank{rank}.err").open("w") as stderr:
-            command = [sys.executable, __file__, str(directory)]
-            processes.append(subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr))
-    deadline = time.monotonic() + TOTAL_SECONDS
+            python = [sys.executable, *command]
+            processes.append(subprocess.Popen(python, env=environment, stdout=stderr, stderr=stderr))
+    deadline = time.monotonic() + seconds
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
             if any(process.poll() for process in processes):
@@ -285,10 +285,11 @@ SCENARIOS = {
 }
 
 
-def main():
+def note_all(scenarios):
+    """Run scenarios as one of the ranks and note what each returns."""
     torch.set_num_threads(1)
     notes = {}
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in scenarios.items():
         faulthandler.dump_traceback_later(SCENARIO_SECONDS, exit=True)
         print(f"=== {name}", file=sys.stderr, flush=True)
         notes[name] = scenario()  # an unforeseen error ends this rank, and run_ranks the other
@@ -297,4 +298,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    note_all(SCENARIOS)
