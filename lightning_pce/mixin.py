@@ -13,6 +13,8 @@ from lightning_pce.stages import StageMetrics, check_lengths_over_ranks
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
+
+    from lightning_pce.lazy_group import Group
 else:
     # A plain class: lightning.pytorch and pytorch_lightning each have a LightningModule of their own.
     _Module = object
@@ -63,6 +65,7 @@ class PercentileCEMixin(_Module):
         shift: bool = False,
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,
+        process_group: Group = None,
     ) -> None:
         """Choose what is measured; optional, and called in ``__init__`` after ``super().__init__()``.
 
@@ -80,6 +83,11 @@ class PercentileCEMixin(_Module):
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
             loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
                 ``dl1`` ...
+            process_group: the ranks that each see tokens of their own, if not all: a ProcessGroup, or a
+                function without arguments that returns it when it is needed, such as
+                ``lambda: self.device_mesh["data_parallel"].get_group()``. Left out: all ranks, or under
+                ``ModelParallelStrategy`` those of the mesh's dimension ``"data_parallel"``, because
+                tensor-parallel ranks see the same tokens.
 
         Raises:
             ValueError: if an argument is impossible.
@@ -92,6 +100,7 @@ class PercentileCEMixin(_Module):
             shift=shift,
             compression=compression,
             loader_names=loader_names,
+            process_group=process_group,
         )
 
     @not_compiled
@@ -139,6 +148,7 @@ class PercentileCEMixin(_Module):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._percentile_room().forget()
+        self._percentile_room().follow_mesh(self.trainer)
         for loop in (
             self.trainer.fit_loop.epoch_loop.val_loop,
             self.trainer.validate_loop,
