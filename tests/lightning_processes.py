@@ -27,6 +27,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
+from lightning_pce import PercentileCrossEntropy
+
 SCENARIO_SECONDS, TOTAL_SECONDS = 45, 120
 WORLD = 2
 BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
@@ -109,6 +111,24 @@ class LossesLM(lit.LitLM):
 
     def validation_step(self, batch, batch_idx):
         self.update_percentile_ce(losses=batch)
+
+
+class ViewsLM(lit.TinyLM, L.LightningModule):
+    """Without the mixin: a metric of its own, whose views are logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.make_layers()
+        self.val_ce = PercentileCrossEntropy()
+
+    training_step = lit.PlainLM.training_step
+
+    def validation_step(self, batch, batch_idx):
+        self.val_ce.update(self(batch), batch["labels"])
+
+    def on_validation_epoch_end(self):
+        for key in ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean"):
+            self.log(f"val_ce_{key}", self.val_ce.view(key), metric_attribute="val_ce")
 
 
 class MeshLM(lit.TrainedLM):
@@ -234,6 +254,15 @@ def mesh_then_ddp():
     return {**validate(sized(own(2)), again), "counts": again.counts}
 
 
+def fit_with_views(validation):
+    """Two epochs, validated in the middle of each too, and the checkpoint of the lowest median."""
+    best = ModelCheckpoint(Path(sys.argv[1]) / f"views_{validation}", monitor="val_ce_p50")
+    val = {"uneven": own(3 - 2 * RANK), "no_batch": own(2 * RANK)}[validation]
+    train = sized(own(4))
+    notes = fit(ViewsLM(), train, stream(val), best, max_epochs=2, val_check_interval=2)
+    return {**notes, "score": float(best.best_model_score)}
+
+
 def two_loaders():
     loaders = [stream(lit.make_batches(n, seed=60 + 10 * RANK + n)) for n in (2 + RANK, 2 - 2 * RANK)]
     return validate(loaders, lit.LoadersLM())
@@ -326,6 +355,8 @@ SCENARIOS = {
     "given_group": lambda: under_mesh(1, 2, process_group=lambda: None),
     "fit_tensor_parallel": fit_under_mesh,
     "mesh_then_ddp": mesh_then_ddp,
+    "views_uneven": partial(fit_with_views, "uneven"),
+    "views_no_batch": partial(fit_with_views, "no_batch"),
     **{
         f"bar_{kind}_{validation}": partial(fit_with_bar, kind, validation)
         for kind in BARS

@@ -54,6 +54,16 @@ def test_batches_that_lightning_distributes_are_measured_as_if_by_one_process(ra
     assert_logged(logged, torch.tensor(ranks[0]["sampled"]["all"]))
 
 
+@pytest.mark.parametrize("scenario", ["views_uneven", "views_no_batch"])
+def test_a_module_without_the_mixin_logs_views_of_its_own_metric(ranks, scenario):
+    runs = list(pooled(ranks, scenario))
+    assert len(runs) == 4  # in each its own tokens: what was logged is reset
+    for losses, logged in runs:
+        assert_logged(logged, losses)
+    lowest = min(logged["val_ce_p50"] for _, logged in runs)
+    assert [notes[scenario]["score"] for notes in ranks] == pytest.approx([lowest] * 2)
+
+
 @pytest.mark.parametrize("scenario", ["tensor_parallel", "data_parallel"])
 def test_under_model_parallelism_each_token_is_counted_once(ranks, scenario):
     for notes in ranks:
