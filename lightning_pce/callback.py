@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -21,6 +21,9 @@ from lightning_pce.loaders import (
 from lightning_pce.metrics import PercentileCrossEntropy
 from lightning_pce.mixin import PercentileCEMixin
 from lightning_pce.stages import StageMetrics
+
+if TYPE_CHECKING:
+    from lightning_pce.lazy_group import Group
 
 # Where the module keeps the metrics in a run: every strategy moves them with it, and Lightning finds them.
 _ATTRIBUTE = "percentile_ce_of_callback"
@@ -61,6 +64,7 @@ class PercentileCECallback(Callback):
         compression: centroids of each digest.
         loader_names: names of several dataloaders, in order.
         pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
+        process_group: the ranks that each see tokens of their own, if not all.
 
     Raises:
         ValueError: if an argument is impossible.
@@ -94,6 +98,7 @@ class PercentileCECallback(Callback):
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,
         pool_loaders: bool = False,
+        process_group: Group = None,
     ) -> None:
         self.read = _checked_read(read)
         self.stages = _checked_stages(stages)
@@ -104,6 +109,7 @@ class PercentileCECallback(Callback):
             "ignore_index": ignore_index,
             "shift": shift,
             "compression": compression,
+            "process_group": process_group,
         }
         # Both raise here, not in a run, if a setting is impossible.
         self._room = StageMetrics(
@@ -134,6 +140,8 @@ class PercentileCECallback(Callback):
                 "stages, dataloaders, groups and statistics."
             )
         self._room.forget()
+        self._room.follow_mesh(trainer)
+        self._window.process_group = self._room.settings["process_group"]
         setattr(pl_module, _ATTRIBUTE, self._room)
         for loop in evaluation_loops(trainer):
             check_lengths_over_ranks(loop, trainer)

@@ -43,7 +43,8 @@ class PercentileCrossEntropy(DigestMetric):
         ignore_index: the label of tokens that do not count.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
+            the group when it is needed.
 
     Raises:
         ValueError: if a percentile is outside [0, 100] or given twice, or a group's name is.
@@ -274,7 +275,8 @@ class StreamingQuantiles(DigestMetric):
         percentiles: which, each in [0, 100].
         groups: names of kinds of values that are told apart, of A-Z, a-z, 0-9, _.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
+            the group when it is needed.
 
     Raises:
         ValueError: if a percentile is outside [0, 100] or given twice.

@@ -14,6 +14,8 @@ from lightning_pce.stages import StageMetrics
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
+
+    from lightning_pce.lazy_group import Group
 else:
     # A plain class: lightning.pytorch and pytorch_lightning each have a LightningModule of their own.
     _Module = object
@@ -65,6 +67,7 @@ class PercentileCEMixin(_Module):
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,
         pool_loaders: bool = False,
+        process_group: Group = None,
     ) -> None:
         """Choose what is measured; optional, and called in ``__init__`` after ``super().__init__()``.
 
@@ -83,6 +86,11 @@ class PercentileCEMixin(_Module):
             loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
                 ``dl1`` ...
             pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
+            process_group: the ranks that each see tokens of their own, if not all: a ProcessGroup, or a
+                function without arguments that returns it when it is needed, such as
+                ``lambda: self.device_mesh["data_parallel"].get_group()``. Left out: all ranks, or under
+                ``ModelParallelStrategy`` those of the mesh's dimension ``"data_parallel"``, because
+                tensor-parallel ranks see the same tokens.
 
         Raises:
             ValueError: if an argument is impossible.
@@ -96,6 +104,7 @@ class PercentileCEMixin(_Module):
             compression=compression,
             loader_names=loader_names,
             pool_loaders=pool_loaders,
+            process_group=process_group,
         )
 
     @not_compiled
@@ -143,6 +152,7 @@ class PercentileCEMixin(_Module):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._percentile_room().forget()
+        self._percentile_room().follow_mesh(self.trainer)
         for loop in evaluation_loops(self.trainer):
             check_lengths_over_ranks(loop, self.trainer)
         self._percentile_ce_set_up = True

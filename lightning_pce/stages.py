@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_pce.digest_metric import DigestMetric, NewEntries, checked_names, percentile_key
+from lightning_pce.lazy_group import lazy_group
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.token_stats import STATISTICS, TokenStatistics, token_statistics
 
 # Statistics that come of others, and the settings that all metrics share.
 _PARTS = {"log_rank": ("rank",), "margin": ("target_prob", "max_prob")}
-_SHARED = ("percentiles", "groups", "compression")
+_SHARED = ("percentiles", "groups", "compression", "process_group")
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
     "val": ("on_validation_epoch_start", "on_validation_epoch_end"),
@@ -55,8 +56,9 @@ class StageMetrics(nn.Module):
         self.statistics = _checked_statistics(statistics)
         self.loader_names = None if loader_names is None else checked_names("loader_names", loader_names)
         self.pool_loaders = pool_loaders
-        self.settings = settings
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
+        self.settings = {**settings, "process_group": metric.process_group}
+        self._group_given = metric.process_group is not None
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
         self.logged_keys = (*keys, *(f"{group}_{key}" for group in metric.groups or () for key in keys))
         self.metrics = nn.ModuleDict()
@@ -83,6 +85,23 @@ class StageMetrics(nn.Module):
         """A new run begins: stages that an error left open are over."""
         self._loaders.clear()
         self._updated.clear()
+
+    def follow_mesh(self, trainer: Any) -> None:
+        """Count each token once where a device mesh has ranks that see the same tokens.
+
+        Metrics are merged over the mesh's dimension ``"data_parallel"`` then, unless a process group was
+        given.
+        """
+        if self._group_given:
+            return
+        # Not the module's, which may be of an earlier Trainer.
+        mesh: Any = getattr(trainer.strategy, "device_mesh", None)
+        names = getattr(mesh, "mesh_dim_names", None) or ()
+        group = lazy_group(mesh["data_parallel"].get_group) if "data_parallel" in names else None
+        self.settings["process_group"] = group
+        for metric in self.metrics.values():
+            assert isinstance(metric, DigestMetric)
+            metric.process_group = group
 
     def open(self, stage: str, loaders: int, device: torch.device) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty."""
@@ -122,7 +141,7 @@ class StageMetrics(nn.Module):
             for name in self.logged_keys
         }
         for name in self._accuracies:  # the mean of values 0 and 1, which stay exact
-            metrics[name] = StreamingQuantiles((), groups=shared.get("groups"), compression=8)
+            metrics[name] = StreamingQuantiles(**{**shared, "percentiles": (), "compression": 8})
             views[name] = metrics[name].view("mean")
             for group in metrics[name].groups or ():
                 views[f"{name}_{group}"] = metrics[name].view(f"{group}_mean")
