@@ -7,7 +7,17 @@ import pytest
 import torch
 from distributions import bound, worst_rank_error
 from lightning_processes import run_ranks
-from lit_modules import DEFAULT, LitLM, assert_logged, expected, loader, logged_under, make_trainer
+from lit_modules import (
+    DEFAULT,
+    IGNORED,
+    LitLM,
+    assert_logged,
+    expected,
+    loader,
+    logged_under,
+    make_batches,
+    make_trainer,
+)
 
 
 @pytest.fixture(scope="module")
