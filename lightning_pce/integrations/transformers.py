@@ -160,9 +160,9 @@ class PercentileCETrainerMixin(_Trainer):
     def _new_rows(self, loader: Any, rows: int) -> int:
         """How many of this process's rows, the first ones, are no repeats.
 
-        In the last step accelerate fills up with samples from the beginning: of the rows of all processes, one
-        after the other, the first ``remainder`` are new. (``even_batches=False`` is no way out: with one batch
-        more on some processes the Trainer's own gathering of the loss waits for ever.)
+        In the last step accelerate fills up with samples from the beginning: of the rows of all processes,
+        one after the other, the first ``remainder`` are new. (``even_batches=False`` is no way out: with a
+        batch more on some processes the Trainer's own gathering of the loss waits for ever.)
         """
         if self.accelerator.num_processes == 1 or not getattr(loader, "end_of_dataloader", False):
             return rows
@@ -176,7 +176,7 @@ class PercentileCETrainerMixin(_Trainer):
         if isinstance(loader, DataLoaderDispatcher):
             return _between(0, new - self.accelerator.process_index * rows, rows)
         if isinstance(sampler, BatchSamplerShard):
-            filled_up = sampler.even_batches and not sampler.drop_last and sampler.num_processes > 1
+            filled_up = sampler.even_batches and not sampler.drop_last
             if not filled_up or new == 0:
                 return rows
             if new > 0 and rows * sampler.num_processes == loader.total_batch_size:
