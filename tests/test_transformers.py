@@ -236,14 +236,15 @@ def test_what_the_loss_is_made_of_does_not_matter(tmp_path, how):
 
 
 class TupleLM(torch.nn.Module):
-    """Returns a tuple: the loss if there are labels, logits, hidden states."""
+    """Returns a tuple: the loss of each device, as DataParallel has it, logits, hidden states."""
 
     def __init__(self):
         super().__init__()
         self.lm = make_model()
 
     def forward(self, input_ids, attention_mask=None, labels=None):
-        return self.lm(input_ids, attention_mask, labels=labels, return_dict=False, output_hidden_states=True)
+        output = self.lm(input_ids, attention_mask, labels=labels, output_hidden_states=True)
+        return output.loss[None], output.logits, *output.hidden_states
 
 
 def test_logits_are_found_in_tuples(tmp_path):
