@@ -20,7 +20,13 @@ def reader():
     )
     rows = [{"input_ids": ids, "labels": ids.clone()} for ids in torch.randint(64, (8, 12))]
     loader = torch.utils.data.DataLoader(rows, batch_size=4)
-    return {"model": LlamaForCausalLM(config), "train_loader": loader, "val_loader": loader}
+    return {
+        "model": LlamaForCausalLM(config),
+        "train_loader": loader,
+        "val_loader": loader,
+        "train_set": rows,
+        "eval_set": rows,
+    }
 
 
 # What a block leaves behind, by a piece of its text.
@@ -30,6 +36,7 @@ OUTCOMES = {
     ),
     "L.Trainer(callbacks=[ce])": lambda names: names["ce"].metric("val").keys[1] == "p5",
     "percentiles=(50, 99.9))": lambda names: names["result"]["count"] == 64,
+    "TrainingArguments(": lambda names: "eval_ce_p50" in names["hf_trainer"].state.log_history[-1],
     "is_completion = ": lambda names: (
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
