@@ -16,6 +16,7 @@ from lightning_pce.loaders import (
     evaluation_loops,
     one_after_the_other,
     running_loop,
+    sync_buffers,
     warn_of_repeats,
 )
 from lightning_pce.metrics import PercentileCrossEntropy
@@ -220,6 +221,7 @@ class PercentileCECallback(Callback):
     def _open(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage not in self.stages:
             return
+        sync_buffers(trainer)
         loop = running_loop(trainer)
         loaders = loop.num_dataloaders if one_after_the_other(loop) else 1
         self._room.open(stage, loaders, pl_module.device)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 
@@ -56,6 +57,21 @@ def warn_of_repeats(trainer: Any) -> None:
     if trainer.is_global_zero:
         for text in said:
             warnings.warn(text, stacklevel=2)
+
+
+def sync_buffers(trainer: Any) -> None:
+    """Send the model's buffers, such as rotary embeddings, from rank 0 to all ranks now, if they are to be.
+
+    DDP would do so at the first forward after training. A rank without a validation batch is in the first
+    collective of the percentiles by then, and both wait for ever.
+
+    Args:
+        trainer: the trainer, at the start of a validation.
+    """
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+        model._sync_buffers()  # type: ignore[no-untyped-call]
+        model.require_forward_param_sync = False  # until the next backward, as after a validation batch
 
 
 def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES
-from lightning_pce.loaders import check_lengths_over_ranks, evaluation_loops, warn_of_repeats
+from lightning_pce.loaders import check_lengths_over_ranks, evaluation_loops, sync_buffers, warn_of_repeats
 from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.stages import StageMetrics
 
@@ -171,6 +171,7 @@ class PercentileCEMixin(_Module):
 
     def on_validation_epoch_start(self) -> None:
         self._check_set_up()
+        sync_buffers(self.trainer)
         self._percentile_room().open("val", len(self.trainer.num_val_batches), self.device)
         warn_of_repeats(self.trainer)
         super().on_validation_epoch_start()

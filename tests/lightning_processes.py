@@ -27,7 +27,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-from lightning_pce import PercentileCrossEntropy
+from lightning_pce import PercentileCECallback, PercentileCrossEntropy
 
 SCENARIO_SECONDS, TOTAL_SECONDS = 45, 120
 WORLD = 2
@@ -104,6 +104,25 @@ class BusyLM(lit.TrainedLM):
     def validation_step(self, batch, batch_idx):
         super().validation_step(batch, batch_idx)
         self.log("val_other", 1.0 + RANK, on_epoch=True, sync_dist=True, prog_bar=True)
+
+
+class BufferedLM(lit.LitLM):
+    """Has a buffer, as rotary embeddings are: DDP sends it at the first forward after training."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+
+class ReturningBufferedLM(lit.PlainLM):
+    """The same without the mixin."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def validation_step(self, batch, batch_idx):
+        return {"logits": self(batch), "labels": batch["labels"]}
 
 
 class LossesLM(lit.LitLM):
@@ -268,6 +287,13 @@ def fit_with_views(validation):
     return {**notes, "score": float(best.best_model_score)}
 
 
+def fit_with_a_buffer(kind, empty_rank):
+    module = BufferedLM() if kind == "mixin" else ReturningBufferedLM()
+    callbacks = [] if kind == "mixin" else [PercentileCECallback()]
+    validation = stream(own(0 if empty_rank == RANK else 2))
+    return fit(module, sized(own(3)), validation, *callbacks, max_epochs=2)
+
+
 def two_loaders():
     loaders = [stream(lit.make_batches(n, seed=60 + 10 * RANK + n)) for n in (2 + RANK, 2 - 2 * RANK)]
     return validate(loaders, lit.LoadersLM())
@@ -371,6 +397,11 @@ SCENARIOS = {
     "inside_an_epoch": lambda: fit(
         lit.TrainedLM(), sized(own(4)), stream(own(1 + RANK)), val_check_interval=2
     ),
+    **{
+        f"buffer_{kind}_{empty_rank}": partial(fit_with_a_buffer, kind, empty_rank)
+        for kind in ("mixin", "callback")
+        for empty_rank in (0, 1)
+    },
     "callbacks": fit_with_callbacks,
     "beside_module": lambda: empty_beside_full("module"),
     "beside_datamodule": lambda: empty_beside_full("datamodule"),

@@ -251,6 +251,15 @@ def test_after_these_errors_the_same_processes_go_on(ranks):
     assert_logged(logged, losses)
 
 
+@pytest.mark.parametrize("kind", ["mixin", "callback"])
+@pytest.mark.parametrize("empty_rank", [0, 1])
+def test_a_model_with_buffers_does_not_make_a_rank_without_validation_batches_wait(ranks, kind, empty_rank):
+    runs = list(pooled(ranks, f"buffer_{kind}_{empty_rank}"))
+    assert len(runs) == 2
+    for losses, logged in runs:
+        assert_logged(logged, losses)
+
+
 def test_samples_that_a_sampler_repeats_are_counted_and_named_by_rank_0_once(ranks):
     tokens = [sum(len(losses) for losses in notes["padded"]["runs"][0][0].values()) for notes in ranks]
     assert sum(tokens) > sum(int((b["labels"] != IGNORED).sum()) for b in make_batches(5, seed=50))
