@@ -9,7 +9,13 @@ from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES
 from lightning_pce.one_state_metric import not_compiled
-from lightning_pce.stages import StageMetrics, check_lengths_over_ranks
+from lightning_pce.stages import (
+    StageMetrics,
+    check_lengths_over_ranks,
+    check_settings_over_ranks,
+    repeat_interrupted_validation,
+    resumed_inside_epoch,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
@@ -29,8 +35,12 @@ class PercentileCEMixin(_Module):
 
     With several dataloaders of a stage each has its own: ``val_dl0_ce_p50``, ``val_dl1_ce_p50`` ...
 
-    A module that overrides one of the hooks used here (``setup``, ``teardown``, ``on_train_epoch_start``,
-    ``on_train_epoch_end``, ``on_train_end`` and the same of validation and test) calls ``super()`` in it.
+    A module that overrides one of the hooks used here (``setup``, ``teardown``, ``on_train_start``,
+    ``on_train_epoch_start``, ``on_train_epoch_end``, ``on_train_end``, and those of validation and test but
+    their ``start``) calls ``super()`` in it.
+
+    Digests are in no checkpoint. Resumed inside an epoch, ``train_ce_p50`` ... of that epoch are of the
+    tokens since then, which is said in a warning.
 
     Example:
         >>> import lightning.pytorch as L
@@ -125,8 +135,11 @@ class PercentileCEMixin(_Module):
             ValueError: if the arguments do not fit, see :class:`lightning_pce.PercentileCrossEntropy`.
             RuntimeError: outside of a Trainer's train, validation or test stage.
         """
-        return self._percentile_room().update(
-            self._running_stage(),
+        stage, room = self._running_stage(), self._percentile_room()
+        if stage == "train" and not room.is_open(stage) and resumed_inside_epoch(self.trainer):
+            room.open(stage, 1, self.device)
+        return room.update(
+            stage,
             logits,
             labels,
             dataloader_idx,
@@ -139,6 +152,7 @@ class PercentileCEMixin(_Module):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._percentile_room().forget()
+        check_settings_over_ranks(self._percentile_room(), self.trainer)
         for loop in (
             self.trainer.fit_loop.epoch_loop.val_loop,
             self.trainer.validate_loop,
@@ -146,6 +160,10 @@ class PercentileCEMixin(_Module):
         ):
             check_lengths_over_ranks(loop, self.trainer)
         self._percentile_ce_set_up = True
+
+    def on_train_start(self) -> None:
+        repeat_interrupted_validation(self.trainer)
+        super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
         self._percentile_room().open("train", 1, self.device)

@@ -7,12 +7,14 @@ for ever.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchmetrics.utilities.prints import rank_zero_warn
 
 from lightning_pce.digest_metric import DigestMetric, checked_names, percentile_key
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
@@ -56,12 +58,16 @@ class StageMetrics(nn.Module):
         self.loader_names = None if loader_names is None else checked_names("loader_names", loader_names)
         self.settings = settings
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
+        self.configuration = (
+            f"statistics={self.statistics}, loader_names={self.loader_names}, {metric.named_settings()}"
+        )
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
         self.logged_keys = (*keys, *(f"{group}_{key}" for group in metric.groups or () for key in keys))
         self.metrics = nn.ModuleDict()
         self.views = nn.ModuleDict()
         self._loaders: dict[str, int] = {}  # of the stages that are open
         self._updated: set[str] = set()
+        self._train_was_logged = False
 
     def metric(self, stage: str, dataloader_idx: int = 0, statistic: str = "ce") -> DigestMetric:
         """The metric of a stage (``"train"``, ``"val"`` or ``"test"``), dataloader and statistic.
@@ -77,6 +83,11 @@ class StageMetrics(nn.Module):
         """A new run begins: stages that an error left open are over."""
         self._loaders.clear()
         self._updated.clear()
+        self._train_was_logged = False
+
+    def is_open(self, stage: str) -> bool:
+        """Whether a stage has begun and was not logged yet."""
+        return stage in self._loaders
 
     def open(self, stage: str, loaders: int, device: torch.device) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty."""
@@ -193,8 +204,12 @@ class StageMetrics(nn.Module):
             attribute: where the module keeps this object.
         """
         loaders = self._loaders.pop(stage, 0)
-        if stage == "train" and stage not in self._updated:
-            return  # every rank has training batches or none has, so this does not differ between them
+        if stage == "train":
+            # Every rank has training batches or none has, so this does not differ between them. Once logged,
+            # always: Lightning shows the last value again and again, NaN is the truth.
+            self._train_was_logged |= stage in self._updated
+            if not self._train_was_logged:
+                return
         for index in range(loaders):
             key = f"{stage}_{index}"
             views = self.views[key]
@@ -235,6 +250,60 @@ def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
             f"Expected argument `statistics` to hold names among {', '.join(known)} but got {unknown[0]!r}."
         )
     return tuple(name for name in known if name in statistics)  # in one order on all ranks
+
+
+def resumed_inside_epoch(trainer: Any) -> bool:
+    """Whether training went on inside an epoch, from a checkpoint; says so in a warning.
+
+    Lightning calls no ``on_train_epoch_start`` in the epoch that it resumes.
+
+    Args:
+        trainer: the trainer.
+    """
+    if not trainer.fit_loop.restarted_mid_epoch:
+        return False
+    if trainer.fit_loop.epoch_loop.batch_idx:
+        rank_zero_warn(
+            f"Training was resumed inside epoch {trainer.current_epoch}: percentile CE of the train stage is "
+            "of the tokens since then, in this epoch only."
+        )
+    return True
+
+
+def repeat_interrupted_validation(trainer: Any) -> None:
+    """Let a validation that a checkpoint was written in begin anew.
+
+    Lightning leaves out as many batches as had been validated, but of the end: it starts the dataloader from
+    its beginning. Neither the digests nor the dataloader are where they were.
+
+    Args:
+        trainer: the trainer, when training starts.
+    """
+    validation = trainer.fit_loop.epoch_loop.val_loop
+    if validation.restarted_mid_evaluation:
+        validation.restarting = False
+
+
+def check_settings_over_ranks(room: StageMetrics, trainer: Any) -> None:
+    """Raise on all ranks if percentile CE is not configured alike on all.
+
+    Groups in another order would be merged with each other, and other sizes end the process.
+
+    Args:
+        room: this rank's.
+        trainer: the trainer.
+    """
+    if trainer.world_size == 1:
+        return
+    checksum = zlib.crc32(room.configuration.encode()) >> 8  # 24 bits, which float32 holds
+    everywhere = [numbers[0] for numbers in _gather([checksum], trainer)]
+    if len(set(everywhere)) > 1:
+        others = [rank for rank, number in enumerate(everywhere) if number != checksum]
+        raise RuntimeError(
+            "Percentile CE is configured differently on the ranks, so that their percentiles can not be "
+            f"merged: rank {trainer.global_rank} has {room.configuration}, and ranks {others} have others. "
+            "Configure it with values that do not depend on the rank or its data, groups in one order."
+        )
 
 
 def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
