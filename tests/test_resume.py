@@ -189,3 +189,28 @@ def test_a_checkpoint_written_inside_an_epoch_holds_no_digest(tmp_path):
     checkpoint = torch.load(tmp_path / "kept" / "step=3.ckpt")
     assert sorted(checkpoint["state_dict"]) == ["embedding.weight", "head.bias", "head.weight"]
     assert not any("ercentile" in key for key in checkpoint["callbacks"])
+
+
+def test_two_ranks_go_on_each_with_its_own_tokens_and_the_same_numbers(lightning_ranks):
+    notes = [rank["resumed"] for rank in lightning_ranks]
+    for own in notes:
+        assert not any("ercentile" in key for key in own["keys"])
+        # Whole: validations after steps 2, 4, 6 and 8. The first was before the checkpoint.
+        whole, again = (
+            [logged_under(logged, "val") for _, logged in part["runs"]] for part in (own["whole"], own)
+        )
+        assert len(again) == 3
+        assert again == whole[1:]
+        assert own["whole"]["epochs"][1] == own["epochs"][1]
+    for both in zip(*(own["runs"] for own in notes), strict=True):
+        losses = [torch.tensor(by_loader["0"]) for by_loader, _ in both]
+        assert len(losses[0]) < len(losses[1])
+        for _, logged in both:
+            assert_logged(logged, torch.cat(losses))
+    for both in zip(*(own["epochs"] for own in notes), strict=True):
+        losses = [torch.tensor(losses) for losses, _ in both]
+        assert not torch.equal(*[part[:5] for part in losses])
+        for _, logged in both:
+            assert_logged(logged, torch.cat(losses), "train")
+    tokens = [[len(losses) for losses, _ in own["epochs"]] for own in notes]
+    assert all(first < second for first, second in tokens)  # of the resumed epoch its second half
