@@ -119,8 +119,9 @@ def test_resumed_inside_an_epoch_training_percentiles_are_of_the_batches_since_t
 
 
 def test_a_validation_that_a_checkpoint_came_before_is_not_made_up_for_and_the_others_are_right(tmp_path):
-    whole, resumed, _ = run_and_resume(tmp_path, BATCHES, resumable=True, when=AT_STEPS)
+    whole, resumed, said = run_and_resume(tmp_path, BATCHES, resumable=True, when=AT_STEPS)
     assert len(whole.single) == EPOCHS
+    assert said == []
     # Written by every_n_train_steps after the last batch of epoch 0 and before its validation.
     assert_goes_on(whole, resumed, validations=EPOCHS - 1, epochs=EPOCHS - 1)
 
