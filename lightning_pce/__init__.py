@@ -2,6 +2,7 @@
 
 from lightning_pce._version import __version__
 from lightning_pce.bits_per_byte import BitsPerByte
+from lightning_pce.callback import PercentileCECallback
 from lightning_pce.digest_metric import DigestView
 from lightning_pce.linear_token_stats import linear_token_statistics
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
@@ -12,6 +13,7 @@ from lightning_pce.token_stats import TokenStatistics, token_statistics
 __all__ = [
     "BitsPerByte",
     "DigestView",
+    "PercentileCECallback",
     "PercentileCEMixin",
     "PercentileCrossEntropy",
     "StreamingQuantiles",

@@ -41,7 +41,8 @@ class BitsPerByte(PackedMetric):
 
     Args:
         token_bytes: ``[V]`` integers, the UTF-8 bytes that each token stands for, 0 for special ones.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
+            the group when it is needed.
 
     Raises:
         ValueError: if ``token_bytes`` is not one whole number >= 0 per token.

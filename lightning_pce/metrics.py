@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities.prints import rank_zero_warn
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric, NewEntries
 from lightning_pce.one_state_metric import not_compiled
@@ -42,7 +43,8 @@ class PercentileCrossEntropy(DigestMetric):
         ignore_index: the label of tokens that do not count.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
+            the group when it is needed.
 
     Raises:
         ValueError: if a percentile is outside [0, 100] or given twice, or a group's name is.
@@ -174,11 +176,20 @@ class PercentileCrossEntropy(DigestMetric):
             )
         else:
             losses, counted = checked_losses(losses, mask)
+            self._warn_of_half_precision(losses)
             weights = _weights_where(counted, _checked_weights(weights, losses, "losses"))
             losses, invalid = losses.float(), None
         shifted = self.shift and logits is not None
         groups = _checked_group_ids(group, self.groups, losses, weights, shifted=shifted)
         return NewEntries(losses, weights, groups, invalid)
+
+    def _warn_of_half_precision(self, losses: Tensor) -> None:
+        if losses.dtype in (torch.bfloat16, torch.float16) and "dtype" not in self._warned:
+            self._warned.add("dtype")
+            rank_zero_warn(
+                f"{type(self).__name__}: the losses are {losses.dtype}, so that percentiles go in steps (in "
+                "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so."
+            )
 
     def _scored(
         self,
@@ -264,7 +275,8 @@ class StreamingQuantiles(DigestMetric):
         percentiles: which, each in [0, 100].
         groups: names of kinds of values that are told apart, of A-Z, a-z, 0-9, _.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
+            the group when it is needed.
 
     Raises:
         ValueError: if a percentile is outside [0, 100] or given twice.

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES
-from lightning_pce.one_state_metric import not_compiled
-from lightning_pce.stages import (
-    StageMetrics,
+from lightning_pce.loaders import (
     check_lengths_over_ranks,
     check_settings_over_ranks,
-    repeat_interrupted_validation,
-    resumed_inside_epoch,
+    evaluation_loops,
+    warn_of_repeats,
 )
+from lightning_pce.one_state_metric import not_compiled
+from lightning_pce.resume import repeat_interrupted_validation, resumed_inside_epoch
+from lightning_pce.stages import StageMetrics
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
+
+    from lightning_pce.lazy_group import Group
 else:
     # A plain class: lightning.pytorch and pytorch_lightning each have a LightningModule of their own.
     _Module = object
@@ -73,6 +76,8 @@ class PercentileCEMixin(_Module):
         shift: bool = False,
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,
+        pool_loaders: bool = False,
+        process_group: Group = None,
     ) -> None:
         """Choose what is measured; optional, and called in ``__init__`` after ``super().__init__()``.
 
@@ -90,6 +95,12 @@ class PercentileCEMixin(_Module):
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
             loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
                 ``dl1`` ...
+            pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
+            process_group: the ranks that each see tokens of their own, if not all: a ProcessGroup, or a
+                function without arguments that returns it when it is needed, such as
+                ``lambda: self.device_mesh["data_parallel"].get_group()``. Left out: all ranks, or under
+                ``ModelParallelStrategy`` those of the mesh's dimension ``"data_parallel"``, because
+                tensor-parallel ranks see the same tokens.
 
         Raises:
             ValueError: if an argument is impossible.
@@ -102,6 +113,8 @@ class PercentileCEMixin(_Module):
             shift=shift,
             compression=compression,
             loader_names=loader_names,
+            pool_loaders=pool_loaders,
+            process_group=process_group,
         )
 
     @not_compiled
@@ -152,12 +165,9 @@ class PercentileCEMixin(_Module):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._percentile_room().forget()
-        check_settings_over_ranks(self._percentile_room(), self.trainer)
-        for loop in (
-            self.trainer.fit_loop.epoch_loop.val_loop,
-            self.trainer.validate_loop,
-            self.trainer.test_loop,
-        ):
+        check_settings_over_ranks(self._percentile_room().configuration, self.trainer)
+        self._percentile_room().follow_mesh(self.trainer)
+        for loop in evaluation_loops(self.trainer):
             check_lengths_over_ranks(loop, self.trainer)
         self._percentile_ce_set_up = True
 
@@ -180,6 +190,7 @@ class PercentileCEMixin(_Module):
     def on_validation_epoch_start(self) -> None:
         self._check_set_up()
         self._percentile_room().open("val", len(self.trainer.num_val_batches), self.device)
+        warn_of_repeats(self.trainer)
         super().on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
@@ -193,6 +204,7 @@ class PercentileCEMixin(_Module):
     def on_test_epoch_start(self) -> None:
         self._check_set_up()
         self._percentile_room().open("test", len(self.trainer.num_test_batches), self.device)
+        warn_of_repeats(self.trainer)
         super().on_test_epoch_start()
 
     def on_test_epoch_end(self) -> None:

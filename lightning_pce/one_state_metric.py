@@ -14,6 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.prints import rank_zero_warn
 
+from lightning_pce.lazy_group import lazy_group, live_group
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -34,7 +36,8 @@ class OneStateMetric(Metric):
         kind: what the state's name begins with.
         settings: whatever makes two metrics of this class count differently, by its name.
         merge: states ``[N, ...]`` to one; in a module, so that it can be pickled.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`. ``process_group``, the ranks whose states are merged,
+            may also be a function without arguments that returns it; it is called before each collective.
     """
 
     is_differentiable = False
@@ -46,6 +49,8 @@ class OneStateMetric(Metric):
         # A cached rank would never enter the collective that the others wait in.
         metric_kwargs.setdefault("compute_with_cache", False)
         metric_kwargs.setdefault("dist_sync_fn", gather_states)
+        # A ProcessGroup in the metric itself could be neither copied nor pickled.
+        metric_kwargs["process_group"] = lazy_group(metric_kwargs.get("process_group"))
         super().__init__(**metric_kwargs)
         self._kind, self._settings = kind, settings
         # MetricCollection merges metrics whose states have the same names and, after the first batch, the
@@ -127,6 +132,15 @@ class OneStateMetric(Metric):
             yield
         finally:
             self.unsync(should_unsync=self._is_synced and should_unsync)
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any | None = None
+    ) -> None:
+        """The one collective; torchmetrics would hand on a group that is yet to be found."""
+        group = live_group(self.process_group if process_group is None else process_group)
+        states = (dist_sync_fn or gather_states)(self._state, group=group)
+        merge = cast(Callable[[Tensor], Tensor], self._reductions[self._state_name])
+        self._state = merge(torch.stack(states))
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add what another metric of the same settings has seen, or its ``metric_state``.

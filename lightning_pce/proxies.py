@@ -110,7 +110,8 @@ class TokenProxies(PackedMetric):
         inverse: ``"reciprocal"`` or ``"complement"``.
         gaussian_center: the cross-entropy of largest weight, in nats.
         gaussian_width: the standard deviation of the kernel, in nats.
-        metric_kwargs: see :class:`torchmetrics.Metric`.
+        metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
+            the group when it is needed.
 
     Raises:
         ValueError: if an argument is none of these.

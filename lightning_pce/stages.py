@@ -1,4 +1,4 @@
-"""The room behind the mixin: metrics per stage and dataloader, their names, logging and reset.
+"""The room behind mixin and callback: metrics per stage and dataloader, their names, logging and reset.
 
 Nothing here may let ranks differ in what they log or compute, or when: whoever is alone in a collective waits
 for ever.
@@ -6,23 +6,20 @@ for ever.
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torchmetrics.utilities.prints import rank_zero_warn
 
-from lightning_pce.digest_metric import DigestMetric, checked_names, percentile_key
+from lightning_pce.digest_metric import DigestMetric, NewEntries, checked_names, percentile_key
+from lightning_pce.lazy_group import lazy_group
 from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.token_stats import STATISTICS, TokenStatistics, token_statistics
 
 # Statistics that come of others, and the settings that all metrics share.
 _PARTS = {"log_rank": ("rank",), "margin": ("target_prob", "max_prob")}
-_SHARED = ("percentiles", "groups", "compression")
+_SHARED = ("percentiles", "groups", "compression", "process_group")
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
     "val": ("on_validation_epoch_start", "on_validation_epoch_end"),
@@ -40,6 +37,7 @@ class StageMetrics(nn.Module):
         statistics: what is measured of each token, ``"ce"`` and others of
             :class:`lightning_pce.TokenStatistics`.
         loader_names: names of several validation or test dataloaders, in order; left out: ``dl0``, ``dl1``.
+        pool_loaders: with several dataloaders also measure all their tokens together.
         settings: keyword arguments of :class:`PercentileCrossEntropy`.
 
     Raises:
@@ -51,16 +49,20 @@ class StageMetrics(nn.Module):
         *,
         statistics: Sequence[str] = ("ce",),
         loader_names: Sequence[str] | None = None,
+        pool_loaders: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__()
         self.statistics = _checked_statistics(statistics)
         self.loader_names = None if loader_names is None else checked_names("loader_names", loader_names)
-        self.settings = settings
+        self.pool_loaders = pool_loaders
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
         self.configuration = (
-            f"statistics={self.statistics}, loader_names={self.loader_names}, {metric.named_settings()}"
+            f"statistics={self.statistics}, loader_names={self.loader_names}, "
+            f"pool_loaders={pool_loaders}, {metric.named_settings()}"
         )
+        self.settings = {**settings, "process_group": metric.process_group}
+        self._group_given = metric.process_group is not None
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
         self.logged_keys = (*keys, *(f"{group}_{key}" for group in metric.groups or () for key in keys))
         self.metrics = nn.ModuleDict()
@@ -69,13 +71,18 @@ class StageMetrics(nn.Module):
         self._updated: set[str] = set()
         self._train_was_logged = False
 
-    def metric(self, stage: str, dataloader_idx: int = 0, statistic: str = "ce") -> DigestMetric:
+    def metric(self, stage: str, dataloader_idx: int | None = 0, statistic: str = "ce") -> DigestMetric:
         """The metric of a stage (``"train"``, ``"val"`` or ``"test"``), dataloader and statistic.
+
+        Args:
+            stage: which.
+            dataloader_idx: which; None: all together, if they are several and ``pool_loaders`` was asked for.
+            statistic: which.
 
         Raises:
             KeyError: if that stage has not begun yet, or has fewer dataloaders.
         """
-        metric = self.metrics[f"{stage}_{dataloader_idx}_{statistic}"]
+        metric = self.metrics[f"{_key(stage, dataloader_idx)}_{statistic}"]
         assert isinstance(metric, DigestMetric)
         return metric
 
@@ -89,6 +96,23 @@ class StageMetrics(nn.Module):
         """Whether a stage has begun and was not logged yet."""
         return stage in self._loaders
 
+    def follow_mesh(self, trainer: Any) -> None:
+        """Count each token once where a device mesh has ranks that see the same tokens.
+
+        Metrics are merged over the mesh's dimension ``"data_parallel"`` then, unless a process group was
+        given.
+        """
+        if self._group_given:
+            return
+        # Not the module's, which may be of an earlier Trainer.
+        mesh: Any = getattr(trainer.strategy, "device_mesh", None)
+        names = getattr(mesh, "mesh_dim_names", None) or ()
+        group = lazy_group(mesh["data_parallel"].get_group) if "data_parallel" in names else None
+        self.settings["process_group"] = group
+        for metric in self.metrics.values():
+            assert isinstance(metric, DigestMetric)
+            metric.process_group = group
+
     def open(self, stage: str, loaders: int, device: torch.device) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty."""
         self.check_logged(stage)
@@ -97,13 +121,17 @@ class StageMetrics(nn.Module):
                 f"Expected one of `loader_names` for each of the {loaders} {stage} dataloaders but got "
                 f"{list(self.loader_names)!r}."
             )
-        for index in range(loaders):
-            if f"{stage}_{index}" not in self.views:
-                self._make(f"{stage}_{index}", device)
+        for index in self._indices(loaders):
+            if _key(stage, index) not in self.views:
+                self._make(_key(stage, index), device)
             for statistic in (*self.statistics, *self._accuracies):
                 self.metric(stage, index, statistic).reset()
         self._loaders[stage] = loaders
         self._updated.discard(stage)
+
+    def _indices(self, loaders: int) -> list[int | None]:
+        """What has metrics of its own: each dataloader, and perhaps all together."""
+        return [*range(loaders), None] if self.pool_loaders and loaders > 1 else [*range(loaders)]
 
     @property
     def _accuracies(self) -> dict[str, int]:
@@ -123,7 +151,7 @@ class StageMetrics(nn.Module):
             for name in self.logged_keys
         }
         for name in self._accuracies:  # the mean of values 0 and 1, which stay exact
-            metrics[name] = StreamingQuantiles((), groups=shared.get("groups"), compression=8)
+            metrics[name] = StreamingQuantiles(**{**shared, "percentiles": (), "compression": 8})
             views[name] = metrics[name].view("mean")
             for group in metrics[name].groups or ():
                 views[f"{name}_{group}"] = metrics[name].view(f"{group}_mean")
@@ -163,8 +191,25 @@ class StageMetrics(nn.Module):
         self._updated.add(stage)
         metric = self.metric(stage, dataloader_idx)
         assert isinstance(metric, PercentileCrossEntropy)
+        entries, values = self._measure(metric, logits, labels, arguments)
+        for index in (i for i in self._indices(loaders) if i in (dataloader_idx, None)):
+            metric = self.metric(stage, index)
+            assert isinstance(metric, PercentileCrossEntropy)
+            mean = metric.add_entries(entries)
+            for name, value in values.items():
+                self.metric(stage, index, name).update(value, entries.weights, group=entries.groups)
+        return mean
+
+    def _measure(
+        self,
+        metric: PercentileCrossEntropy,
+        logits: Tensor | None,
+        labels: Tensor | None,
+        arguments: dict[str, Any],
+    ) -> tuple[NewEntries, dict[str, Tensor]]:
+        """The CE of a batch as the metric takes it, and what the other statistics say of each token."""
         if len(self.statistics) == 1:
-            return metric.add_entries(metric.entries(logits, labels, **arguments))
+            return metric.entries(logits, labels, **arguments), {}
         if logits is None or labels is None:
             raise ValueError(
                 f"Expected arguments `logits` and `labels`: {', '.join(self.statistics[1:])} can not be had "
@@ -172,16 +217,13 @@ class StageMetrics(nn.Module):
             )
         scored = self._score(metric, logits, labels)
         entries = metric.entries(logits, labels, scored=scored, **arguments)
-        mean = metric.add_entries(entries)
         values = {name: getattr(scored, name).float() for name in self.statistics[1:]}
         for name, k in self._accuracies.items():
             assert scored.rank is not None
             values[name] = (scored.rank <= min(k, logits.shape[-1])).float()
-        for name, value in values.items():
-            # The rank of a token whose logits are NaN is none.
-            value = torch.where(entries.values.detach().isnan(), torch.nan, value)
-            self.metric(stage, dataloader_idx, name).update(value, entries.weights, group=entries.groups)
-        return mean
+        # The rank of a token whose logits are NaN is none.
+        lost = entries.values.detach().isnan()
+        return entries, {name: torch.where(lost, torch.nan, value) for name, value in values.items()}
 
     def _score(self, metric: PercentileCrossEntropy, logits: Tensor, labels: Tensor) -> TokenStatistics:
         """What is asked of each token, by one read of the logits; CE not if it must be differentiable."""
@@ -210,11 +252,11 @@ class StageMetrics(nn.Module):
             self._train_was_logged |= stage in self._updated
             if not self._train_was_logged:
                 return
-        for index in range(loaders):
-            key = f"{stage}_{index}"
+        for index in self._indices(loaders):
+            key = _key(stage, index)
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
-            prefix = stage if loaders == 1 else f"{stage}_{self._loader_name(index)}"
+            prefix = stage if loaders == 1 or index is None else f"{stage}_{self.loader_name(index)}"
             for name, view in views.items():
                 log(
                     f"{prefix}_{name}",
@@ -233,8 +275,13 @@ class StageMetrics(nn.Module):
                 f"has its own {end}: call super().{end}() in it."
             )
 
-    def _loader_name(self, index: int) -> str:
+    def loader_name(self, index: int) -> str:
+        """What stands for one of several dataloaders in the logged names."""
         return f"dl{index}" if self.loader_names is None else self.loader_names[index]
+
+
+def _key(stage: str, index: int | None) -> str:
+    return f"{stage}_{'all' if index is None else index}"
 
 
 def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
@@ -250,115 +297,3 @@ def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
             f"Expected argument `statistics` to hold names among {', '.join(known)} but got {unknown[0]!r}."
         )
     return tuple(name for name in known if name in statistics)  # in one order on all ranks
-
-
-def resumed_inside_epoch(trainer: Any) -> bool:
-    """Whether training went on inside an epoch, from a checkpoint; says so in a warning.
-
-    Lightning calls no ``on_train_epoch_start`` in the epoch that it resumes.
-
-    Args:
-        trainer: the trainer.
-    """
-    if not trainer.fit_loop.restarted_mid_epoch:
-        return False
-    if trainer.fit_loop.epoch_loop.batch_idx:
-        rank_zero_warn(
-            f"Training was resumed inside epoch {trainer.current_epoch}: percentile CE of the train stage is "
-            "of the tokens since then, in this epoch only."
-        )
-    return True
-
-
-def repeat_interrupted_validation(trainer: Any) -> None:
-    """Let a validation that a checkpoint was written in begin anew.
-
-    Lightning leaves out as many batches as had been validated, but of the end: it starts the dataloader from
-    its beginning. Neither the digests nor the dataloader are where they were.
-
-    Args:
-        trainer: the trainer, when training starts.
-    """
-    validation = trainer.fit_loop.epoch_loop.val_loop
-    if validation.restarted_mid_evaluation:
-        validation.restarting = False
-
-
-def check_settings_over_ranks(room: StageMetrics, trainer: Any) -> None:
-    """Raise on all ranks if percentile CE is not configured alike on all.
-
-    Groups in another order would be merged with each other, and other sizes end the process.
-
-    Args:
-        room: this rank's.
-        trainer: the trainer.
-    """
-    if trainer.world_size == 1:
-        return
-    checksum = zlib.crc32(room.configuration.encode()) >> 8  # 24 bits, which float32 holds
-    everywhere = [numbers[0] for numbers in _gather([checksum], trainer)]
-    if len(set(everywhere)) > 1:
-        others = [rank for rank, number in enumerate(everywhere) if number != checksum]
-        raise RuntimeError(
-            "Percentile CE is configured differently on the ranks, so that their percentiles can not be "
-            f"merged: rank {trainer.global_rank} has {room.configuration}, and ranks {others} have others. "
-            "Configure it with values that do not depend on the rank or its data, groups in one order."
-        )
-
-
-def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
-    """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
-
-    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the
-    others wait for it in their first collective.
-
-    Args:
-        loop: an evaluation loop of the trainer.
-        trainer: the trainer.
-    """
-    if trainer.world_size == 1 or getattr(loop, "checks_lengths_over_ranks", False):
-        return
-    setup_data = loop.setup_data
-
-    def setup_data_and_check() -> None:
-        before, module = loop._combined_loader, trainer.lightning_module
-        own = module.allow_zero_length_dataloader_with_multiple_devices
-        data = trainer.datamodule
-        allowed = own or (data is not None and data.allow_zero_length_dataloader_with_multiple_devices)
-        module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
-        failure: Exception | None = None
-        try:
-            setup_data()
-        except Exception as error:  # a fraction of a short loader that is less than a batch, say
-            failure = error
-        finally:
-            module.allow_zero_length_dataloader_with_multiple_devices = own
-        if failure is None and loop._combined_loader is before:
-            return
-        failed = [rank for rank, (flag,) in enumerate(_gather([float(failure is not None)], trainer)) if flag]
-        if failure is not None:
-            raise failure
-        if failed:
-            raise RuntimeError(f"The dataloaders of rank {failed[0]} could not be set up: see its own error.")
-        batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
-        everywhere = _gather(batches, trainer)
-        skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)
-        forbidden = not allowed and any(
-            min(counts) == 0 and max(counts) > 0 for counts in zip(*everywhere, strict=True)
-        )
-        if skipped or forbidden:
-            raise RuntimeError(
-                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
-                f"the others' percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every "
-                "rank at least one batch (a DistributedSampler does), or use an IterableDataset without a "
-                "length."
-            )
-
-    loop.setup_data, loop.checks_lengths_over_ranks = setup_data_and_check, True
-
-
-def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
-    local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
-    everyone = [torch.empty_like(local) for _ in range(trainer.world_size)]
-    dist.all_gather(everyone, local)
-    return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]

@@ -4,10 +4,12 @@ They run all scenarios one after the other and note each result at once. A scena
 process with the stacks of all threads, and ``run_ranks`` ends the other.
 """
 
+import copy
 import faulthandler
 import fcntl
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -21,7 +23,11 @@ import numpy as np
 import torch
 from distributions import ce_like
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
+from lightning_pce import PercentileCECallback, PercentileCrossEntropy
 from lightning_pce.checkpoints import percentile_checkpoints
 
 SCENARIO_SECONDS, TOTAL_SECONDS = 45, 180
@@ -30,13 +36,13 @@ BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def run_ranks(directory):
+def run_ranks(directory, script=__file__, *arguments, seconds=TOTAL_SECONDS):
     """The notes of all ranks and what they wrote to stderr; run once for all pytest workers that ask."""
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "done").exists():
-            _run_ranks(directory)
+            _run_ranks(directory, [script, str(directory), *arguments], seconds)
             (directory / "done").touch()
     return [_Notes(directory, rank) for rank in range(WORLD)]
 
@@ -55,7 +61,7 @@ class _Notes(dict):
         )
 
 
-def _run_ranks(directory):
+def _run_ranks(directory, command, seconds):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,9 +79,9 @@ def _run_ranks(directory):
             "PYTHONWARNINGS": "default",
         }
         with (directory / f"rank{rank}.err").open("w") as stderr:
-            command = [sys.executable, __file__, str(directory)]
-            processes.append(subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr))
-    deadline = time.monotonic() + TOTAL_SECONDS
+            python = [sys.executable, *command]
+            processes.append(subprocess.Popen(python, env=environment, stdout=stderr, stderr=stderr))
+    deadline = time.monotonic() + seconds
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
             if any(process.poll() for process in processes):
@@ -106,6 +112,47 @@ class LossesLM(lit.LitLM):
 
     def validation_step(self, batch, batch_idx):
         self.update_percentile_ce(losses=batch)
+
+
+class ViewsLM(lit.TinyLM, L.LightningModule):
+    """Without the mixin: a metric of its own, whose views are logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.make_layers()
+        self.val_ce = PercentileCrossEntropy()
+
+    training_step = lit.PlainLM.training_step
+
+    def validation_step(self, batch, batch_idx):
+        self.val_ce.update(self(batch), batch["labels"])
+
+    def on_validation_epoch_end(self):
+        for key in ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean"):
+            self.log(f"val_ce_{key}", self.val_ce.view(key), metric_attribute="val_ce")
+
+
+class MeshLM(lit.TrainedLM):
+    """Its head is divided over the tensor-parallel ranks; they see the same batches."""
+
+    divided = False
+
+    def __init__(self, **configuration):
+        super().__init__(**{"statistics": ("ce", "rank"), **configuration})
+        self.counts = []
+
+    def configure_model(self):
+        if self.device_mesh is not None and not self.divided:
+            parallelize_module(
+                self.head, self.device_mesh["tensor_parallel"], ColwiseParallel(output_layouts=Replicate())
+            )
+            self.divided = True
+
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            metrics = [self.percentile_ce.metric("val", 0, name) for name in ("ce", "rank", "accuracy")]
+            self.counts.append([int(metric.compute()["count"]) for metric in metrics])
 
 
 def own(count):
@@ -154,6 +201,11 @@ def sampled():
     return {**validate(sized(batches), module, use_distributed_sampler=True), "all": everything.tolist()}
 
 
+def padded():
+    """Lightning's sampler repeats one of five samples; what the ranks warn of is on stderr."""
+    return validate(sized(lit.make_batches(5, seed=50)), use_distributed_sampler=True)
+
+
 def more_than_a_digest():
     random = np.random.default_rng(RANK)
     batches = [torch.from_numpy(ce_like(3000, random)) for _ in range(3 - RANK)]
@@ -171,6 +223,50 @@ def every_statistic():
         "ids": [batch["ids"].tolist() for batch in batches],
         "labels": [batch["labels"].tolist() for batch in batches],
     }
+
+
+def under_mesh(data_parallel, tensor_parallel, **configuration):
+    """Lightning gives the ranks of a tensor-parallel group the same batches."""
+    module, batches = MeshLM(**configuration), lit.make_batches(4, seed=50)
+    everything = torch.cat([lit.token_losses(module, batch) for batch in batches])
+    strategy = ModelParallelStrategy(data_parallel, tensor_parallel)
+    notes = validate(sized(batches), module, strategy=strategy, use_distributed_sampler=True)
+    return {**notes, "all": everything.tolist(), "counts": module.counts}
+
+
+def fit_under_mesh():
+    """The train and the validation stage of two epochs, and then copies of the module."""
+    module, batches = MeshLM(), lit.make_batches(4, seed=50)
+    strategy = ModelParallelStrategy(1, WORLD)
+    notes = fit(module, sized(batches), sized(batches[:3]), strategy=strategy, max_epochs=2)
+    median = module.percentile_ce.metric("val")
+    median.update(losses=torch.tensor([1.0 + RANK]))
+    copies = [copy.deepcopy(module.percentile_ce), pickle.loads(pickle.dumps(module.percentile_ce))]
+    return {
+        **notes,
+        "counts": module.counts,
+        "copies": [float(room.metric("val").compute()["count"]) for room in copies],
+    }
+
+
+def mesh_then_ddp():
+    """What one Trainer's mesh said does not hold under the next."""
+    module = MeshLM()
+    strategy = ModelParallelStrategy(1, WORLD)
+    validate(sized(lit.make_batches(2)), module, strategy=strategy)
+    again = MeshLM()
+    again.percentile_ce = module.percentile_ce
+    again.percentile_ce.forget()
+    return {**validate(sized(own(2)), again), "counts": again.counts}
+
+
+def fit_with_views(validation):
+    """Two epochs, validated in the middle of each too, and the checkpoint of the lowest median."""
+    best = ModelCheckpoint(Path(sys.argv[1]) / f"views_{validation}", monitor="val_ce_p50")
+    val = {"uneven": own(3 - 2 * RANK), "no_batch": own(2 * RANK)}[validation]
+    train = sized(own(4))
+    notes = fit(ViewsLM(), train, stream(val), best, max_epochs=2, val_check_interval=2)
+    return {**notes, "score": float(best.best_model_score)}
 
 
 def two_loaders():
@@ -251,6 +347,12 @@ def other_settings(rank_settings):
     return {"error": error_of(make_trainer().validate, module, sized(own(2)), verbose=False)}
 
 
+def other_windows():
+    """The callbacks of the two ranks log training at different steps."""
+    callback = PercentileCECallback(train_every_n_steps=2 + RANK)
+    return {"error": error_of(make_trainer(callback).fit, lit.PlainLM(), sized(own(2)), sized(own(2)))}
+
+
 def empty_beside_full(allowed_by):
     """The second dataloader of rank 1 is empty, and the user has said that this may be."""
     data, module, oracle = L.LightningDataModule(), lit.LoadersLM(), lit.Oracle()
@@ -317,6 +419,7 @@ OTHER_SETTINGS = {
 SCENARIOS = {
     "equal": lambda: validate(sized(own(3))),
     "sampled": sampled,
+    "padded": padded,
     "uneven": lambda: validate(stream(own(3 - 2 * RANK))),
     "no_batch": lambda: validate(stream(own(3 * RANK))),
     "all_ignored": lambda: validate(stream(lit.all_ignored(own(2)) if RANK == 0 else own(2))),
@@ -324,6 +427,13 @@ SCENARIOS = {
     "more_than_a_digest": more_than_a_digest,
     "every_statistic": every_statistic,
     "two_loaders": two_loaders,
+    "tensor_parallel": lambda: under_mesh(1, 2),
+    "data_parallel": lambda: under_mesh(2, 1),
+    "given_group": lambda: under_mesh(1, 2, process_group=lambda: None),
+    "fit_tensor_parallel": fit_under_mesh,
+    "mesh_then_ddp": mesh_then_ddp,
+    "views_uneven": partial(fit_with_views, "uneven"),
+    "views_no_batch": partial(fit_with_views, "no_batch"),
     **{
         f"bar_{kind}_{validation}": partial(fit_with_bar, kind, validation)
         for kind in BARS
@@ -340,6 +450,7 @@ SCENARIOS = {
         f"other_{name}": partial(other_settings, [{name: first}, {name: second}])
         for name, (first, second) in OTHER_SETTINGS.items()
     },
+    "other_train_every_n_steps": other_windows,
     "alike": lambda: validate(
         sized(own(2)), lit.LitLM(percentiles=[(5, 25, 50, 75, 95, 99), [5.0, 25, 50, 75, 95, 99]][RANK])
     ),
@@ -361,10 +472,11 @@ SCENARIOS = {
 }
 
 
-def main():
+def note_all(scenarios):
+    """Run scenarios as one of the ranks and note what each returns."""
     torch.set_num_threads(1)
     notes = {}
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in scenarios.items():
         faulthandler.dump_traceback_later(SCENARIO_SECONDS, exit=True)
         print(f"=== {name}", file=sys.stderr, flush=True)
         notes[name] = scenario()  # an unforeseen error ends this rank, and run_ranks the other
@@ -373,4 +485,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    note_all(SCENARIOS)

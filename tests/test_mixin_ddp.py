@@ -6,7 +6,17 @@ import pytest
 import torch
 from distributions import bound, worst_rank_error
 from lightning_processes import OTHER_SETTINGS
-from lit_modules import DEFAULT, LitLM, assert_logged, expected, loader, logged_under, make_trainer
+from lit_modules import (
+    DEFAULT,
+    IGNORED,
+    LitLM,
+    assert_logged,
+    expected,
+    loader,
+    logged_under,
+    make_batches,
+    make_trainer,
+)
 
 
 @pytest.fixture
@@ -50,6 +60,52 @@ def test_batches_that_lightning_distributes_are_measured_as_if_by_one_process(ra
     assert 0 < counts[0] < sum(counts)
     assert_logged(logged, losses)
     assert_logged(logged, torch.tensor(ranks[0]["sampled"]["all"]))
+
+
+@pytest.mark.parametrize("scenario", ["views_uneven", "views_no_batch"])
+def test_a_module_without_the_mixin_logs_views_of_its_own_metric(ranks, scenario):
+    runs = list(pooled(ranks, scenario))
+    assert len(runs) == 4  # in each its own tokens: what was logged is reset
+    for losses, logged in runs:
+        assert_logged(logged, losses)
+    lowest = min(logged["val_ce_p50"] for _, logged in runs)
+    assert [notes[scenario]["score"] for notes in ranks] == pytest.approx([lowest] * 2)
+
+
+@pytest.mark.parametrize("scenario", ["tensor_parallel", "data_parallel"])
+def test_under_model_parallelism_each_token_is_counted_once(ranks, scenario):
+    for notes in ranks:
+        losses = torch.tensor(notes[scenario]["all"])
+        assert notes[scenario]["counts"] == [[len(losses)] * 3]
+        assert_logged(notes[scenario]["runs"][0][1], losses, tolerance=1e-5)
+    assert_identical(*[notes[scenario]["runs"][0][1] for notes in ranks])
+    everywhere = token_counts(ranks, scenario)
+    assert (everywhere[0] == len(losses)) == (scenario == "tensor_parallel")
+
+
+def test_a_given_process_group_wins_over_the_mesh(ranks):
+    for notes in ranks:
+        losses = torch.tensor(notes["given_group"]["all"])
+        assert notes["given_group"]["counts"] == [[2 * len(losses)] * 3]
+        assert_logged(notes["given_group"]["runs"][0][1], losses.repeat(2), tolerance=1e-5)
+
+
+def test_training_under_tensor_parallelism_counts_once_and_copies_know_the_group(ranks):
+    for notes in ranks:
+        fitted = notes["fit_tensor_parallel"]
+        assert len(fitted["runs"]) == len(fitted["epochs"]) == len(fitted["counts"]) == 2
+        for (losses, logged), counts in zip(fitted["runs"], fitted["counts"], strict=True):
+            assert counts == [len(losses["0"])] * 3
+            assert_logged(logged, torch.tensor(losses["0"]))
+        for losses, logged in fitted["epochs"]:
+            assert_logged(logged, torch.tensor(losses), "train")
+        assert fitted["copies"] == [1, 1]
+
+
+def test_the_mesh_of_one_trainer_does_not_hold_under_the_next(ranks):
+    [(losses, logged)] = pooled(ranks, "mesh_then_ddp")
+    assert_logged(logged, losses)
+    assert [notes["mesh_then_ddp"]["counts"] for notes in ranks] == [[[len(losses)] * 3]] * 2
 
 
 def test_without_a_batch_on_any_rank_both_log_nan(ranks):
@@ -159,7 +215,7 @@ def test_callbacks_that_the_module_configures_behind_the_progress_bar_find_their
     assert all(Path(path).exists() for path in ranks[0]["configured"]["best"].values())
 
 
-@pytest.mark.parametrize("setting", list(OTHER_SETTINGS))
+@pytest.mark.parametrize("setting", [*OTHER_SETTINGS, "train_every_n_steps"])
 def test_settings_that_differ_over_ranks_raise_on_both_before_anything_is_merged(ranks, setting):
     for rank, notes in enumerate(ranks):
         error = notes[f"other_{setting}"]["error"]
@@ -225,6 +281,14 @@ def test_one_of_several_dataloaders_empty_on_one_rank_is_measured_if_allowed(ran
 def test_after_these_errors_the_same_processes_go_on(ranks):
     [(losses, logged)] = pooled(ranks, "after_the_errors")
     assert_logged(logged, losses)
+
+
+def test_samples_that_a_sampler_repeats_are_counted_and_named_by_rank_0_once(ranks):
+    tokens = [sum(len(losses) for losses in notes["padded"]["runs"][0][0].values()) for notes in ranks]
+    assert sum(tokens) > sum(int((b["labels"] != IGNORED).sum()) for b in make_batches(5, seed=50))
+    said = [notes.stderr.count("DistributedSampler repeats 1 of 5 samples") for notes in ranks]
+    assert said == [1, 0]
+    assert all("repeats" not in notes.stderr.split("=== padded")[0] for notes in ranks)
 
 
 def test_the_ranks_call_nothing_that_is_deprecated(ranks):

@@ -52,6 +52,7 @@ for name in ("matplotlib", "transformers", "triton", "tdigest"):
         del sys.modules[loaded]
 sys.meta_path.insert(0, Block())
 import lightning_pce, lightning_pce.plot, lightning_pce.stages, lightning_pce.digest
+import lightning_pce.integrations.transformers
 print("clean")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lit_modules import (
     Oracle,
+    PlainLM,
     ResumableLoader,
     TrainedLM,
     assert_logged,
@@ -20,6 +21,8 @@ from lit_modules import (
     make_trainer,
     token_losses,
 )
+
+from lightning_pce import PercentileCECallback
 
 BATCHES, EPOCHS = 4, 3
 
@@ -155,6 +158,39 @@ def test_a_validation_that_was_interrupted_is_repeated_as_a_whole(tmp_path, brok
         tmp_path, resumable=True, val_check_interval=interval, ckpt_path=tmp_path / "broken.ckpt"
     )
     assert_goes_on(whole, resumed, validations=len(whole.single), epochs=EPOCHS - 1)
+
+
+def test_the_callback_repeats_an_interrupted_validation_too(tmp_path):
+    class BreakingPlainLM(PlainLM):
+        broken_at = None
+
+        def validation_step(self, batch, batch_idx):
+            if self.broken_at == batch_idx and not self.trainer.sanity_checking:
+                raise OSError("the disk is full")
+            return {"logits": self(batch), "labels": batch["labels"]}
+
+    first, again = BreakingPlainLM(), BreakingPlainLM()
+    first.broken_at = 2
+    with pytest.raises(OSError, match="the disk is full"):
+        run(
+            tmp_path,
+            PercentileCECallback(),
+            OnExceptionCheckpoint(tmp_path, "broken"),
+            module=first,
+            resumable=True,
+        )
+    resumed, _ = run(
+        tmp_path,
+        PercentileCECallback(),
+        module=again,
+        resumable=True,
+        ckpt_path=tmp_path / "broken.ckpt",
+    )
+    tokens = sum(len(token_losses(PlainLM(), batch)) for batch in make_batches(3, seed=2))
+    assert len(resumed.single) == EPOCHS
+    for losses, logged in resumed.single:
+        assert len(losses) == tokens
+        assert_logged(logged, losses)
 
 
 def test_an_own_on_train_start_without_super_still_measures_a_resumed_epoch(tmp_path):

@@ -1,5 +1,6 @@
 """Several dataloaders, their names, and what happens when a hook does not reach the mixin."""
 
+import warnings
 from functools import partial
 
 import lightning.pytorch as L
@@ -101,7 +102,11 @@ def test_batches_that_a_cycling_combined_loader_repeats_count_as_often_as_they_r
     tokens = [sum(len(token_losses(module, batch)) for batch in batches) for batches in data]
     for mode in ("max_size_cycle", "min_size"):
         together = CombinedLoader([loader(batches) for batches in data], mode)
-        make_trainer(tmp_path).validate(module, together, verbose=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make_trainer(tmp_path).validate(module, together, verbose=False)
+        said = [str(warning.message) for warning in caught if "tokens count" in str(warning.message)]
+        assert len(said) == (mode == "max_size_cycle")
     first_two = sum(len(token_losses(module, batch)) for batch in data[0][:2])
     assert seen == [tokens[0], 2 * tokens[1], first_two, tokens[1]]
 

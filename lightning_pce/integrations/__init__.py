@@ -1,0 +1,1 @@
+"""Percentile CE in trainers other than Lightning's."""

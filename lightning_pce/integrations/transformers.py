@@ -1,0 +1,220 @@
+"""Percentile CE in the Trainer of Hugging Face transformers.
+
+A mixin, because ``compute_loss`` sees logits and labels before anything is gathered, and what
+``evaluation_loop`` returns is what the Trainer logs and chooses by. ``compute_metrics`` gets tensors gathered
+in every step, and nothing of an empty set; a callback's ``on_evaluate`` comes after logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn.functional import pad
+from torchmetrics.utilities.prints import rank_zero_warn
+
+from lightning_pce.digest_metric import DEFAULT_PERCENTILES
+from lightning_pce.stages import StageMetrics
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    # A plain class: any subclass of transformers' Trainer may follow.
+    _Trainer = object
+
+
+class PercentileCETrainerMixin(_Trainer):
+    """Mean and percentiles of per-token cross-entropy from ``trainer.evaluate()``, in nats.
+
+    Stands before ``transformers.Trainer``, or a subclass of it, in the list of base classes. Every evaluation
+    then gives ``eval_ce_mean``, ``eval_ce_p50`` ... over the tokens of all processes, for
+    ``metric_for_best_model``, ``EarlyStoppingCallback`` and every logger; several evaluation sets give
+    ``eval_web_ce_p50`` ..., and ``predict`` gives ``test_ce_p50`` .... They are NaN if no token counts.
+
+    No logits are gathered or kept: the tokens enter a digest of 16 KB, and one ``all_gather`` merges those of
+    all processes at the end. Samples that accelerate repeats to give all processes equal batches count once;
+    where they can't be told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+        >>> class PercentileTrainer(PercentileCETrainerMixin, Trainer):
+        ...     pass
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1))
+        >>> rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(50, (5, 8))]
+        >>> arguments = TrainingArguments(tempfile.mkdtemp(), report_to="none", use_cpu=True)
+        >>> trainer = PercentileTrainer(model, arguments, eval_dataset=rows)
+        >>> trainer.configure_percentile_ce(percentiles=(50, 95))
+        >>> [name for name in trainer.evaluate() if "_ce_" in name]
+        ['eval_ce_mean', 'eval_ce_p50', 'eval_ce_p95', 'eval_ce_trimmed_mean']
+    """
+
+    percentile_ce: StageMetrics
+    _percentile_ce_shift = True
+    _percentile_ce_ignored = -100
+    _percentile_ce_loader: Any = None  # of the evaluation that is running
+    _percentile_ce_saw_labels = False
+    _percentile_ce_warned: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__[: cls.__mro__.index(PercentileCETrainerMixin)]:
+            if "evaluation_loop" in vars(base) and not issubclass(base, PercentileCETrainerMixin):
+                raise TypeError(
+                    f"Expected PercentileCETrainerMixin to stand before {base.__name__} in the list of base "
+                    f"classes of {cls.__name__} but it stands behind, where it would measure nothing."
+                )
+
+    def configure_percentile_ce(
+        self,
+        percentiles: Sequence[float] = DEFAULT_PERCENTILES,
+        *,
+        statistics: Sequence[str] = ("ce",),
+        ignore_index: int = -100,
+        shift: bool = True,
+        compression: int = 1024,
+    ) -> None:
+        """Choose what is measured; optional, and called before the first evaluation.
+
+        Args:
+            percentiles: which, each in [0, 100].
+            statistics: ``"ce"`` and others, as in
+                :meth:`lightning_pce.PercentileCEMixin.configure_percentile_ce`, for ``eval_entropy_p50`` ...;
+                each has a collective of its own.
+            ignore_index: the label of tokens that do not count.
+            shift: the labels are the inputs, as causal language models of transformers want them. False for
+                models whose labels stand where their logits do, such as T5.
+            compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
+
+        Raises:
+            ValueError: if an argument is impossible.
+        """
+        # The labels are shifted here, not by the metric: a batch may bring shifted ones.
+        self.percentile_ce = StageMetrics(
+            percentiles=percentiles, statistics=statistics, ignore_index=ignore_index, compression=compression
+        )
+        self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignore_index
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """The Trainer's own, with the percentiles among its metrics."""
+        if not hasattr(self, "percentile_ce"):
+            self.configure_percentile_ce()
+        self.percentile_ce.forget()  # an evaluation that ended by an error
+        self.percentile_ce.open("val", 1, self.args.device)
+        self._percentile_ce_loader, self._percentile_ce_saw_labels = dataloader, False
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self._percentile_ce_loader = None
+        if output.num_samples and not self._percentile_ce_saw_labels:
+            self._warn_of_percentile_ce(
+                "is NaN, for it saw no labels: the batches hold none, or a prediction_step of your own does "
+                "not call compute_loss."
+            )
+        metrics = output.metrics
+        assert metrics is not None
+
+        def take(name: str, view: Any, **_: Any) -> None:
+            metrics[metric_key_prefix + name.removeprefix("val")] = float(view.compute())
+
+        self.percentile_ce.log("val", take, "percentile_ce")
+        return output
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's own; in an evaluation the tokens of the batch enter the percentiles."""
+        loader = self._percentile_ce_loader
+        # Before the loss: label smoothing takes the labels out of the inputs.
+        labels = None if loader is None else self._labels_by_position(inputs)
+        if labels is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+        if "skip_logits" in inputs:  # what the Trainer asks of Liger's models in evaluations
+            inputs = {**inputs, "skip_logits": False}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch)
+        logits = _logits_in(outputs, labels)
+        rows = self._new_rows(loader, len(labels))
+        self.percentile_ce.update("val", logits[:rows], labels[:rows].to(logits.device))
+        self._percentile_ce_saw_labels = True
+        return (loss, outputs) if return_outputs else loss
+
+    def _labels_by_position(self, inputs: Any) -> Tensor | None:
+        """The label of each position of the logits."""
+        labels: Tensor | None = inputs.get("labels")
+        if labels is None or not self._percentile_ce_shift:
+            return labels
+        shifted: Tensor | None = inputs.get("shift_labels")  # where each process has a part of the sequence
+        return pad(labels[..., 1:], (0, 1), value=self._percentile_ce_ignored) if shifted is None else shifted
+
+    def _new_rows(self, loader: Any, rows: int) -> int:
+        """How many of this process's rows, the first ones, are no repeats.
+
+        In the last step accelerate fills up with samples from the beginning: of the rows of all processes,
+        one after the other, the first ``remainder`` are new. (``even_batches=False`` is no way out: with a
+        batch more on some processes the Trainer's own gathering of the loss waits for ever.)
+        """
+        if self.accelerator.num_processes == 1 or not getattr(loader, "end_of_dataloader", False):
+            return rows
+        from accelerate.data_loader import (  # type: ignore[import-untyped]
+            BatchSamplerShard,
+            DataLoaderDispatcher,
+            IterableDatasetShard,
+        )
+
+        sampler, dataset, new = loader.batch_sampler, loader.dataset, loader.remainder
+        if isinstance(loader, DataLoaderDispatcher):
+            return _between(0, new - self.accelerator.process_index * rows, rows)
+        if isinstance(sampler, BatchSamplerShard):
+            filled_up = sampler.even_batches and not sampler.drop_last
+            if not filled_up or new == 0:
+                return rows
+            if new > 0 and rows * sampler.num_processes == loader.total_batch_size:
+                return _between(0, new - sampler.process_index * rows, rows)
+            self._warn_of_percentile_ce(
+                "counts the samples twice that accelerate repeats in the last batch to give all processes as "
+                "many: rows are not samples here. It does not with per_device_eval_batch_size=1."
+            )
+        elif isinstance(dataset, IterableDatasetShard) and not dataset.drop_last:
+            most = dataset.batch_size * dataset.num_processes - 1
+            self._warn_of_percentile_ce(
+                f"may count up to {most} samples twice that accelerate repeats in the last batch to give all "
+                "processes as many. It does not with accelerator_config={'dispatch_batches': True}."
+            )
+        return rows
+
+    def _warn_of_percentile_ce(self, message: str) -> None:
+        """Once, not in every evaluation."""
+        if message not in self._percentile_ce_warned:
+            self._percentile_ce_warned = (*self._percentile_ce_warned, message)
+            rank_zero_warn(f"Percentile CE {message}")
+
+
+def _between(low: int, number: int, high: int) -> int:
+    return min(max(number, low), high)
+
+
+def _logits_in(outputs: Any, labels: Tensor) -> Tensor:
+    """The logits in what a model returned: under their name, or the first of a tuple that fit the labels."""
+    if isinstance(outputs, Mapping):
+        logits, found = outputs.get("logits"), list(outputs)
+    else:
+        tensors = [part for part in outputs if isinstance(part, Tensor)]
+        logits = next((part for part in tensors if part.shape[:-1] == labels.shape), None)
+        found = [tuple(part.shape) for part in tensors]
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"Expected the model to return `logits` for labels {tuple(labels.shape)} but got {found}. "
+            "Percentile CE needs them in evaluations: switch off what computes the loss without them."
+        )
+    return logits

@@ -1,0 +1,139 @@
+"""What must be known before tokens are counted: settings of all ranks, lengths of dataloaders, repeats."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DistributedSampler
+
+
+def evaluation_loops(trainer: Any) -> tuple[Any, Any, Any]:
+    """A Trainer's three: validation in fit, validate, test."""
+    return trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop
+
+
+def running_loop(trainer: Any) -> Any:
+    """The evaluation loop that runs now."""
+    in_fit, validate, test = evaluation_loops(trainer)
+    if trainer.testing:
+        return test
+    return validate if trainer.state.fn == "validate" else in_fit
+
+
+def one_after_the_other(loop: Any) -> bool:
+    """Whether a step sees one dataloader, not all at once."""
+    return loop._combined_loader is None or loop._combined_loader._mode == "sequential"
+
+
+def warn_of_repeats(trainer: Any) -> None:
+    """Warn, once for each evaluation loop, if the dataloaders of the running one give some tokens twice."""
+    loop = running_loop(trainer)
+    combined = loop._combined_loader
+    if trainer.sanity_checking or combined is None or getattr(loop, "warned_of_repeats", False):
+        return
+    loop.warned_of_repeats = True
+    said = []
+    for loader, batches in zip(combined.flattened, loop.max_batches, strict=False):
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler) and batches >= len(loader):
+            samples = len(sampler.dataset)  # type: ignore[arg-type]
+            if sampler.total_size > samples:
+                said.append(
+                    f"DistributedSampler repeats {sampler.total_size - samples} of {samples} samples to give "
+                    "every rank as many, and their tokens count twice. To count each once, pass "
+                    "Trainer(use_distributed_sampler=False) and DataLoader(..., sampler=range(rank, "
+                    "len(dataset), world_size)); ranks may have unequal numbers of batches here."
+                )
+    if combined._mode == "max_size_cycle" and len(set(loop.max_batches)) > 1:
+        said.append(
+            "CombinedLoader(mode='max_size_cycle') repeats the shorter dataloaders, and their tokens count "
+            f"as often (batches: {loop.max_batches}). mode='sequential' or 'max_size' repeats none."
+        )
+    if trainer.is_global_zero:
+        for text in said:
+            warnings.warn(text, stacklevel=2)
+
+
+def check_settings_over_ranks(configuration: str, trainer: Any) -> None:
+    """Raise on all ranks if percentile CE is not configured alike on all.
+
+    Groups in another order would be merged with each other, and other sizes end the process.
+
+    Args:
+        configuration: this rank's settings in words.
+        trainer: the trainer.
+    """
+    if trainer.world_size == 1:
+        return
+    checksum = zlib.crc32(configuration.encode()) >> 8  # 24 bits, which float32 holds
+    everywhere = [numbers[0] for numbers in _gather([checksum], trainer)]
+    if len(set(everywhere)) > 1:
+        others = [rank for rank, number in enumerate(everywhere) if number != checksum]
+        raise RuntimeError(
+            "Percentile CE is configured differently on the ranks, so that their percentiles can not be "
+            f"merged: rank {trainer.global_rank} has {configuration}, and ranks {others} have others. "
+            "Configure it with values that do not depend on the rank or its data, groups in one order."
+        )
+
+
+def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
+    """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
+
+    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the
+    others wait for it in their first collective.
+
+    Args:
+        loop: an evaluation loop of the trainer.
+        trainer: the trainer.
+    """
+    if trainer.world_size == 1 or getattr(loop, "checks_lengths_over_ranks", False):
+        return
+    setup_data = loop.setup_data
+
+    def setup_data_and_check() -> None:
+        before, module = loop._combined_loader, trainer.lightning_module
+        own = module.allow_zero_length_dataloader_with_multiple_devices
+        data = trainer.datamodule
+        allowed = own or (data is not None and data.allow_zero_length_dataloader_with_multiple_devices)
+        module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
+        failure: Exception | None = None
+        try:
+            setup_data()
+        except Exception as error:  # a fraction of a short loader that is less than a batch, say
+            failure = error
+        finally:
+            module.allow_zero_length_dataloader_with_multiple_devices = own
+        if failure is None and loop._combined_loader is before:
+            return
+        failed = [rank for rank, (flag,) in enumerate(_gather([float(failure is not None)], trainer)) if flag]
+        if failure is not None:
+            raise failure
+        if failed:
+            raise RuntimeError(f"The dataloaders of rank {failed[0]} could not be set up: see its own error.")
+        batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
+        everywhere = _gather(batches, trainer)
+        skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)
+        forbidden = not allowed and any(
+            min(counts) == 0 and max(counts) > 0 for counts in zip(*everywhere, strict=True)
+        )
+        if skipped or forbidden:
+            raise RuntimeError(
+                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
+                f"the others' percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every "
+                "rank at least one batch (a DistributedSampler does), or use an IterableDataset without a "
+                "length."
+            )
+
+    loop.setup_data, loop.checks_lengths_over_ranks = setup_data_and_check, True
+
+
+def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
+    local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
+    everyone = [torch.empty_like(local) for _ in range(trainer.world_size)]
+    dist.all_gather(everyone, local)
+    return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]
