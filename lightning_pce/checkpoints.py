@@ -24,7 +24,8 @@ def percentile_checkpoints(
 
     Each has a state of its own in a checkpoint and file names of its own, such as
     ``best-val_ce_p50=1.2345-epoch=3-step=400.ckpt``, so that all may share a folder. A NaN or an infinite
-    value is never better than another; if it comes first it is kept until a finite one comes.
+    value is never better than another; if it comes first it is kept until a finite one comes. Give a Trainer
+    ``[*callbacks]``: it puts others into the list that it is given.
 
     Args:
         dirpath: the folder of the files.
@@ -57,7 +58,7 @@ def percentile_checkpoints(
     return [
         ModelCheckpoint(
             dirpath,
-            # The name comes first, and not from epoch and step alone: several are best at the same one.
+            # With its name: several may be best at the same step.
             f"best-{{{name}:.4f}}-{{epoch}}-{{step}}",
             monitor=name,
             mode="min",
