@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric
-from lightning_pce.loaders import (
+from lightning_pce.loops import (
     check_lengths_over_ranks,
+    check_settings_over_ranks,
     evaluation_loops,
     one_after_the_other,
     running_loop,
@@ -21,6 +22,7 @@ from lightning_pce.loaders import (
 )
 from lightning_pce.metrics import PercentileCrossEntropy
 from lightning_pce.mixin import PercentileCEMixin
+from lightning_pce.resume import repeat_interrupted_validation
 from lightning_pce.stages import StageMetrics
 
 if TYPE_CHECKING:
@@ -141,6 +143,8 @@ class PercentileCECallback(Callback):
                 "stages, dataloaders, groups and statistics."
             )
         self._room.forget()
+        stages = f"stages={self.stages}, train_every_n_steps={self.train_every_n_steps}"
+        check_settings_over_ranks(f"{stages}, {self._room.configuration}", trainer)
         self._room.follow_mesh(trainer)
         self._window.process_group = self._room.settings["process_group"]
         setattr(pl_module, _ATTRIBUTE, self._room)
@@ -186,6 +190,7 @@ class PercentileCECallback(Callback):
         self._room.log("test", pl_module.log, _ATTRIBUTE)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        repeat_interrupted_validation(trainer)
         self._window = self._window.to(pl_module.device)
         self._window.reset()
         self._last_step = trainer.global_step

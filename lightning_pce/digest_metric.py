@@ -51,7 +51,7 @@ class DigestMetric(OneStateMetric):
         settings: dict[str, Any] | None = None,
         **metric_kwargs: Any,
     ) -> None:
-        self.percentiles = _checked_percentiles(percentiles)
+        self.percentiles = checked_percentiles(percentiles)
         self.groups = None if groups is None else checked_names("groups", groups)
         if self.groups == ():
             raise ValueError("Expected argument `groups` to be one or several names but got none.")
@@ -308,7 +308,8 @@ def percentile_key(percentile: float) -> str:
     return "p" + f"{percentile:.10f}".rstrip("0").rstrip(".").replace(".", "_")
 
 
-def _checked_percentiles(percentiles: Sequence[float] | str) -> tuple[float, ...]:
+def checked_percentiles(percentiles: Sequence[float] | str) -> tuple[float, ...]:
+    """Percentiles as floats, or a ``ValueError``."""
     try:
         if isinstance(percentiles, str):
             raise TypeError

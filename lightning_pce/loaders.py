@@ -1,9 +1,10 @@
-"""What must be known of a stage's dataloaders before their tokens are counted: lengths, repeats."""
+"""What must be known before tokens are counted: settings of all ranks, lengths of dataloaders, repeats."""
 
 from __future__ import annotations
 
 import math
 import warnings
+import zlib
 from typing import Any
 
 import torch
@@ -72,6 +73,28 @@ def sync_buffers(trainer: Any) -> None:
     if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
         model._sync_buffers()  # type: ignore[no-untyped-call]
         model.require_forward_param_sync = False  # until the next backward, as after a validation batch
+
+
+def check_settings_over_ranks(configuration: str, trainer: Any) -> None:
+    """Raise on all ranks if percentile CE is not configured alike on all.
+
+    Groups in another order would be merged with each other, and other sizes end the process.
+
+    Args:
+        configuration: this rank's settings in words.
+        trainer: the trainer.
+    """
+    if trainer.world_size == 1:
+        return
+    checksum = zlib.crc32(configuration.encode()) >> 8  # 24 bits, which float32 holds
+    everywhere = [numbers[0] for numbers in _gather([checksum], trainer)]
+    if len(set(everywhere)) > 1:
+        others = [rank for rank, number in enumerate(everywhere) if number != checksum]
+        raise RuntimeError(
+            "Percentile CE is configured differently on the ranks, so that their percentiles can not be "
+            f"merged: rank {trainer.global_rank} has {configuration}, and ranks {others} have others. "
+            "Configure it with values that do not depend on the rank or its data, groups in one order."
+        )
 
 
 def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES
-from lightning_pce.loaders import check_lengths_over_ranks, evaluation_loops, sync_buffers, warn_of_repeats
+from lightning_pce.loops import (
+    check_lengths_over_ranks,
+    check_settings_over_ranks,
+    evaluation_loops,
+    sync_buffers,
+    warn_of_repeats,
+)
 from lightning_pce.one_state_metric import not_compiled
+from lightning_pce.resume import repeat_interrupted_validation, resumed_inside_epoch
 from lightning_pce.stages import StageMetrics
 
 if TYPE_CHECKING:
@@ -32,8 +39,12 @@ class PercentileCEMixin(_Module):
 
     With several dataloaders of a stage each has its own: ``val_dl0_ce_p50``, ``val_dl1_ce_p50`` ...
 
-    A module that overrides one of the hooks used here (``setup``, ``teardown``, ``on_train_epoch_start``,
-    ``on_train_epoch_end``, ``on_train_end`` and the same of validation and test) calls ``super()`` in it.
+    A module that overrides one of the hooks used here (``setup``, ``teardown``, ``on_train_start``,
+    ``on_train_epoch_start``, ``on_train_epoch_end``, ``on_train_end``, and those of validation and test but
+    their ``start``) calls ``super()`` in it.
+
+    Digests are in no checkpoint. Resumed inside an epoch, ``train_ce_p50`` ... of that epoch are of the
+    tokens since then, which is said in a warning.
 
     Example:
         >>> import lightning.pytorch as L
@@ -138,8 +149,11 @@ class PercentileCEMixin(_Module):
             ValueError: if the arguments do not fit, see :class:`lightning_pce.PercentileCrossEntropy`.
             RuntimeError: outside of a Trainer's train, validation or test stage.
         """
-        return self._percentile_room().update(
-            self._running_stage(),
+        stage, room = self._running_stage(), self._percentile_room()
+        if stage == "train" and not room.is_open(stage) and resumed_inside_epoch(self.trainer):
+            room.open(stage, 1, self.device)
+        return room.update(
+            stage,
             logits,
             labels,
             dataloader_idx,
@@ -152,10 +166,15 @@ class PercentileCEMixin(_Module):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._percentile_room().forget()
+        check_settings_over_ranks(self._percentile_room().configuration, self.trainer)
         self._percentile_room().follow_mesh(self.trainer)
         for loop in evaluation_loops(self.trainer):
             check_lengths_over_ranks(loop, self.trainer)
         self._percentile_ce_set_up = True
+
+    def on_train_start(self) -> None:
+        repeat_interrupted_validation(self.trainer)
+        super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
         self._percentile_room().open("train", 1, self.device)

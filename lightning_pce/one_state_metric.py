@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -83,7 +84,8 @@ class OneStateMetric(Metric):
             self._warned.add(what)
             rank_zero_warn(f"{type(self).__name__}: {number:.0f} {message}")
 
-    def _named_settings(self) -> str:
+    def named_settings(self) -> str:
+        """The settings in words; metrics can be merged if these are equal."""
         return ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
 
     @not_compiled
@@ -112,6 +114,25 @@ class OneStateMetric(Metric):
         """Merge the states of all ranks; by this metric's one collective also when called by hand."""
         super().sync(dist_sync_fn or self.dist_sync_fn, process_group, should_sync, distributed_available)
 
+    @contextmanager
+    def sync_context(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any | None = None,
+        should_sync: bool = True,
+        should_unsync: bool = True,
+        distributed_available: Callable[..., Any] | None = None,
+    ) -> Iterator[None]:
+        """:meth:`sync`, and back also after an error, such as a warning that is made one.
+
+        torchmetrics would go on with the state of all ranks as this one's, and count it again.
+        """
+        self.sync(dist_sync_fn, process_group, should_sync, distributed_available)
+        try:
+            yield
+        finally:
+            self.unsync(should_unsync=self._is_synced and should_unsync)
+
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any | None = None
     ) -> None:
@@ -132,8 +153,8 @@ class OneStateMetric(Metric):
             updates = incoming_state.update_count
             if incoming_state._state_name != self._state_name:
                 raise ValueError(
-                    f"Expected a {type(self).__name__} with the same settings, {self._named_settings()}, but "
-                    f"got a {type(incoming_state).__name__} with {incoming_state._named_settings()}."
+                    f"Expected a {type(self).__name__} with the same settings, {self.named_settings()}, but "
+                    f"got a {type(incoming_state).__name__} with {incoming_state.named_settings()}."
                 )
         if isinstance(incoming_state, dict):
             state = incoming_state.get(self._state_name)
@@ -165,7 +186,7 @@ class OneStateMetric(Metric):
         if stored is None and others:
             raise ValueError(
                 f"Expected the state of a {type(self).__name__} with the same settings, "
-                f"{self._named_settings()}, of shape {tuple(self._state.shape)} under "
+                f"{self.named_settings()}, of shape {tuple(self._state.shape)} under "
                 f"`{prefix}{self._state_name}` but got `{others[0]}` of shape "
                 f"{tuple(state_dict[others[0]].shape)}."
             )

@@ -57,6 +57,10 @@ class StageMetrics(nn.Module):
         self.loader_names = None if loader_names is None else checked_names("loader_names", loader_names)
         self.pool_loaders = pool_loaders
         metric = PercentileCrossEntropy(**settings)  # raises here, not at step 40,000
+        self.configuration = (
+            f"statistics={self.statistics}, loader_names={self.loader_names}, "
+            f"pool_loaders={pool_loaders}, {metric.named_settings()}"
+        )
         self.settings = {**settings, "process_group": metric.process_group}
         self._group_given = metric.process_group is not None
         keys = ("mean", *(percentile_key(p) for p in metric.percentiles), "trimmed_mean")
@@ -65,6 +69,7 @@ class StageMetrics(nn.Module):
         self.views = nn.ModuleDict()
         self._loaders: dict[str, int] = {}  # of the stages that are open
         self._updated: set[str] = set()
+        self._train_was_logged = False
 
     def metric(self, stage: str, dataloader_idx: int | None = 0, statistic: str = "ce") -> DigestMetric:
         """The metric of a stage (``"train"``, ``"val"`` or ``"test"``), dataloader and statistic.
@@ -85,6 +90,11 @@ class StageMetrics(nn.Module):
         """A new run begins: stages that an error left open are over."""
         self._loaders.clear()
         self._updated.clear()
+        self._train_was_logged = False
+
+    def is_open(self, stage: str) -> bool:
+        """Whether a stage has begun and was not logged yet."""
+        return stage in self._loaders
 
     def follow_mesh(self, trainer: Any) -> None:
         """Count each token once where a device mesh has ranks that see the same tokens.
@@ -236,8 +246,12 @@ class StageMetrics(nn.Module):
             attribute: where the module keeps this object.
         """
         loaders = self._loaders.pop(stage, 0)
-        if stage == "train" and stage not in self._updated:
-            return  # every rank has training batches or none has, so this does not differ between them
+        if stage == "train":
+            # Every rank has training batches or none has, so this does not differ between them. Once logged,
+            # always: Lightning shows the last value again and again, NaN is the truth.
+            self._train_was_logged |= stage in self._updated
+            if not self._train_was_logged:
+                return
         for index in self._indices(loaders):
             key = _key(stage, index)
             views = self.views[key]

@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -14,3 +15,12 @@ def pytest_runtest_logreport(report):
     """In CI nothing may be skipped: what a test needs is installed there."""
     if report.skipped and os.environ.get("REQUIRE_ALL"):
         report.outcome = "failed"
+
+
+@pytest.fixture(scope="session")
+def lightning_ranks(tmp_path_factory):
+    """The notes of the ranks of lightning_processes.py, which run once for all tests."""
+    from lightning_processes import run_ranks
+
+    base = tmp_path_factory.getbasetemp()
+    return run_ranks((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks")

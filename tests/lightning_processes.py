@@ -28,8 +28,9 @@ from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from lightning_pce import PercentileCECallback, PercentileCrossEntropy
+from lightning_pce.checkpoints import percentile_checkpoints
 
-SCENARIO_SECONDS, TOTAL_SECONDS = 45, 120
+SCENARIO_SECONDS, TOTAL_SECONDS = 45, 180
 WORLD = 2
 BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
 RANK = int(os.environ.get("RANK", "0"))
@@ -316,6 +317,68 @@ def fit_with_callbacks():
     return {**result, "path": best.best_model_path, "score": float(best.best_model_score)}
 
 
+def resume_inside_an_epoch():
+    """A whole run, and the same resumed from a checkpoint of a validation inside its first epoch."""
+    folder = Path(sys.argv[1]) / "resume"
+    keep = ModelCheckpoint(folder, "{step}", save_top_k=-1, save_on_train_epoch_end=False)
+
+    def run(*callbacks, **how):
+        oracle = lit.Oracle()
+        trainer = make_trainer(oracle, *callbacks, max_epochs=2, val_check_interval=2)
+        train = lit.ResumableLoader(own(4), batch_size=None)
+        trainer.fit(lit.TrainedLM(), train, stream(own(1 + 2 * RANK)), **how)
+        epochs = [[losses.tolist(), logged] for losses, logged in oracle.epochs]
+        return {"runs": observed(oracle), "epochs": epochs}
+
+    whole, path = run(keep), folder / "step=2.ckpt"
+    saved = torch.load(path)
+    keys = [*saved["state_dict"], *saved["callbacks"]]
+    return {"whole": whole, "keys": keys, **run(ckpt_path=path)}
+
+
+class OwnMeanLM(lit.LitLM):
+    """Every loss is 1; Lightning's own mean of them stands beside ours."""
+
+    def validation_step(self, batch, batch_idx):
+        mean = self.update_percentile_ce(losses=torch.ones(1, 10))
+        self.log("val_own_mean", mean, on_epoch=True, sync_dist=True, batch_size=1)
+
+
+def own_mean_beside():
+    trainer = make_trainer()
+    trainer.validate(OwnMeanLM(), stream(own(3 - RANK)), verbose=False)
+    return lit.numbers(trainer.callback_metrics)
+
+
+class ConfiguredLM(BusyLM):
+    """Brings its callbacks itself; Lightning puts them behind the progress bar."""
+
+    def configure_callbacks(self):
+        folder = Path(sys.argv[1]) / "configured"
+        return [*percentile_checkpoints(folder, (50,)), EarlyStopping("val_ce_p95", patience=1)]
+
+
+def configured_callbacks():
+    arguments = {"max_epochs": 2, "enable_progress_bar": True, "enable_checkpointing": True}
+    oracle = lit.Oracle()
+    trainer = make_trainer(oracle, TQDMProgressBar(), **arguments)
+    trainer.fit(ConfiguredLM(), sized(own(3)), stream(own(3 - 2 * RANK)))
+    best = {callback.monitor: callback.best_model_path for callback in trainer.checkpoint_callbacks}
+    return {"runs": observed(oracle), "best": best}
+
+
+def other_settings(rank_settings):
+    """What one rank configures differs from what the other does."""
+    module = lit.LitLM(**rank_settings[RANK])
+    return {"error": error_of(make_trainer().validate, module, sized(own(2)), verbose=False)}
+
+
+def other_windows():
+    """The callbacks of the two ranks log training at different steps."""
+    callback = PercentileCECallback(train_every_n_steps=2 + RANK)
+    return {"error": error_of(make_trainer(callback).fit, lit.PlainLM(), sized(own(2)), sized(own(2)))}
+
+
 def empty_beside_full(allowed_by):
     """The second dataloader of rank 1 is empty, and the user has said that this may be."""
     data, module, oracle = L.LightningDataModule(), lit.LoadersLM(), lit.Oracle()
@@ -371,6 +434,14 @@ def error_of(function, *arguments, **keywords):
     return None
 
 
+OTHER_SETTINGS = {
+    "groups": (("prompt", "answer"), ("answer", "prompt")),
+    "compression": (1024, 512),
+    "percentiles": ((50,), (50, 95)),
+    "statistics": (("ce",), ("ce", "entropy")),
+    "loader_names": (("web",), ("code",)),
+}
+
 SCENARIOS = {
     "equal": lambda: validate(sized(own(3))),
     "sampled": sampled,
@@ -403,6 +474,17 @@ SCENARIOS = {
         for empty_rank in (0, 1)
     },
     "callbacks": fit_with_callbacks,
+    "resumed": resume_inside_an_epoch,
+    "own_mean": own_mean_beside,
+    "configured": configured_callbacks,
+    **{
+        f"other_{name}": partial(other_settings, [{name: first}, {name: second}])
+        for name, (first, second) in OTHER_SETTINGS.items()
+    },
+    "other_train_every_n_steps": other_windows,
+    "alike": lambda: validate(
+        sized(own(2)), lit.LitLM(percentiles=[(5, 25, 50, 75, 95, 99), [5.0, 25, 50, 75, 95, 99]][RANK])
+    ),
     "beside_module": lambda: empty_beside_full("module"),
     "beside_datamodule": lambda: empty_beside_full("datamodule"),
     **{

@@ -47,6 +47,25 @@ class Stream(IterableDataset):
         return iter(self.batches)
 
 
+class ResumableLoader(DataLoader):
+    """Its state is how many batches it has given, and the next iteration goes on there."""
+
+    first = given = 0
+
+    def __iter__(self):
+        first, self.first = self.first, 0
+        self.given = first
+        for batch in list(super().__iter__())[first:]:
+            self.given += 1
+            yield batch
+
+    def state_dict(self):
+        return {"given": self.given}
+
+    def load_state_dict(self, state):
+        self.first = state["given"] % len(self)
+
+
 class Sized(Dataset):
     def __init__(self, batches):
         self.batches = batches

@@ -551,6 +551,21 @@ def test_a_persistent_metric_is_saved_and_loaded(used_before):
     assert_same_result(other.compute(), metric.compute())
 
 
+@pytest.mark.parametrize("compute_with_cache", [False, True])
+def test_a_loaded_or_merged_state_is_seen_by_the_next_compute_and_by_views(compute_with_cache):
+    metric, other = (PercentileCrossEntropy(compute_with_cache=compute_with_cache) for _ in range(2))
+    metric.persistent(True)
+    metric.update(losses=some_losses(0))
+    other.update(losses=some_losses(1))
+    view = other.view("mean")
+    assert other.compute()["mean"] == view.compute()
+    other.load_state_dict(metric.state_dict())
+    assert other.compute()["mean"] == view.compute() == metric.compute()["mean"]
+    other.merge_state(metric)
+    assert other.compute()["count"] == 200
+    assert other.view("count").compute() == 200
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_checkpoint_with_another_compression_is_refused(strict):
     metric, other = PercentileCrossEntropy(compression=64), PercentileCrossEntropy(compression=128)
@@ -795,6 +810,18 @@ def test_a_collection_may_update_equal_metrics_once_and_both_are_right():
         assert_summarises(metric.compute(), torch.cat([some_losses(seed) for seed in range(3)]))
     result = collection.compute()
     assert result["a_p50"] == result["b_p50"]
+
+
+def test_views_of_every_member_of_a_collection_see_every_update():
+    metrics = {"a": PercentileCrossEntropy(), "b": PercentileCrossEntropy()}
+    collection, views = MetricCollection(metrics), [metric.view("count") for metric in metrics.values()]
+    for seed in range(3):
+        collection.update(losses=some_losses(seed))
+        assert [float(view.compute()) for view in views] == [100 * (seed + 1)] * 2
+    assert len(collection.compute_groups) == 1  # only the first member is updated
+    collection.reset()
+    collection.update(losses=some_losses(3))
+    assert [float(view.compute()) for view in views] == [100, 100]
 
 
 def test_running_covers_its_window():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+import warnings
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from distributions import bound, ce_like, exact_quantile, worst_rank_error
 from processes import counted_collectives, run_ranks
 
@@ -129,6 +134,36 @@ def forward(rank):
     return {"result": metric.compute(), "calls": calls, "batches": batches}
 
 
+def an_error_inside_compute(rank):
+    metric = metric_of(torch.tensor([math.nan]), losses_of(rank, 0))
+    said = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            metric.compute()
+    except UserWarning as error:
+        said.append(str(error))
+    metric.update(losses=losses_of(rank, 1))
+    return {"result": metric.compute(), "said": said}
+
+
+def cast_on_one_rank(rank):
+    parent = torch.nn.ModuleDict({"metric": metric_of()})
+    if rank == 1:
+        parent.to(torch.bfloat16)
+    parent["metric"].update(losses=losses_of(rank, 0))
+    return {"result": parent["metric"].compute()}
+
+
+def without_sync_on_one_rank(rank):
+    metric = metric_of(losses_of(rank, 0))
+    alone = PercentileCrossEntropy(percentiles=PERCENTILES, sync_on_compute=False)
+    alone.merge_state(metric)
+    with counted_collectives() as calls:
+        own = alone.compute()["count"].item() if rank == 0 else 50
+    return {"result": metric.compute(), "calls": calls, "own": own}
+
+
 SCENARIOS = [
     unequal_batches,
     no_update_at_all,
@@ -141,6 +176,9 @@ SCENARIOS = [
     views_after_one_rank_updates_again,
     bare_sync,
     forward,
+    an_error_inside_compute,
+    cast_on_one_rank,
+    without_sync_on_one_rank,
 ]
 
 
@@ -150,6 +188,18 @@ def all_scenarios(rank, _):
 
 def unequal_batches_of_rank(rank, _):
     return unequal_batches(rank)
+
+
+def compute_on_rank_0_alone(rank, _):
+    metric = metric_of(losses_of(rank, 0))
+    metric.process_group = dist.new_group(timeout=datetime.timedelta(seconds=2))
+    said = None
+    if rank == 0:
+        try:
+            metric.compute()
+        except RuntimeError as error:
+            said = str(error)
+    return {"said": said, "count": td.count(metric.digest).item()}
 
 
 def some_views_before_one_rank_updates_again(rank, _):
@@ -282,6 +332,32 @@ def test_forward_gives_this_ranks_batch_without_a_collective(two_ranks):
         assert outcome["forward"]["calls"] == []
         expected = [losses_of(rank, part).double().mean().item() for part in range(2)]
         assert outcome["forward"]["batches"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_error_inside_compute_leaves_each_rank_its_own_state(two_ranks):
+    everything = losses_of_parts((0, 0), (0, 1), (1, 0), (1, 1))
+    for outcome in two_ranks:
+        assert outcome["an_error_inside_compute"]["result"]["count"] == len(everything)
+        assert outcome["an_error_inside_compute"]["result"]["nonfinite"] == 2
+    assert_all_have(two_ranks, "an_error_inside_compute", everything)
+    assert "2 values were NaN" in two_ranks[0]["an_error_inside_compute"]["said"][0]
+
+
+def test_ranks_whose_modules_have_different_dtypes_are_merged_like_any(two_ranks):
+    assert_all_have(two_ranks, "cast_on_one_rank", losses_of_parts((0, 0), (1, 0)))
+
+
+def test_one_rank_may_compute_alone_what_it_saw_itself_without_a_collective(two_ranks):
+    assert_all_have(two_ranks, "without_sync_on_one_rank", losses_of_parts((0, 0), (1, 0)))
+    for outcome in two_ranks:
+        assert outcome["without_sync_on_one_rank"]["calls"] == []
+        assert outcome["without_sync_on_one_rank"]["own"] == 50
+
+
+def test_a_compute_on_rank_0_alone_waits_for_the_timeout_of_its_group_and_raises():
+    first, second = run_ranks(compute_on_rank_0_alone, 2, timeout=40)
+    assert "Timed out" in first["said"]
+    assert first["count"] == second["count"] == 50  # each has its own state still
 
 
 def test_three_ranks_give_the_percentiles_of_all_tokens_together_by_one_collective():

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import (
     EarlyStopping,
+    EMAWeightAveraging,
     ModelCheckpoint,
     RichProgressBar,
     StochasticWeightAveraging,
@@ -42,7 +43,7 @@ from lit_modules import (
     token_losses,
 )
 
-from lightning_pce import PercentileCEMixin
+from lightning_pce import PercentileCEMixin, PercentileCrossEntropy
 from lightning_pce import digest as td
 
 
@@ -201,6 +202,20 @@ def test_a_training_step_that_does_not_update_logs_nothing_of_training(tmp_path)
     trainer = fit(tmp_path, LitLM())
     assert logged_under(numbers(trainer.callback_metrics), "val")
     assert not logged_under(numbers(trainer.callback_metrics), "train")
+
+
+def test_a_training_epoch_without_an_update_logs_nan_and_not_the_last_value_again(tmp_path):
+    class SometimesLM(TrainedLM):
+        def training_step(self, batch, batch_idx):
+            return (PlainLM if self.current_epoch == 1 else TrainedLM).training_step(self, batch, batch_idx)
+
+    oracle = Oracle()
+    fit(tmp_path, SometimesLM(), oracle, max_epochs=3)
+    (first, logged), (_, missing), (last, logged_last) = oracle.epochs
+    assert_logged(logged, first, "train")
+    assert sorted(logged_under(missing, "train")) == sorted(logged_under(logged, "train"))
+    assert all(math.isnan(value) for value in logged_under(missing, "train").values())
+    assert_logged(logged_last, last, "train")
 
 
 def test_fit_without_validation_logs_training_alone(tmp_path):
@@ -518,6 +533,59 @@ def test_weight_averaging_which_copies_the_module_keeps_the_values(tmp_path):
     assert len(oracle.single) == 3
     for losses, logged in oracle.single:
         assert_logged(logged, losses)
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_a_moving_average_of_the_weights_keeps_the_values_and_averages_no_digest(tmp_path, use_buffers):
+    oracle, module = Oracle(), TrainedLM()
+    fit(tmp_path, module, oracle, EMAWeightAveraging(decay=0.5, use_buffers=use_buffers), max_epochs=3)
+    assert len(oracle.single) == len(oracle.epochs) == 3
+    for losses, logged in oracle.single:
+        assert_logged(logged, losses)
+    for losses, logged in oracle.epochs:
+        assert_logged(logged, losses, "train")
+    assert not list(module.buffers())
+
+
+def test_on_step_a_view_shows_nothing_and_the_returned_mean_does(tmp_path):
+    class OnStepLM(TrainedLM):
+        def training_step(self, batch, batch_idx):
+            mean = super().training_step(batch, batch_idx)
+            view = self.percentile_ce.views["train_0"]["ce_p50"]
+            where = {"metric_attribute": "percentile_ce.views.train_0.ce_p50", "on_step": True}
+            self.log("view", view, on_epoch=False, **where)
+            self.log("batch_mean", mean, on_step=True)
+            means.append(float(mean))
+            return mean
+
+    means, logger = [], CSVLogger(tmp_path, version=0)
+    fit(tmp_path, OnStepLM(), logger=logger, log_every_n_steps=1)
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert "view" not in rows[0]
+    shown = [float(row["batch_mean"]) for row in rows if row["batch_mean"]]
+    assert shown == pytest.approx(means)
+
+
+def test_lightning_refuses_to_log_the_metric_itself_and_takes_its_views(tmp_path):
+    class WholeLM(TinyLM, L.LightningModule):
+        def __init__(self, key):
+            super().__init__()
+            self.make_layers()
+            self.metric = PercentileCrossEntropy()
+            self.shown = self.metric if key is None else self.metric.view(key)
+
+        def validation_step(self, batch, batch_idx):
+            self.metric.update(self(batch), batch["labels"])
+
+        def on_validation_epoch_end(self):
+            self.log("shown", self.shown)
+
+    with pytest.raises(ValueError, match="must be a tensor"):
+        make_trainer(tmp_path).validate(WholeLM(None), make_loader(2), verbose=False)
+    result = make_trainer(tmp_path).validate(WholeLM("p50"), make_loader(2), verbose=False)[0]
+    losses = torch.cat([token_losses(WholeLM("p50"), batch) for batch in make_batches(2)])
+    assert result["shown"] == pytest.approx(float(losses.double().quantile(0.5)))
 
 
 def test_a_fit_says_nothing_about_its_metrics(tmp_path):

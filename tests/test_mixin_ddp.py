@@ -1,12 +1,11 @@
 """PercentileCEMixin on two real ranks: the same numbers on both, and nobody waits for ever."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from distributions import bound, worst_rank_error
-from lightning_processes import run_ranks
+from lightning_processes import OTHER_SETTINGS
 from lit_modules import (
     DEFAULT,
     IGNORED,
@@ -20,10 +19,9 @@ from lit_modules import (
 )
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    base = tmp_path_factory.getbasetemp()
-    return run_ranks((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks")
+@pytest.fixture
+def ranks(lightning_ranks):
+    return lightning_ranks
 
 
 def pooled(ranks, scenario, loader=0):
@@ -198,6 +196,40 @@ def test_model_checkpoint_and_early_stopping_decide_alike_on_both_ranks(ranks):
         assert note["score"] == pytest.approx(median)
         assert Path(note["path"]).name == f"epoch=1-val_ce_p50={median:.4f}.ckpt"
         assert Path(note["path"]).exists()
+
+
+def test_our_mean_is_right_where_lightnings_own_is_not(ranks):
+    # Every loss is 1 and the ranks have 3 and 2 batches.
+    for notes in ranks:
+        assert notes["own_mean"]["val_ce_mean"] == notes["own_mean"]["val_ce_p50"] == 1
+        assert notes["own_mean"]["val_own_mean"] == pytest.approx(1.25)  # of Lightning 2.6.6
+
+
+def test_callbacks_that_the_module_configures_behind_the_progress_bar_find_their_monitors(ranks):
+    runs = list(pooled(ranks, "configured"))
+    assert len(runs) == 2
+    for losses, logged in runs:
+        assert_logged(logged, losses)
+    assert ranks[0]["configured"]["best"] == ranks[1]["configured"]["best"]
+    assert sorted(ranks[0]["configured"]["best"]) == ["val_ce_mean", "val_ce_p50"]
+    assert all(Path(path).exists() for path in ranks[0]["configured"]["best"].values())
+
+
+@pytest.mark.parametrize("setting", [*OTHER_SETTINGS, "train_every_n_steps"])
+def test_settings_that_differ_over_ranks_raise_on_both_before_anything_is_merged(ranks, setting):
+    for rank, notes in enumerate(ranks):
+        error = notes[f"other_{setting}"]["error"]
+        assert (
+            f"configured differently on the ranks, so that their percentiles can not be merged: rank {rank}"
+            in error
+        )
+        assert f"ranks [{1 - rank}] have others" in error
+        assert f"{setting}=" in error
+
+
+def test_equal_settings_in_other_words_are_equal(ranks):
+    [(losses, logged)] = pooled(ranks, "alike")
+    assert_logged(logged, losses)
 
 
 @pytest.mark.parametrize("how", ["validate", "fit", "test"])

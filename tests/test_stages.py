@@ -1,5 +1,6 @@
 """Several dataloaders, their names, and what happens when a hook does not reach the mixin."""
 
+import warnings
 from functools import partial
 
 import lightning.pytorch as L
@@ -85,6 +86,29 @@ def test_a_step_that_sees_all_dataloaders_at_once_passes_their_numbers_itself(tm
     for index, batches in enumerate(data):
         losses = torch.cat([token_losses(module, batch) for batch in batches])
         assert_logged(everything_logged(results), losses, f"val_dl{index}")
+
+
+def test_batches_that_a_cycling_combined_loader_repeats_count_as_often_as_they_ran(tmp_path):
+    class TogetherLM(LitLM):
+        def validation_step(self, batches, batch_idx):
+            for index, batch in enumerate(batches):
+                self.update_percentile_ce(self(batch), batch["labels"], index)
+
+        def on_validation_epoch_end(self):
+            super().on_validation_epoch_end()
+            seen.extend(int(td.count(self.percentile_ce.metric("val", index).digest)) for index in (0, 1))
+
+    data, module, seen = [make_batches(4, seed=2), make_batches(2, seed=3)], TogetherLM(), []
+    tokens = [sum(len(token_losses(module, batch)) for batch in batches) for batches in data]
+    for mode in ("max_size_cycle", "min_size"):
+        together = CombinedLoader([loader(batches) for batches in data], mode)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make_trainer(tmp_path).validate(module, together, verbose=False)
+        said = [str(warning.message) for warning in caught if "tokens count" in str(warning.message)]
+        assert len(said) == (mode == "max_size_cycle")
+    first_two = sum(len(token_losses(module, batch)) for batch in data[0][:2])
+    assert seen == [tokens[0], 2 * tokens[1], first_two, tokens[1]]
 
 
 def test_stages_may_have_different_numbers_of_dataloaders_and_one_alone_has_no_name(tmp_path):
