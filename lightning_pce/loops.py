@@ -1,4 +1,4 @@
-"""What must be known or done around Lightning's evaluation loops so that ranks stay together, and count once."""
+"""What must be known or done around Lightning's evaluation loops: ranks stay together and count once."""
 
 from __future__ import annotations
 
