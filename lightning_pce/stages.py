@@ -73,6 +73,10 @@ class StageMetrics(nn.Module):
         assert isinstance(metric, DigestMetric)
         return metric
 
+    def measures(self, stage: str) -> bool:
+        """Whether that stage has begun once."""
+        return f"{stage}_0" in self.views
+
     def forget(self) -> None:
         """A new run begins: stages that an error left open are over."""
         self._loaders.clear()
@@ -199,7 +203,7 @@ class StageMetrics(nn.Module):
             key = f"{stage}_{index}"
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
-            prefix = stage if loaders == 1 else f"{stage}_{self._loader_name(index)}"
+            prefix = self.prefix(stage, index, loaders)
             for name, view in views.items():
                 log(
                     f"{prefix}_{name}",
@@ -218,8 +222,12 @@ class StageMetrics(nn.Module):
                 f"has its own {end}: call super().{end}() in it."
             )
 
-    def _loader_name(self, index: int) -> str:
-        return f"dl{index}" if self.loader_names is None else self.loader_names[index]
+    def prefix(self, stage: str, dataloader_idx: int, loaders: int) -> str:
+        """What the names of a stage and dataloader begin with: ``"val"``, or of several ``"val_dl0"`` ..."""
+        if loaders == 1:
+            return stage
+        names = self.loader_names
+        return f"{stage}_{f'dl{dataloader_idx}' if names is None else names[dataloader_idx]}"
 
 
 def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ for name in ("matplotlib", "transformers", "triton", "tdigest"):
     for loaded in [m for m in sys.modules if m.split(".")[0] == name]:
         del sys.modules[loaded]
 sys.meta_path.insert(0, Block())
-import lightning_pce, lightning_pce.plot, lightning_pce.stages, lightning_pce.digest
+import lightning_pce, lightning_pce.plot, lightning_pce.stages, lightning_pce.digest, lightning_pce.figures
 print("clean")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
