@@ -64,7 +64,9 @@ class PercentileFigures(Callback):
         return {"history": {prefix: dict(summaries) for prefix, summaries in self._history.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._history = {prefix: dict(summaries) for prefix, summaries in state_dict["history"].items()}
+        self._history = {
+            prefix: dict(summaries) for prefix, summaries in state_dict.get("history", {}).items()
+        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget_from(trainer.global_step + 1)  # of another run, if there is something
