@@ -21,6 +21,10 @@ import numpy as np
 import torch
 from distributions import ce_like
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from processes import counted_collectives
+
+from lightning_pce.figures import PercentileFigures
 
 SCENARIO_SECONDS, TOTAL_SECONDS = 45, 120
 WORLD = 2
@@ -193,6 +197,23 @@ def fit_with_callbacks():
     return {**result, "path": best.best_model_path, "score": float(best.best_model_score)}
 
 
+def figures():
+    """A run without and one with figures, and how many collectives each takes."""
+    calls = []
+    for number, callbacks in enumerate(([], [PercentileFigures()])):
+        logger = TensorBoardLogger(sys.argv[1], name="figures", version=number)
+        with counted_collectives() as counted:
+            loaders = [stream(own(3 - 2 * RANK)), stream(own(2 * RANK))]
+            notes = fit(lit.LoadersLM(), sized(own(2)), loaders, *callbacks, max_epochs=3, logger=logger)
+        calls.append(counted)
+    return {
+        **notes,
+        "calls": calls,
+        "history": callbacks[0].state_dict()["history"],
+        "log_dir": logger.log_dir,
+    }
+
+
 def empty_beside_full(allowed_by):
     """The second dataloader of rank 1 is empty, and the user has said that this may be."""
     data, module, oracle = L.LightningDataModule(), lit.LoadersLM(), lit.Oracle()
@@ -267,6 +288,7 @@ SCENARIOS = {
         lit.TrainedLM(), sized(own(4)), stream(own(1 + RANK)), val_check_interval=2
     ),
     "callbacks": fit_with_callbacks,
+    "figures": figures,
     "beside_module": lambda: empty_beside_full("module"),
     "beside_datamodule": lambda: empty_beside_full("datamodule"),
     **{

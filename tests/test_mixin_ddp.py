@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributions import bound, worst_rank_error
+from distributions import bound, exact_quantile, worst_rank_error
 from lightning_processes import run_ranks
 from lit_modules import DEFAULT, LitLM, assert_logged, expected, loader, logged_under, make_trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,29 @@ def test_model_checkpoint_and_early_stopping_decide_alike_on_both_ranks(ranks):
         assert note["score"] == pytest.approx(median)
         assert Path(note["path"]).name == f"epoch=1-val_ce_p50={median:.4f}.ckpt"
         assert Path(note["path"]).exists()
+
+
+def test_figures_are_of_the_tokens_of_both_ranks_from_rank_0_alone_without_another_collective(ranks):
+    notes = [rank["figures"] for rank in ranks]
+    for without, with_figures in (note["calls"] for note in notes):
+        assert "all_gather" in without
+        assert without == with_figures
+    for index in (0, 1):
+        kept = notes[0]["history"][f"val_dl{index}"]
+        assert list(kept) == ["2", "4", "6"]
+        for (losses, logged), (mean, values) in zip(
+            pooled(ranks, "figures", index), kept.values(), strict=True
+        ):
+            assert mean == pytest.approx(float(losses.double().mean()))
+            assert mean == pytest.approx(logged[f"val_dl{index}_ce_mean"], rel=1e-6)
+            exact = [float(exact_quantile(losses, float(p) / 100)) for p in values]
+            assert list(values.values()) == pytest.approx(exact)
+    assert notes[1]["history"] == {}
+    names = [f"val_dl{index}_ce_{kind}" for index in (0, 1) for kind in ("fan", "quantiles")]
+    drawn = EventAccumulator(notes[0]["log_dir"]).Reload()
+    assert sorted(drawn.Tags()["images"]) == names
+    assert [len(drawn.Images(name)) for name in names] == [2, 3, 2, 3]
+    assert len(list(Path(notes[0]["log_dir"]).glob("events*"))) == 1
 
 
 @pytest.mark.parametrize("how", ["validate", "fit", "test"])
