@@ -306,6 +306,8 @@ def test_what_was_validated_after_the_step_where_a_run_begins_is_forgotten(tmp_p
     assert list(history(callback)) == [3]
     resume(path(6), 4)
     assert list(history(callback)) == [2, 4, 6, 8]
+    make_trainer(tmp_path, callback).validate(LitLM(), make_loader(3), verbose=False)
+    assert list(history(callback)) == [0]
 
 
 def test_other_percentiles_after_a_resume_do_not_disturb_the_fan(tmp_path, board):
