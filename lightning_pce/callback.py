@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric
+from lightning_pce.figures import PercentileFigures
 from lightning_pce.loops import (
     check_lengths_over_ranks,
     check_settings_over_ranks,
@@ -68,6 +69,8 @@ class PercentileCECallback(Callback):
         loader_names: names of several dataloaders, in order.
         pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
         process_group: the ranks that each see tokens of their own, if not all.
+        figures: also draw each validation for loggers that take figures, as
+            :class:`lightning_pce.PercentileFigures` does.
 
     Raises:
         ValueError: if an argument is impossible.
@@ -102,6 +105,7 @@ class PercentileCECallback(Callback):
         loader_names: Sequence[str] | None = None,
         pool_loaders: bool = False,
         process_group: Group = None,
+        figures: bool = True,
     ) -> None:
         self.read = _checked_read(read)
         self.stages = _checked_stages(stages)
@@ -119,6 +123,7 @@ class PercentileCECallback(Callback):
             statistics=statistics, loader_names=loader_names, pool_loaders=pool_loaders, **settings
         )
         self._window = PercentileCrossEntropy(**settings)
+        self._figures = PercentileFigures() if figures and "val" in self.stages else None
         self._last_step = 0
         self._warned: set[str] = set()
 
@@ -130,6 +135,14 @@ class PercentileCECallback(Callback):
         """
         return self._room.metric(stage, dataloader_idx, statistic)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the figures show; no digest is in a checkpoint, which would be one rank's."""
+        return {} if self._figures is None else self._figures.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._figures is not None:
+            self._figures.load_state_dict(state_dict)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(pl_module, PercentileCEMixin):
             raise RuntimeError(
@@ -137,11 +150,8 @@ class PercentileCECallback(Callback):
                 "PercentileCECallback out, or the mixin."
             )
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if sum(isinstance(callback, PercentileCECallback) for callback in callbacks) > 1:
-            raise RuntimeError(
-                "Expected one PercentileCECallback: two would log the same names. One can measure several "
-                "stages, dataloaders, groups and statistics."
-            )
+        if any(isinstance(callback, PercentileFigures) for callback in callbacks):
+            self._figures = None  # one of each figure is enough
         self._room.forget()
         stages = f"stages={self.stages}, train_every_n_steps={self.train_every_n_steps}"
         check_settings_over_ranks(f"{stages}, {self._room.configuration}", trainer)
@@ -172,6 +182,10 @@ class PercentileCECallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._room.log("val", pl_module.log, _ATTRIBUTE)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._figures is not None:
+            self._figures.on_validation_end(trainer, pl_module)
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open("test", trainer, pl_module)
 
@@ -191,6 +205,8 @@ class PercentileCECallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         repeat_interrupted_validation(trainer)
+        if self._figures is not None:
+            self._figures.on_train_start(trainer, pl_module)
         self._window = self._window.to(pl_module.device)
         self._window.reset()
         self._last_step = trainer.global_step

@@ -68,6 +68,7 @@ class StageMetrics(nn.Module):
         self.metrics = nn.ModuleDict()
         self.views = nn.ModuleDict()
         self._loaders: dict[str, int] = {}  # of the stages that are open
+        self._measured: dict[str, int] = {}
         self._updated: set[str] = set()
         self._train_was_logged = False
 
@@ -85,6 +86,10 @@ class StageMetrics(nn.Module):
         metric = self.metrics[f"{_key(stage, dataloader_idx)}_{statistic}"]
         assert isinstance(metric, DigestMetric)
         return metric
+
+    def dataloaders(self, stage: str) -> int:
+        """How many dataloaders the stage had when it last began, 0 if it never has."""
+        return self._measured.get(stage, 0)
 
     def forget(self) -> None:
         """A new run begins: stages that an error left open are over."""
@@ -126,7 +131,7 @@ class StageMetrics(nn.Module):
                 self._make(_key(stage, index), device)
             for statistic in (*self.statistics, *self._accuracies):
                 self.metric(stage, index, statistic).reset()
-        self._loaders[stage] = loaders
+        self._loaders[stage] = self._measured[stage] = loaders
         self._updated.discard(stage)
 
     def _indices(self, loaders: int) -> list[int | None]:
@@ -256,7 +261,7 @@ class StageMetrics(nn.Module):
             key = _key(stage, index)
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
-            prefix = stage if loaders == 1 or index is None else f"{stage}_{self.loader_name(index)}"
+            prefix = self.prefix(stage, index, loaders)
             for name, view in views.items():
                 log(
                     f"{prefix}_{name}",
@@ -275,9 +280,12 @@ class StageMetrics(nn.Module):
                 f"has its own {end}: call super().{end}() in it."
             )
 
-    def loader_name(self, index: int) -> str:
-        """What stands for one of several dataloaders in the logged names."""
-        return f"dl{index}" if self.loader_names is None else self.loader_names[index]
+    def prefix(self, stage: str, dataloader_idx: int | None, loaders: int) -> str:
+        """What the names of a stage and dataloader begin with: ``"val"``, or of several ``"val_dl0"`` ..."""
+        if loaders == 1 or dataloader_idx is None:
+            return stage
+        names = self.loader_names
+        return f"{stage}_{f'dl{dataloader_idx}' if names is None else names[dataloader_idx]}"
 
 
 def _key(stage: str, index: int | None) -> str:

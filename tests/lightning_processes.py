@@ -23,12 +23,15 @@ import numpy as np
 import torch
 from distributions import ce_like
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from processes import counted_collectives
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from lightning_pce import PercentileCECallback, PercentileCrossEntropy
 from lightning_pce.checkpoints import percentile_checkpoints
+from lightning_pce.figures import PercentileFigures
 
 SCENARIO_SECONDS, TOTAL_SECONDS = 45, 180
 WORLD = 2
@@ -379,6 +382,23 @@ def other_windows():
     return {"error": error_of(make_trainer(callback).fit, lit.PlainLM(), sized(own(2)), sized(own(2)))}
 
 
+def figures():
+    """A run without and one with figures, and how many collectives each takes."""
+    calls = []
+    for number, callbacks in enumerate(([], [PercentileFigures()])):
+        logger = TensorBoardLogger(sys.argv[1], name="figures", version=number)
+        with counted_collectives() as counted:
+            loaders = [stream(own(3 - 2 * RANK)), stream(own(2 * RANK))]
+            notes = fit(lit.LoadersLM(), sized(own(2)), loaders, *callbacks, max_epochs=3, logger=logger)
+        calls.append(counted)
+    return {
+        **notes,
+        "calls": calls,
+        "history": callbacks[0].state_dict()["history"],
+        "log_dir": logger.log_dir,
+    }
+
+
 def empty_beside_full(allowed_by):
     """The second dataloader of rank 1 is empty, and the user has said that this may be."""
     data, module, oracle = L.LightningDataModule(), lit.LoadersLM(), lit.Oracle()
@@ -485,6 +505,7 @@ SCENARIOS = {
     "alike": lambda: validate(
         sized(own(2)), lit.LitLM(percentiles=[(5, 25, 50, 75, 95, 99), [5.0, 25, 50, 75, 95, 99]][RANK])
     ),
+    "figures": figures,
     "beside_module": lambda: empty_beside_full("module"),
     "beside_datamodule": lambda: empty_beside_full("datamodule"),
     **{

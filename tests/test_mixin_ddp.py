@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributions import bound, worst_rank_error
+from distributions import bound, exact_quantile, worst_rank_error
 from lightning_processes import OTHER_SETTINGS
 from lit_modules import (
     DEFAULT,
@@ -17,6 +17,7 @@ from lit_modules import (
     make_batches,
     make_trainer,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 @pytest.fixture
@@ -230,6 +231,29 @@ def test_settings_that_differ_over_ranks_raise_on_both_before_anything_is_merged
 def test_equal_settings_in_other_words_are_equal(ranks):
     [(losses, logged)] = pooled(ranks, "alike")
     assert_logged(logged, losses)
+
+
+def test_figures_are_of_the_tokens_of_both_ranks_from_rank_0_alone_without_another_collective(ranks):
+    notes = [rank["figures"] for rank in ranks]
+    for without, with_figures in (note["calls"] for note in notes):
+        assert "all_gather" in without
+        assert without == with_figures
+    for index in (0, 1):
+        kept = notes[0]["history"][f"val_dl{index}"]
+        assert list(kept) == ["2", "4", "6"]
+        for (losses, logged), (mean, values) in zip(
+            pooled(ranks, "figures", index), kept.values(), strict=True
+        ):
+            assert mean == pytest.approx(float(losses.double().mean()))
+            assert mean == pytest.approx(logged[f"val_dl{index}_ce_mean"], rel=1e-6)
+            exact = [float(exact_quantile(losses, float(p) / 100)) for p in values]
+            assert list(values.values()) == pytest.approx(exact)
+    assert notes[1]["history"] == {}
+    names = [f"val_dl{index}_ce_{kind}" for index in (0, 1) for kind in ("fan", "quantiles")]
+    drawn = EventAccumulator(notes[0]["log_dir"]).Reload()
+    assert sorted(drawn.Tags()["images"]) == names
+    assert [len(drawn.Images(name)) for name in names] == [2, 3, 2, 3]
+    assert len(list(Path(notes[0]["log_dir"]).glob("events*"))) == 1
 
 
 @pytest.mark.parametrize("how", ["validate", "fit", "test"])

@@ -31,9 +31,11 @@ def reader():
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
-    "best = ModelCheckpoint(": lambda names: (
+    "class LitLM(": lambda names: (
         "val_ce_p50" in names["trainer"].callback_metrics and Path(names["best"].best_model_path).exists()
     ),
+    "percentile_checkpoints(": lambda names: all(Path(c.best_model_path).exists() for c in names["best"]),
+    "PercentileFigures()": lambda names: list(Path("logs").rglob("events*")) != [],
     "L.Trainer(callbacks=[ce])": lambda names: names["ce"].metric("val").keys[1] == "p5",
     "percentiles=(50, 99.9))": lambda names: names["result"]["count"] == 64,
     "TrainingArguments(": lambda names: "eval_ce_p50" in names["hf_trainer"].state.log_history[-1],
