@@ -297,7 +297,7 @@ def test_a_module_with_the_mixin_is_told_to_choose(tmp_path):
 
 
 def test_two_of_the_callbacks_are_one_too_many(tmp_path):
-    with pytest.raises(RuntimeError, match="more than one .*PercentileCECallback"):
+    with pytest.raises(RuntimeError, match=r"more than one .*PercentileCECallback"):
         fit(tmp_path, Returning(), PercentileCECallback(), PercentileCECallback((99,)))
 
 
