@@ -134,7 +134,7 @@ def order_of_many(means: Array) -> tuple[Array, Array]:
     with np.errstate(over="ignore", under="ignore"):
         order = stable_order(to_ordered(means.astype(np.float32)))
     ascending = means.take(order)
-    for _ in range(3):
+    for _ in range(8):
         wrong = np.flatnonzero(ascending[1:] < ascending[:-1])
         if not len(wrong):
             return order, ascending

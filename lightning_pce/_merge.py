@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from lightning_pce._arrays import Array, between, is_numpy, namespace, segment_sums
+from lightning_pce._arrays import Array, between, is_numpy, namespace
 from lightning_pce._centroids import (
     BOOK_ROWS,
+    HIGHEST,
+    LOWEST,
     Items,
     compress,
     halves,
@@ -19,25 +22,35 @@ from lightning_pce._centroids import (
     summarised,
 )
 
-# So many digests at once are merged by whole centroids, if they have so many for each that is wanted: each is
-# a small part of what it lies in. (Of 64 digests of 156,250 values in batches of 512 the worst rank error
-# would be 5.2e-5; with halves, which are four times as slow, it is 2.5e-5.)
-_MANY, _EACH = 128, 32
-# Whole centroids are cut at multiples of this many, and beside each that is heavy.
-_BLOCK = 8
+# Digests with so many centroids for each that is wanted are merged by whole centroids. Between those of
+# smaller digests the cdf is no straight line.
+_EACH, _LEAST = 32, 256
+# From four times so many on they are merged in parts, whose arrays stay in the cache.
+_PART = 128
+
+
+class _Cells(NamedTuple):
+    """Ordered centroids between cuts, ``[S]`` each but for the cuts, ``[S + 1]``."""
+
+    cut: Array
+    first: Array  # the mean of the first and of the last centroid
+    last: Array
+    sums: Array
+    weights: Array
+    blend: Array
 
 
 def merge_stack(digests: Array, compression: int | None = None) -> Array:
     """Digests ``[M, ..., K + 3, C]`` -> one ``[..., K + 3, C]``, or with another number of centroids."""
-    if len(digests) < _MANY or not is_numpy(digests) or digests.shape[-1] > 2:
+    if len(digests) < _EACH or not is_numpy(digests) or digests.shape[-1] > 2:
         return _merge_items(digests, compression)
-    if len(digests) >= 2 * _MANY:
-        parts = range(0, len(digests), _MANY)
-        return merge_stack(np.stack([merge_stack(digests[i : i + _MANY]) for i in parts]), compression)
     if digests.ndim > 3:
         inner = [merge_stack(digests[:, i], compression) for i in range(digests.shape[1])]
         return np.stack(inner) if inner else _merge_items(digests, compression)
-    return _merge_whole(digests, compression or digests.shape[-2] - BOOK_ROWS)
+    if len(digests) >= 4 * _PART:
+        parts = [merge_stack(digests[i : i + _PART]) for i in range(0, len(digests), _PART)]
+        return merge_stack(np.stack(parts), compression)
+    return _merge_whole(digests, digests.shape[-2] - BOOK_ROWS if compression is None else compression)
 
 
 def _merge_items(digests: Array, compression: int | None) -> Array:
@@ -54,40 +67,45 @@ def _merge_items(digests: Array, compression: int | None) -> Array:
 
 
 def _merge_whole(digests: Array, compression: int) -> Array:
-    """NumPy digests ``[M, K + 3, 2]`` by whole centroids, cut at multiples of a few of them.
-
-    So running sums and searches are short.
-    """
-    rows = digests[:, :-BOOK_ROWS]
-    means, signed = rows[..., 0].reshape(-1), rows[..., 1].reshape(-1)
-    used = np.count_nonzero(signed)
-    if used < _EACH * compression or signed.min() >= 0:  # all atoms are perhaps few values: exact
+    """NumPy digests ``[M, K + 3, 2]`` by whole centroids; then what they reach across cuts is put right."""
+    # The book stays, as rows that hold nothing: at a distance of a power of two, rows would share a place in
+    # the cache, and random reads take three times as long.
+    means, signed = digests[..., 0].copy(), digests[..., 1].copy()
+    signed[:, -BOOK_ROWS:] = 0
+    absent = signed == 0
+    used = signed.size - np.count_nonzero(absent)
+    if used < _EACH * compression or min(compression, digests.shape[1]) < _LEAST:
         return _merge_items(digests, compression)
-    if used < len(signed):
-        means[signed == 0] = math.inf
-    order, means = order_of_many(means)
-    means, signed = means[:used], signed.take(order[:used])
-    weights = np.abs(signed)
-    cut = _block_cuts(means, weights, compression)
-    low, high = cut[:-1], cut[1:] - 1
-    first, last = means[low], means[high]
-    # Equal means in one cell: an atom, unless one of them is a blend.
-    blend = (first != last) | (signed[low] < 0) | (signed[high] < 0)
-    mass = np.multiply(means, weights, out=means)
-    cells = summarised(first, last, segment_sums(mass, cut), segment_sums(weights, cut), blend)
+    means[absent] = math.inf
+    order, ordered = order_of_many(means.reshape(-1))
+    order, ordered = order[:used], ordered[:used]
+    weights = signed.reshape(-1).take(order)
+    blend = weights < 0
+    if not blend.any():  # perhaps few values: exact
+        return _merge_items(digests, compression)
+    weights = np.abs(weights, out=weights)
+    cells = _cells(ordered, weights, blend, _block_cuts(ordered, weights, compression, len(digests) // 4))
+    book = merged_books(digests[:, -BOOK_ROWS:])
+    at = (ordered[cells.cut[1:-1] - 1] + ordered[cells.cut[1:-1]]) / 2
+    at = between(book[LOWEST, 0], at, book[HIGHEST, 0])
+    cells = _exchanged(cells, at, _across(cells.cut, at[1:-1], means, signed, order))
+    items = summarised(cells.first, cells.last, cells.sums, cells.weights, cells.blend)
     merged = np.zeros((compression + BOOK_ROWS, 2))
-    merged[: len(first), 0] = cells.means
-    merged[: len(first), 1] = np.where(cells.blend, -cells.weights, cells.weights)
-    merged[compression:] = merged_books(digests[:, -BOOK_ROWS:])
+    merged[: len(items.means), 0] = items.means
+    merged[: len(items.means), 1] = np.where(items.blend, -items.weights, items.weights)
+    merged[compression:] = book
     return merged
 
 
-def _block_cuts(means: Array, weights: Array, compression: int) -> Array:
-    """Where to cut ordered centroids into at most ``compression`` cells, none of them empty."""
+def _block_cuts(means: Array, weights: Array, compression: int, block: int) -> Array:
+    """Where to cut ordered centroids into at most ``compression`` cells, none of them empty.
+
+    At multiples of a block, so that running sums and searches are short, and beside each that is heavy.
+    """
     heavy = np.flatnonzero(weights > weights.sum() / (4 * compression))
     beside = np.unique(np.concatenate([heavy, heavy + 1]))
-    beside = beside[(beside % _BLOCK > 0) & (beside < len(weights))]
-    edges = np.insert(np.arange(0, len(weights), _BLOCK), beside // _BLOCK + 1, beside)
+    beside = beside[(beside % block > 0) & (beside < len(weights))]
+    edges = np.insert(np.arange(0, len(weights), block), beside // block + 1, beside)
     blocks = np.add.reduceat(weights, edges)
     upto = blocks.cumsum()
     goal = k1_edges(compression, weights)[1:-1] * upto[-1]
@@ -95,10 +113,84 @@ def _block_cuts(means: Array, weights: Array, compression: int) -> Array:
     cut = cut[(cut > 0) & (cut < len(weights))]
     tied = means[cut - 1] == means[cut]
     if tied.any():  # into the end nearer of a run of equal means
-        inner, ends = cut[tied], np.flatnonzero(means[1:] != means[:-1]) + 1
-        ends = between(0, ends, len(means))
-        after = np.searchsorted(ends, inner)
-        left, right = ends[after - 1], ends[after]
+        inner, value = cut[tied], means[cut[tied]]
+        left, right = np.searchsorted(means, value), np.searchsorted(means, value, side="right")
         cut[tied] = np.where(inner - left <= right - inner, left, right)
     cut = between(0, cut, len(weights))
     return cut[np.append(True, cut[1:] > cut[:-1])]
+
+
+def _cells(means: Array, weights: Array, blend: Array, cut: Array) -> _Cells:
+    low, high = cut[:-1], cut[1:] - 1
+    first, last = means[low], means[high]
+    # Equal means in one cell: an atom, unless one of them is a blend.
+    blended = (first != last) | blend[low] | blend[high]
+    with np.errstate(over="ignore"):  # the mean is held between the outermost values
+        sums = np.add.reduceat(means * weights, low)
+    return _Cells(cut, first, last, sums, np.add.reduceat(weights, low), blended)
+
+
+def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:
+    """Cells that hold what lies between the values ``at [S + 1]``, not the centroids whose means do.
+
+    Atoms take no part, nor does a cell that would keep less than half its weight or get a mean outside.
+    """
+    flow, moment = across
+    if (cells.weights == np.rint(cells.weights)).all():
+        flow = np.rint(flow)  # counts stay exact
+    with np.errstate(all="ignore"):  # what is not finite fails the tests
+        moment = at[1:-1] * flow - moment
+        flows, before = cells.blend[1:] & cells.blend[:-1], None
+        while before is None or (flows != before).any():
+            weights = cells.weights + np.diff(between(0, np.where(flows, flow, 0), 0))
+            sums = cells.sums + np.diff(between(0, np.where(flows, moment, 0), 0))
+            mean = sums / weights
+            fine = (weights >= cells.weights / 2) & (mean >= at[:-1]) & (mean <= at[1:])
+            flows, before = flows & fine[1:] & fine[:-1], flows
+    first, last = np.where(cells.blend, [at[:-1], at[1:]], [cells.first, cells.last])
+    return cells._replace(first=first, last=last, sums=sums, weights=weights)
+
+
+def _across(cut: Array, at: Array, means: Array, signed: Array, order: Array) -> tuple[Array, Array]:
+    """The weight below each inner cut of centroids above it, less the reverse; and its moment about the cut.
+
+    Between neighbours in a digest ``[M, N]`` the cdf is taken for a straight line. Written for few passes
+    over memory.
+    """
+    (number, size), cells = means.shape, len(cut) - 1
+    cell = order // size
+    cell *= cells
+    cell += np.repeat(np.arange(cells), np.diff(cut))
+    # How many centroids each digest has below each cut, and so which of its lines crosses it.
+    line = np.bincount(cell, minlength=number * cells).reshape(number, cells).cumsum(1)[:, :-1]
+    # Digests in an order of their own, so that sums do not depend on that of the stack.
+    by = np.lexsort(means[:, :: size // 8].T)
+    line = line[by] + (by * size - 1)[:, None]
+    edge, slope = _lines(means.reshape(-1), signed.reshape(-1))
+    beyond = edge.take(line)
+    np.subtract(at, beyond, out=beyond)
+    moved = slope.take(line)
+    moved *= beyond
+    weight = moved.sum(0)
+    moved *= beyond
+    return weight, moved.sum(0) / 2
+
+
+def _lines(means: Array, signed: Array) -> tuple[Array, Array]:
+    """From each centroid to the next: the value where they meet, and the weight per value.
+
+    Both are 0 where there is no line: behind the last of a digest follows what has mean +inf.
+    """
+    width = signed / -2
+    np.maximum(width, 0, out=width)  # half the weight of a blend; atoms have none
+    slope, gap = np.zeros((2, len(means)))
+    np.add(width[:-1], width[1:], out=slope[:-1])
+    with np.errstate(all="ignore"):
+        np.subtract(means[1:], means[:-1], out=gap[:-1])
+        slope /= gap
+        edge = np.divide(width, slope, out=width)
+        edge += means
+        none = ~((slope > 0) & (slope < math.inf))
+    for line in (edge, slope):
+        np.copyto(line, 0, where=none)
+    return edge, slope
