@@ -1098,3 +1098,23 @@ def test_compute_on_the_meta_device_does_not_raise():
     with torch.device("meta"):
         metric = PercentileCrossEntropy()
     assert metric.compute()["p50"].is_meta
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_in_half_precision_are_named_once_and_counted(dtype):
+    metric = PercentileCrossEntropy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            metric.update(losses=torch.tensor([1.0, 2.0], dtype=dtype))
+        metric.update(torch.randn(1, 4, 8).to(dtype), torch.zeros(1, 4, dtype=torch.long))
+    said = [str(each.message) for each in caught]
+    assert len(said) == 1
+    assert f"the losses are {dtype}" in said[0]
+    assert metric.compute()["count"] == 8
+
+
+def test_losses_in_single_precision_are_not_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PercentileCrossEntropy().update(losses=torch.tensor([1.0, 2.0]))
