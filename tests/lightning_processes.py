@@ -307,7 +307,9 @@ def fit_with_bar(kind, validation):
     uneven = validation == "uneven"
     module = BusyLM() if uneven else lit.TrainedLM()
     val = stream(own(3 - 2 * RANK if uneven else 2 * RANK))
-    return fit(module, sized(own(3)), val, BARS[kind](), max_epochs=2, enable_progress_bar=True)
+    # Up to Lightning 2.5.3 the rich bar fails when a rank has no batch in the sanity check.
+    check = {"num_sanity_val_steps": 0} if (kind, validation) == ("rich", "no_batch") else {}
+    return fit(module, sized(own(3)), val, BARS[kind](), max_epochs=2, enable_progress_bar=True, **check)
 
 
 def fit_with_callbacks():

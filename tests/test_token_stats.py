@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from token_stats_cases import assert_statistics, hard_rows
 from token_stats_cases import reference as reference_statistics
-from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_pce.kernels import token_stats_compile, triton_works
@@ -533,6 +532,10 @@ def test_the_shapes_dtypes_and_labels_of_token_statistics_are_checked():
 def test_sharded_logits_are_refused_with_what_to_do(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
+        try:
+            from torch.distributed.tensor import Shard, distribute_tensor
+        except ImportError:  # before torch 2.5
+            from torch.distributed._tensor import Shard, distribute_tensor
         mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
         logits = distribute_tensor(torch.zeros(2, 9, V), mesh, [Shard(2)])
         for function in (token_statistics, token_cross_entropy):

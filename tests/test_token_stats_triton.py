@@ -49,12 +49,14 @@ signature |= {"size": "constexpr", "everything": "constexpr"}
 names = list(signature)
 fixed = {"stride": 1, "size": BLOCK, "everything": everything}
 aligned = ["logits", "targets", "out", "row_stride", "vocabulary"]
-source = ASTSource(
-    sum_rows,
-    signature,
-    {(names.index(name),): value for name, value in fixed.items()},
-    {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-)
+constants = {(names.index(name),): value for name, value in fixed.items()}
+attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+if triton.__version__.startswith("3.0."):  # torch 2.4's
+    from triton.compiler.compiler import AttrsDescriptor
+
+    constants = fixed
+    attributes = AttrsDescriptor([names.index(name) for name in aligned], [names.index("stride")])
+source = ASTSource(sum_rows, signature, constants, attributes)
 options = {"num_warps": WARPS, "enable_fp_fusion": True}
 Path(path).write_bytes(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["cubin"])
 print(BLOCK // (32 * WARPS))

@@ -33,7 +33,7 @@ def _take_block(
     c: tl.tensor,
     before: tl.constexpr,
     everything: tl.constexpr,
-) -> tl.tuple:
+) -> "tl.tuple":
     """Add a block of logits to the running max m, sums s and t (in log2 units) and count c."""
     new = tl.maximum(m, tl.max(x, axis=0))
     base = tl.where(new == MINUS_INF, 0.0, new)  # nothing but -inf so far: any finite number will do
