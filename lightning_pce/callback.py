@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torchmetrics.utilities.prints import rank_zero_warn
 
 from lightning_pce.digest_metric import DEFAULT_PERCENTILES, DigestMetric
 from lightning_pce.figures import PercentileFigures
@@ -25,26 +26,27 @@ from lightning_pce.metrics import PercentileCrossEntropy
 from lightning_pce.mixin import PercentileCEMixin
 from lightning_pce.resume import repeat_interrupted_validation
 from lightning_pce.stages import StageMetrics
+from lightning_pce.step_outputs import Read, checked_read, described, update_arguments
 
 if TYPE_CHECKING:
     from lightning_pce.lazy_group import Group
 
 # Where the module keeps the metrics in a run: every strategy moves them with it, and Lightning finds them.
 _ATTRIBUTE = "percentile_ce_of_callback"
-_NAMES = ("logits", "labels", "losses", "mask", "weights", "group")
 _STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
-_IN_BATCH = ("labels", "group")  # also looked for in the batch
-Read = Mapping[str, str] | Callable[[Any, Any], Mapping[str, Any] | None]
 
 
 class PercentileCECallback(Callback):
     """Logs the mean and percentiles of per-token CE of a module whose code stays as it is.
 
     It reads what ``validation_step`` and ``test_step`` return: a dict or an object with ``logits``
-    ``[..., V]`` and ``labels`` ``[...]`` (or the batch has ``labels``), or with per-token ``losses`` and
-    perhaps a bool ``mask``. At the end of the stage it logs what :class:`lightning_pce.PercentileCEMixin`
-    would, under the same names, ``val_ce_mean``, ``val_ce_p50`` ..., over all tokens of all ranks, for
-    ``ModelCheckpoint``, ``EarlyStopping`` and every logger.
+    ``[..., V]`` and ``labels`` ``[...]`` (or the batch has ``labels``), or with per-token ``losses`` and a
+    bool ``mask`` (left out: labels of the same shape say which count, if there are any), perhaps with
+    ``weights``. Losses are taken before logits if CE is all that is measured.
+
+    At the end of the stage it logs what :class:`lightning_pce.PercentileCEMixin` would, under the same names,
+    ``val_ce_mean``, ``val_ce_p50`` ..., over all tokens of all ranks, for ``ModelCheckpoint``,
+    ``EarlyStopping`` and every logger.
 
     With several dataloaders each has its own results: ``val_dl0_ce_p50`` ... Where a step sees all of them at
     once (a ``CombinedLoader`` that is not sequential) there is one result for all, and the step may return a
@@ -52,14 +54,15 @@ class PercentileCECallback(Callback):
 
     Args:
         percentiles: which, each in [0, 100].
-        read: where the step's output has what: a dict of names such as ``{"logits": "scores"}``, or a
-            function ``(outputs, batch) -> dict`` of the arguments of
-            :meth:`PercentileCEMixin.update_percentile_ce`.
+        read: where the step's output, or the batch, has what: a dict of names such as
+            ``{"logits": "scores"}``, or a function ``(outputs, batch) -> dict`` of the arguments of
+            :meth:`PercentileCEMixin.update_percentile_ce`, or a list of such dicts.
         stages: which of ``"val"`` and ``"test"`` are measured.
-        train_every_n_steps: also log percentiles of the training loss, ``train_ce_p50`` ..., of each window
-            of this many optimizer steps. ``training_step`` then returns a dict with ``loss`` and per-token
-            ``losses`` (and ``mask``); logits are not read there, because some kernels have overwritten them
-            with gradients by then.
+        train_every_n_steps: also log percentiles of the training loss, ``train_ce_p50`` ..., of the steps
+            since the last multiple of this number in ``trainer.global_step`` (which counts those of every
+            optimizer). ``training_step`` then returns a dict with ``loss`` and per-token ``losses`` (and
+            ``mask``); logits are not read there, because some kernels have overwritten them with gradients
+            by then. What is left at the end of a run is not logged.
         statistics: what is measured of each token beside CE, see
             :meth:`PercentileCEMixin.configure_percentile_ce`, as for the arguments that follow.
         groups: names of kinds of tokens that are told apart; the step's output or the batch has ``group``.
@@ -107,7 +110,7 @@ class PercentileCECallback(Callback):
         process_group: Group = None,
         figures: bool = True,
     ) -> None:
-        self.read = _checked_read(read)
+        self.read = checked_read(read)
         self.stages = _checked_stages(stages)
         self.train_every_n_steps = _checked_window(train_every_n_steps)
         settings: dict[str, Any] = {
@@ -124,20 +127,25 @@ class PercentileCECallback(Callback):
         )
         self._window = PercentileCrossEntropy(**settings)
         self._figures = PercentileFigures() if figures and "val" in self.stages else None
-        self._last_step = 0
+        self._draws = True
+        self._first_step = self._last_step = 0
         self._warned: set[str] = set()
 
     def metric(self, stage: str, dataloader_idx: int | None = 0, statistic: str = "ce") -> DigestMetric:
         """The metric of a stage (``"val"`` or ``"test"``), dataloader (None: all) and statistic.
 
+        Lightning empties it after the hooks ``on_validation_end`` and ``on_test_end``: read ``digest`` there.
+
         Raises:
-            KeyError: if that stage has not begun yet, or has fewer dataloaders.
+            KeyError: if that stage has not begun yet, or had fewer dataloaders.
         """
+        if dataloader_idx is not None and dataloader_idx >= self._room.dataloaders(stage):
+            raise KeyError(f"{stage} has {self._room.dataloaders(stage)} dataloaders")
         return self._room.metric(stage, dataloader_idx, statistic)
 
     def state_dict(self) -> dict[str, Any]:
         """What the figures show; no digest is in a checkpoint, which would be one rank's."""
-        return {} if self._figures is None else self._figures.state_dict()
+        return self._figures.state_dict() if self._figures is not None and self._draws else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._figures is not None:
@@ -150,20 +158,26 @@ class PercentileCECallback(Callback):
                 "PercentileCECallback out, or the mixin."
             )
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, PercentileFigures) for callback in callbacks):
-            self._figures = None  # one of each figure is enough
+        # One of each figure is enough.
+        self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
+        self._warned.clear()
         self._room.forget()
         stages = f"stages={self.stages}, train_every_n_steps={self.train_every_n_steps}"
         check_settings_over_ranks(f"{stages}, {self._room.configuration}", trainer)
         self._room.follow_mesh(trainer)
         self._window.process_group = self._room.settings["process_group"]
         setattr(pl_module, _ATTRIBUTE, self._room)
-        for loop in evaluation_loops(trainer):
+        in_fit, validate, test = evaluation_loops(trainer)
+        measured = {"val": (in_fit, validate), "test": (test,)}
+        for loop in (loop for name in self.stages for loop in measured[name]):
             check_lengths_over_ranks(loop, trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if hasattr(pl_module, _ATTRIBUTE):
             delattr(pl_module, _ATTRIBUTE)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "")  # which Lightning leaves out then
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open("val", trainer, pl_module)
@@ -183,7 +197,7 @@ class PercentileCECallback(Callback):
         self._room.log("val", pl_module.log, _ATTRIBUTE)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._figures is not None:
+        if self._figures is not None and self._draws:
             self._figures.on_validation_end(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,22 +219,31 @@ class PercentileCECallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         repeat_interrupted_validation(trainer)
-        if self._figures is not None:
+        if self._figures is not None and self._draws:
             self._figures.on_train_start(trainer, pl_module)
         self._window = self._window.to(pl_module.device)
         self._window.reset()
-        self._last_step = trainer.global_step
+        self._first_step = self._last_step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._window.update_count and trainer.global_step == self._first_step:
+            rank_zero_warn(
+                "PercentileCECallback logged no window of training, for trainer.global_step stayed at "
+                f"{self._first_step}: Lightning counts steps of optimizers from self.optimizers()."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.train_every_n_steps is None:
             return
-        arguments = self._arguments(outputs, batch, training=True)
-        if arguments is not None:
-            with _said_of("training_step"):
-                self._window.update(**arguments)
-        elif outputs:  # a step that returned None was skipped
+        with _said_of("training_step"):
+            found = update_arguments(outputs, batch, self.read, self._room, training=True)
+            for arguments in found:
+                if arguments is not None:
+                    self._window.update(**arguments)
+        # With automatic optimization a step that returned None was skipped.
+        if (not found or None in found) and (outputs or not pl_module.automatic_optimization):
             self._warn_of_nothing("train", outputs)
         before, self._last_step = self._last_step, trainer.global_step
         if before // self.train_every_n_steps < self._last_step // self.train_every_n_steps:
@@ -228,16 +251,18 @@ class PercentileCECallback(Callback):
 
     def _log_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All ranks are here at the same step, so that they can compute together."""
-        result = self._window.compute()
+        with warnings.catch_warnings():  # a window without losses is NaN, and was warned of
+            warnings.filterwarnings("ignore", ".*``compute`` method.*before the ``update``")
+            result = self._window.compute()
         self._window.reset()
         values = {f"train_ce_{key}": result[key].float() for key in self._room.logged_keys}
         # Lightning's log() writes only every log_every_n_steps; callbacks see it all the same.
         pl_module.log_dict(values, on_step=True, on_epoch=False, logger=False)
-        for logger in trainer.loggers:
-            logger.log_metrics(
-                {name: float(value) for name, value in values.items()},
-                step=trainer.fit_loop.epoch_loop._batches_that_stepped,
-            )
+        if trainer.is_global_zero and trainer.loggers:
+            numbers = torch.stack(list(values.values())).tolist()
+            for logger in trainer.loggers:
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped
+                logger.log_metrics(dict(zip(values, numbers, strict=True)), step=step)
 
     def _open(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage not in self.stages:
@@ -251,34 +276,13 @@ class PercentileCECallback(Callback):
     def _update(self, stage: str, outputs: Any, batch: Any, dataloader_idx: int) -> None:
         if stage not in self.stages:
             return
-        several = isinstance(outputs, (list, tuple)) and not hasattr(outputs, "_fields")
-        found = [self._arguments(each, batch) for each in (outputs if several else [outputs])]
-        if not found or any(arguments is None for arguments in found):
-            self._warn_of_nothing(stage, outputs)
-        for arguments in found:
-            if arguments is not None:
-                with _said_of(_STEPS[stage]):
+        with _said_of(_STEPS[stage]):
+            found = update_arguments(outputs, batch, self.read, self._room)
+            for arguments in found:
+                if arguments is not None:
                     self._room.update(stage, **{"dataloader_idx": dataloader_idx, **arguments})
-
-    def _arguments(self, outputs: Any, batch: Any, *, training: bool = False) -> dict[str, Any] | None:
-        """The arguments of an update, or None if the step's output has not enough of them."""
-        if callable(self.read):
-            arguments = self.read(outputs, batch)
-            return None if arguments is None else dict(arguments)
-        names = {**dict(zip(_NAMES, _NAMES, strict=True)), **(self.read or {})}
-        found = {name: _member(outputs, names[name]) for name in _NAMES}
-        for name in _IN_BATCH:
-            if found[name] is None:
-                found[name] = _member(batch, names[name])
-        if self._room.settings["groups"] is None:
-            found["group"] = None
-        if training:
-            found["logits"] = None
-        if found["logits"] is not None and found["labels"] is not None:
-            return {**found, "losses": None, "mask": None}
-        if found["losses"] is not None:
-            return {**found, "logits": None, "labels": None}
-        return None
+        if not found or None in found:
+            self._warn_of_nothing(stage, outputs)
 
     def _warn_of_nothing(self, stage: str, outputs: Any) -> None:
         if stage in self._warned:
@@ -290,11 +294,10 @@ class PercentileCECallback(Callback):
             if stage == "train"
             else '{"logits": ..., "labels": ...} or {"losses": ..., "mask": ...}'
         )
-        warnings.warn(
-            f"PercentileCECallback found nothing to measure in what {step} returned, {_described(outputs)}: "
+        rank_zero_warn(
+            f"PercentileCECallback found nothing to measure in what {step} returned, {described(outputs)}: "
             f"it logs NaN. Return {wanted} from {step}, or say where they are with "
-            "PercentileCECallback(read=...).",
-            stacklevel=2,
+            "PercentileCECallback(read=...)."
         )
 
 
@@ -305,35 +308,6 @@ def _said_of(step: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"PercentileCECallback can not measure what {step} returned. {error}") from error
-
-
-def _member(container: Any, name: str) -> Any:
-    """An entry of a dict or an attribute of an object."""
-    return container.get(name) if isinstance(container, Mapping) else getattr(container, name, None)
-
-
-def _described(outputs: Any) -> str:
-    if isinstance(outputs, Mapping):
-        return f"a {type(outputs).__name__} with {', '.join(map(repr, outputs)) or 'nothing'}"
-    if isinstance(outputs, Tensor):
-        return f"a tensor of shape {tuple(outputs.shape)}"
-    return "None" if outputs is None else f"a {type(outputs).__name__}"
-
-
-def _checked_read(read: Any) -> Read | None:
-    if read is None or callable(read):
-        return read  # type: ignore[no-any-return]
-    if not isinstance(read, Mapping) or not all(isinstance(name, str) for name in read.values()):
-        raise ValueError(
-            "Expected argument `read` to be a dict of names or a function (outputs, batch) -> dict but got "
-            f"{read!r:.80}."
-        )
-    unknown = [name for name in read if name not in _NAMES]
-    if unknown:
-        raise ValueError(
-            f"Expected argument `read` to say where {', '.join(_NAMES)} are but got {unknown[0]!r}."
-        )
-    return read
 
 
 def _checked_stages(stages: Sequence[str]) -> tuple[str, ...]:

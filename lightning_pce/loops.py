@@ -41,9 +41,11 @@ def warn_of_repeats(trainer: Any) -> None:
     said = []
     for loader, batches in zip(combined.flattened, loop.max_batches, strict=False):
         sampler = getattr(loader, "sampler", None)
+        if not isinstance(sampler, DistributedSampler):
+            sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
         if isinstance(sampler, DistributedSampler) and batches >= len(loader):
             samples = len(sampler.dataset)  # type: ignore[arg-type]
-            if sampler.total_size > samples:
+            if sampler.total_size > samples and not getattr(loader, "drop_last", False):
                 said.append(
                     f"DistributedSampler repeats {sampler.total_size - samples} of {samples} samples to give "
                     "every rank as many, and their tokens count twice. To count each once, pass "

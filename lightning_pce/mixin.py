@@ -17,7 +17,7 @@ from lightning_pce.loops import (
 )
 from lightning_pce.one_state_metric import not_compiled
 from lightning_pce.resume import repeat_interrupted_validation, resumed_inside_epoch
-from lightning_pce.stages import StageMetrics
+from lightning_pce.stages import HOOKS, StageMetrics
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
@@ -177,7 +177,7 @@ class PercentileCEMixin(_Module):
         super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
-        self._percentile_room().open("train", 1, self.device)
+        self._begin("train", 1)
         super().on_train_epoch_start()
 
     def on_train_epoch_end(self) -> None:
@@ -191,7 +191,7 @@ class PercentileCEMixin(_Module):
     def on_validation_epoch_start(self) -> None:
         self._check_set_up()
         sync_buffers(self.trainer)
-        self._percentile_room().open("val", len(self.trainer.num_val_batches), self.device)
+        self._begin("val", len(self.trainer.num_val_batches))
         warn_of_repeats(self.trainer)
         super().on_validation_epoch_start()
 
@@ -205,7 +205,7 @@ class PercentileCEMixin(_Module):
 
     def on_test_epoch_start(self) -> None:
         self._check_set_up()
-        self._percentile_room().open("test", len(self.trainer.num_test_batches), self.device)
+        self._begin("test", len(self.trainer.num_test_batches))
         warn_of_repeats(self.trainer)
         super().on_test_epoch_start()
 
@@ -221,6 +221,13 @@ class PercentileCEMixin(_Module):
         super().teardown(stage)
         for name in ("train", "val", "test"):
             self._percentile_room().check_logged(name)
+
+    def _begin(self, stage: str, loaders: int) -> None:
+        end = HOOKS[stage][1]
+        if getattr(type(self), end) is getattr(PercentileCEMixin, end):
+            # No hook without super(): an error left the stage open, in a trial of BatchSizeFinder, say.
+            self._percentile_room().abandon(stage)
+        self._percentile_room().open(stage, loaders, self.device)
 
     def _check_set_up(self) -> None:
         if self.trainer.world_size > 1 and not getattr(self, "_percentile_ce_set_up", False):

@@ -20,7 +20,7 @@ from lightning_pce.token_stats import STATISTICS, TokenStatistics, token_statist
 # Statistics that come of others, and the settings that all metrics share.
 _PARTS = {"log_rank": ("rank",), "margin": ("target_prob", "max_prob")}
 _SHARED = ("percentiles", "groups", "compression", "process_group")
-_HOOKS = {
+HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
     "val": ("on_validation_epoch_start", "on_validation_epoch_end"),
     "test": ("on_test_epoch_start", "on_test_epoch_end"),
@@ -96,6 +96,10 @@ class StageMetrics(nn.Module):
         self._loaders.clear()
         self._updated.clear()
         self._train_was_logged = False
+
+    def abandon(self, stage: str) -> None:
+        """A stage is over without results."""
+        self._loaders.pop(stage, None)
 
     def is_open(self, stage: str) -> bool:
         """Whether a stage has begun and was not logged yet."""
@@ -175,7 +179,7 @@ class StageMetrics(nn.Module):
         """Add a batch to a stage that has begun; the batch's mean CE, 0-d, NaN if no token counts."""
         loaders = self._loaders.get(stage)
         if loaders is None:
-            start, end = _HOOKS[stage]
+            start, end = HOOKS[stage]
             raise RuntimeError(
                 f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If "
                 f"your module has its own {start} or {end}, call super().{start}() and super().{end}() in "
@@ -274,7 +278,7 @@ class StageMetrics(nn.Module):
     def check_logged(self, stage: str) -> None:
         """Raise a ``RuntimeError`` if a stage has ended but its hook did not come here."""
         if self._loaders.pop(stage, 0) and (stage != "train" or stage in self._updated):
-            end = _HOOKS[stage][1]
+            end = HOOKS[stage][1]
             raise RuntimeError(
                 f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module "
                 f"has its own {end}: call super().{end}() in it."

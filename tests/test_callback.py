@@ -77,12 +77,14 @@ FORMS = {
     "namedtuple": lambda logits, batch: Scored(logits, batch["labels"]),
     "labels in the batch": lambda logits, batch: CausalLMOutput(loss=logits.mean(), logits=logits),
     "losses": losses_of,
+    "losses beside labels in the batch": lambda logits, batch: {"losses": losses_of(logits, batch)["losses"]},
+    "flat losses": lambda logits, batch: {"losses": losses_of(logits, batch)["losses"].flatten()},
     "losses that all count": lambda logits, batch: {
         "losses": losses_of(logits, batch)["losses"][batch["labels"] >= 0]
     },
-    "losses beside logits without labels": lambda logits, batch: {
-        "logits": logits,
-        **losses_of(logits, {**batch}),
+    "losses beside logits that a kernel overwrote": lambda logits, batch: {
+        **losses_of(logits, batch),
+        "logits": torch.zeros_like(logits),
     },
     "a list": lambda logits, batch: [
         {"logits": each, "labels": of} for each, of in zip(logits, batch["labels"], strict=True)
@@ -120,6 +122,7 @@ def test_a_module_measured_by_callback_or_by_mixin_logs_the_same_numbers(tmp_pat
         {"logits": "scores", "labels": "targets"},
         lambda outputs, batch: {"logits": outputs["scores"], "labels": batch["labels"]},
         lambda outputs, batch: losses_of(outputs["scores"], batch),
+        lambda outputs, batch: [losses_of(outputs["scores"], batch)],
     ],
 )
 def test_names_or_a_function_say_where_the_arguments_are(tmp_path, read):
@@ -129,6 +132,59 @@ def test_names_or_a_function_say_where_the_arguments_are(tmp_path, read):
         module, make_loader(3), verbose=False
     )
     assert_logged(oracle.single[0][1], oracle.single[0][0])
+
+
+def test_a_function_reads_a_tuple_as_it_is(tmp_path):
+    oracle = Oracle()
+    module = Returning(lambda logits, batch: (logits.mean(), logits))
+    callback = PercentileCECallback(read=lambda outs, batch: {"logits": outs[1], "labels": batch["labels"]})
+    make_trainer(tmp_path, callback, oracle).validate(module, make_loader(3), verbose=False)
+    assert_logged(oracle.single[0][1], oracle.single[0][0])
+
+
+def test_a_named_mask_may_stand_in_the_batch_and_must_stand_somewhere(tmp_path):
+    batches = [{**batch, "counts": batch["labels"] > 3} for batch in make_batches(3)]
+    module = Returning(lambda logits, batch: {"losses": losses_of(logits, batch)["losses"]})
+    trainer = make_trainer(tmp_path, PercentileCECallback((50,), read={"mask": "counts"}))
+    result = trainer.validate(module, loader(batches), verbose=False)[0]
+    losses = [losses_and_mask(module(batch), batch)[0][batch["counts"]] for batch in batches]
+    assert_logged(result, torch.cat(losses).detach(), percentiles=(50,))
+    trainer = make_trainer(tmp_path, PercentileCECallback(read={"mask": "count"}))
+    with pytest.raises(ValueError, match=r"`mask` under 'count'.*neither the output, a dict with 'losses'"):
+        trainer.validate(module, loader(batches), verbose=False)
+
+
+def test_a_mask_beside_logits_and_labels_is_refused(tmp_path):
+    module = Returning(lambda logits, batch: {"logits": logits, "mask": batch["labels"] > 3})
+    with pytest.raises(ValueError, match="no argument `mask`"):
+        fit(tmp_path, module, PercentileCECallback())
+
+
+@pytest.mark.parametrize("given", [("logits", "labels"), {"label": 1}, 3])
+def test_a_function_that_returns_something_else_is_told_what_it_may(tmp_path, given):
+    callback = PercentileCECallback(read=lambda outputs, batch: given)
+    with pytest.raises(ValueError, match="Expected the function `read` to return a dict with some of logits"):
+        fit(tmp_path, Returning(), callback)
+
+
+def test_statistics_need_the_logits_even_beside_losses(tmp_path):
+    module = Returning(lambda logits, batch: {"logits": logits, **losses_of(logits, batch)})
+    trainer = make_trainer(tmp_path, PercentileCECallback((50,), statistics=("ce", "entropy")))
+    assert "val_entropy_p50" in trainer.validate(module, make_loader(2), verbose=False)[0]
+
+
+def test_outputs_of_several_dataloaders_take_the_labels_of_their_own_batches(tmp_path):
+    class AtOnce(PlainLM):
+        def validation_step(self, batch, batch_idx):
+            return [{"logits": self(each)} for each in batch]
+
+    module, oracle = AtOnce(), [make_batches(2, seed=3), make_batches(2, seed=4)]
+    together = CombinedLoader([loader(each) for each in oracle], "min_size")
+    trainer = make_trainer(tmp_path, PercentileCECallback((50,)))
+    result = trainer.validate(module, together, verbose=False)[0]
+    parts = [losses_and_mask(module(batch), batch) for batches in oracle for batch in batches]
+    losses = torch.cat([losses[mask] for losses, mask in parts])
+    assert_logged(result, losses.detach(), percentiles=(50,))
 
 
 @pytest.mark.parametrize(
@@ -286,6 +342,36 @@ def test_a_training_step_without_losses_is_named_even_if_it_returns_logits(tmp_p
         fit(tmp_path, Logits(), PercentileCECallback((50,), train_every_n_steps=1))
 
 
+class Manual(ReturningLosses):
+    """Steps its optimizer itself and returns nothing."""
+
+    def __init__(self, wrapped=True):
+        super().__init__()
+        self.automatic_optimization, self.wrapped = False, wrapped
+
+    def training_step(self, batch, batch_idx):
+        output = super().training_step(batch, batch_idx)
+        optimizer = self.optimizers(use_pl_optimizer=self.wrapped)
+        optimizer.zero_grad()
+        self.manual_backward(output["loss"])
+        optimizer.step()
+        return None if self.wrapped else output
+
+
+def test_manual_optimization_that_returns_nothing_is_named(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, Manual(), PercentileCECallback((50,), train_every_n_steps=1))
+    said = [str(each.message) for each in caught]
+    assert len([text for text in said if "what training_step returned" in text]) == 1
+    assert not [text for text in said if "before the ``update``" in text]
+
+
+def test_windows_that_lightning_counts_no_steps_for_are_named(tmp_path):
+    with pytest.warns(UserWarning, match="logged no window of training"):
+        fit(tmp_path, Manual(wrapped=False), PercentileCECallback((50,), train_every_n_steps=1))
+
+
 def test_without_a_window_training_is_not_looked_at(tmp_path):
     trainer = fit(tmp_path, ReturningLosses(), PercentileCECallback((50,)))
     assert not [name for name in trainer.callback_metrics if name.startswith("train")]
@@ -318,7 +404,7 @@ def test_a_module_of_the_other_namespace_is_measured_too(tmp_path):
 
     trainer = make_trainer(tmp_path, PercentileCECallback((50,)), namespace=pytorch_lightning)
     result = trainer.validate(Module(), make_loader(2), verbose=False)[0]
-    losses = torch.cat([1 + batch["ids"].float().flatten() for batch in make_batches(2)])
+    losses = torch.cat([1 + b["ids"][b["labels"] != IGNORED].float() for b in make_batches(2)])
     assert_logged(result, losses, percentiles=(50,))
 
 
@@ -359,6 +445,7 @@ def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
     callback, broken = PercentileCECallback(), Returning(lambda logits, batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path, broken, callback)
+    assert not hasattr(broken, "percentile_ce_of_callback")
     broken.give, oracle = FORMS["dict"], Oracle()
     fit(tmp_path, broken, callback, oracle)
     assert_logged(oracle.single[0][1], oracle.single[0][0])
@@ -375,8 +462,9 @@ def test_the_digest_of_a_stage_can_be_read_in_a_callback_at_its_end(tmp_path):
     trainer = make_trainer(tmp_path, callback, Reader(), oracle)
     trainer.validate(Returning(), make_loader(3), verbose=False)
     assert float(td.count(digests[0])) == len(oracle.single[0][0])
-    with pytest.raises(KeyError):
-        callback.metric("test")
+    for stage, index in (("test", 0), ("val", 1), ("val", None)):
+        with pytest.raises(KeyError):
+            callback.metric(stage, index)
 
 
 def test_a_validation_in_which_no_token_counts_logs_nan(tmp_path):

@@ -1,11 +1,13 @@
 """The example loops as real processes, against an oracle that has all tokens of the data in one tensor."""
 
+import contextlib
 import importlib.util
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,22 +30,24 @@ def run(command, timeout):
     """What a command printed; it and all it started are ended after ``timeout`` seconds."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        stdout, stderr = process.communicate()
-        raise AssertionError(f"not done after {timeout} s:\n{stdout}\n{stderr[-3000:]}") from None
-    assert process.returncode == 0, stderr[-3000:]
-    return stdout
+    # Not pipes: whoever survives would hold them open.
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            command, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
+        )
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun then ends its workers, which are in sessions of their own
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        stdout.seek(0), stderr.seek(0)
+        assert process.returncode == 0, f"{process.returncode}: {stdout.read()}\n{stderr.read()[-6000:]}"
+        return stdout.read()
 
 
 class Outcome:

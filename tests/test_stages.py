@@ -6,7 +6,7 @@ from functools import partial
 import lightning.pytorch as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from lit_modules import (
     LitLM,
@@ -340,3 +340,24 @@ def test_stage_metrics_have_nothing_to_train_and_nothing_to_save():
     metrics.update("val", losses=torch.ones(3), dataloader_idx=1)
     assert not list(metrics.parameters())
     assert not metrics.state_dict()
+
+
+def test_a_trial_of_the_batch_size_finder_that_ran_out_of_memory_leaves_nothing(tmp_path):
+    class Hungry(LitLM):
+        batch_size = 1
+
+        def val_dataloader(self):
+            batches = make_batches(6)
+            rows = [{name: part[0] for name, part in batch.items()} for batch in batches]
+            return torch.utils.data.DataLoader(rows, batch_size=self.batch_size)
+
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            if len(batch["ids"]) > 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    module, finder = Hungry(), BatchSizeFinder("power", steps_per_trial=1, max_trials=3)
+    result = make_trainer(tmp_path, finder).validate(module, verbose=False)[0]
+    assert module.batch_size == 2
+    losses = torch.cat([token_losses(module, batch) for batch in module.val_dataloader()])
+    assert_logged(result, losses)
