@@ -27,8 +27,9 @@ def percentile_checkpoints(
     value is never better than another; if it comes first it is kept until a finite one comes. Give a Trainer
     ``[*callbacks]``: it puts others into the list that it is given.
 
-    They are ``ModelCheckpoint`` of ``lightning.pytorch``. A Trainer of ``pytorch_lightning`` runs them as
-    callbacks but does not know them as checkpoints: they are not in its ``checkpoint_callbacks``.
+    They are ``ModelCheckpoint`` of ``lightning.pytorch``. A Trainer of ``pytorch_lightning`` 2.6 runs them as
+    callbacks but does not know them as checkpoints: they are not in its ``checkpoint_callbacks``, and it adds
+    one of its own. One of 2.5.0 refuses them with a ``TypeError``.
 
     Args:
         dirpath: the folder of the files.
