@@ -163,7 +163,8 @@ def _across(cut: Array, at: Array, means: Array, signed: Array, order: Array) ->
     cell += np.repeat(np.arange(cells), np.diff(cut))
     # How many centroids each digest has below each cut, and so which of its lines crosses it.
     line = np.bincount(cell, minlength=number * cells).reshape(number, cells).cumsum(1)[:, :-1]
-    # Digests in an order of their own, so that sums do not depend on that of the stack.
+    # Digests in an order of their own, so that the stack's mostly does not matter. In the last bit it does
+    # where means are equal over digests, and of stacks that are merged in parts.
     by = np.lexsort(means[:, :: size // 8].T)
     line = line[by] + (by * size - 1)[:, None]
     edge, slope = _lines(means.reshape(-1), signed.reshape(-1))

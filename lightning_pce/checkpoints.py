@@ -27,6 +27,10 @@ def percentile_checkpoints(
     value is never better than another; if it comes first it is kept until a finite one comes. Give a Trainer
     ``[*callbacks]``: it puts others into the list that it is given.
 
+    They are ``ModelCheckpoint`` of ``lightning.pytorch``. A Trainer of ``pytorch_lightning`` 2.6 runs them as
+    callbacks but does not know them as checkpoints: they are not in its ``checkpoint_callbacks``, and it adds
+    one of its own. One of 2.5.0 refuses them with a ``TypeError``.
+
     Args:
         dirpath: the folder of the files.
         percentiles: which, each in [0, 100]; they must be among those that are logged.
@@ -34,7 +38,9 @@ def percentile_checkpoints(
         prefix: what stands before ``_ce_`` in the logged names: ``"val"``, or ``"val_web"`` for the
             dataloader ``web`` and ``"val_dl0"`` for one without a name.
         save_top_k: how many each keeps, -1: all.
-        arguments: any other of ``ModelCheckpoint``, the same for all.
+        arguments: any other of ``ModelCheckpoint``, the same for all; but ``monitor``, ``mode`` and
+            ``filename`` are set here. ``save_last=True`` gives each a file of its own, ``last.ckpt``,
+            ``last-v1.ckpt`` ..., a copy of what that one saved last and not of the end of the run.
 
     Returns:
         The percentiles' in the order given, then the mean's; each with ``mode="min"``.

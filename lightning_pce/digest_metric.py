@@ -130,7 +130,7 @@ class DigestMetric(OneStateMetric):
         device = current.device
         groups = None if groups is None else groups.int()
         others = (None if each is None else _copied(each, device) for each in (weights, groups, invalid))
-        # Two dtypes can not always be joined: float8 with none.
+        # Two dtypes cannot always be joined: float8 with none.
         values = values if values.dtype in (torch.float32, torch.float64) else values.float()
         batch = NewEntries(_copied(values, device), *others)
         if state is not None:
@@ -305,7 +305,7 @@ class DigestView(WrapperMetric):
 
 
 def percentile_key(percentile: float) -> str:
-    """``50 -> "p50"``, ``99.9 -> "p99_9"``: no dot, which a module's name can not hold."""
+    """``50 -> "p50"``, ``99.9 -> "p99_9"``: no dot, which a module's name cannot hold."""
     return "p" + f"{percentile:.10f}".rstrip("0").rstrip(".").replace(".", "_")
 
 

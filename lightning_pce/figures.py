@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 # In every fan chart, whatever percentiles are logged: those may be the median alone.
 _BANDS = (5.0, 25.0, 50.0, 75.0, 95.0)
 _DPI = 130
+_WITHOUT_MATPLOTLIB = (
+    " Install it with pip install 'lightning-pce[plot]', or do without: leave PercentileFigures out, give "
+    "PercentileCECallback figures=False."
+)
 
 # One validation: the mean, and values by percentile.
 _Summary = tuple[float, dict[float, float]]
@@ -42,7 +47,8 @@ class PercentileFigures(Callback):
     (:class:`lightning_pce.PercentileCECallback` draws by itself); the numbers of the fan chart are kept in
     checkpoints, so that it goes on after a resume. Needs matplotlib (extra ``plot``).
 
-    A figure is not worth a run: whatever goes wrong becomes one warning and is not tried again.
+    A figure is not worth a run: what goes wrong becomes one warning (a line in the log where a filter turns
+    warnings into errors), and drawing is not tried again. The numbers are kept also where nothing is drawn.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -53,7 +59,8 @@ class PercentileFigures(Callback):
         # Of each dataloader, by what its names begin with, and by step.
         self._history: dict[str, dict[int, _Summary]] = {}
         self._left_alone: list[Any] = []
-        self._given_up = False
+        self._given_up = False  # drawing
+        self._said_unmeasured = False
 
     @property
     def state_key(self) -> str:
@@ -73,44 +80,55 @@ class PercentileFigures(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now all ranks have merged their digests. From here on rank 0 is alone: no collective.
-        if trainer.sanity_checking or not trainer.is_global_zero or self._given_up:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        try:
+            metrics = self._measured(trainer, pl_module)
+        except Exception as error:
+            # Perhaps of this module alone: the next validation is tried again.
+            if not self._said_unmeasured:
+                self._said_unmeasured = True
+                _warn(f"PercentileFigures has nothing to draw: {_said(error)}")
             return
         loggers = [
             logger
             for logger in trainer.loggers
             if _sender(logger) is not None and not any(logger is other for other in self._left_alone)
         ]
+        if self._given_up or not loggers:
+            return
         try:
-            figures = self._measured_and_drawn(trainer, pl_module, draw=bool(loggers))
+            figures = self._drawn(trainer, metrics)
         except Exception as error:
             self._given_up = True
             missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("matplotlib")
-            hint = " Install it with: pip install 'lightning-pce[plot]'" if missing else ""
-            _warn(f"PercentileFigures draws no figures from here on: {_said(error)}{hint}")
+            _warn(
+                f"PercentileFigures draws no figures from here on: {_said(error).rstrip('.')}."
+                + (_WITHOUT_MATPLOTLIB if missing else "")
+            )
             return
         for logger in loggers:
             self._send(logger, figures, trainer.global_step)
 
-    def _measured_and_drawn(
-        self, trainer: Trainer, pl_module: LightningModule, *, draw: bool
-    ) -> dict[str, Figure]:
-        """The figures of this validation by name; its numbers enter the history."""
-        step = trainer.global_step
-        # A checkpoint that is validated by itself is of a step that nobody knows.
-        known = trainer.state.fn == "fit" or trainer.ckpt_path is None
-        if known:
-            self._forget_from(step)
-        room, figures = _room(pl_module), {}
+    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, DigestMetric]:
+        """The metric of each dataloader by what its names begin with; its numbers enter the history."""
+        room = _room(pl_module)
         loaders = room.dataloaders("val")
-        for index in range(loaders):
-            prefix, metric = room.prefix("val", index, loaders), room.metric("val", index)
-            summaries = self._history.setdefault(prefix, {})
-            if known:
-                summaries[step] = _summary(metric)
-            title = f"{prefix}, step {step}" if known else prefix
-            if draw:
-                figures[f"{prefix}_ce_quantiles"] = _titled(_curves(metric), title)
-            if draw and known and len(summaries) > 1:
+        metrics = {room.prefix("val", i, loaders): room.metric("val", i) for i in range(loaders)}
+        if _step_is_known(trainer):
+            self._forget_from(trainer.global_step)
+            for prefix, metric in metrics.items():
+                self._history.setdefault(prefix, {})[trainer.global_step] = _summary(metric)
+        return metrics
+
+    def _drawn(self, trainer: Trainer, metrics: dict[str, DigestMetric]) -> dict[str, Figure]:
+        """The figures of this validation by name."""
+        known, figures = _step_is_known(trainer), {}
+        for prefix, metric in metrics.items():
+            summaries = self._history.get(prefix, {})
+            title = f"{prefix}, step {trainer.global_step}" if known else prefix
+            figures[f"{prefix}_ce_quantiles"] = _titled(_curves(metric), title)
+            if known and len(summaries) > 1:
                 figures[f"{prefix}_ce_fan"] = _titled(_fan(summaries), title)
         return figures
 
@@ -130,6 +148,11 @@ class PercentileFigures(Callback):
     def _forget_from(self, step: int) -> None:
         for prefix, summaries in self._history.items():
             self._history[prefix] = {at: summary for at, summary in summaries.items() if at < step}
+
+
+def _step_is_known(trainer: Trainer) -> bool:
+    """A checkpoint that is validated by itself is of a step that nobody knows."""
+    return trainer.state.fn == "fit" or trainer.ckpt_path is None
 
 
 def _room(module: torch.nn.Module) -> StageMetrics:
@@ -166,9 +189,7 @@ def _fan(summaries: dict[int, _Summary]) -> Axes:
 
 def _titled(ax: Axes, title: str) -> Figure:
     ax.set_title(title, loc="left")
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure
+    return cast("Figure", ax.figure)  # not get_figure(root=True), which came with matplotlib 3.10
 
 
 def _to_tensorboard(logger: Any, name: str, figure: Figure, step: int) -> None:
@@ -218,4 +239,7 @@ def _said(error: Exception) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
+    try:
+        warnings.warn(message, stacklevel=3)
+    except Warning:  # a filter makes errors of them: on rank 0 alone, and the others would wait
+        logging.getLogger(__name__).warning(message)

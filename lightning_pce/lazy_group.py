@@ -56,12 +56,12 @@ class LazyGroup:
         return group  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyGroup:
-        return self  # a group can not be copied, and what finds it need not be
+        return self  # a group cannot be copied, and what finds it need not be
 
     def __reduce__(self) -> tuple[type[LazyGroup], tuple[Any]]:
         if not callable(self._group):
             raise pickle.PicklingError(
-                "A metric with a ProcessGroup can not be pickled, because other processes do not have that "
+                "A metric with a ProcessGroup cannot be pickled, because other processes do not have that "
                 "group. Pass as `process_group` a function of a module that returns it there, or "
                 'mesh["data_parallel"].get_group.'
             )

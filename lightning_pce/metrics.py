@@ -410,7 +410,7 @@ def _checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor 
             f"{tuple(weights.shape)}."
         )
     if weights.device.type == "cpu" and weights.dtype != torch.bool:
-        weights = weights.double()  # some dtypes can not be compared
+        weights = weights.double()  # some dtypes cannot be compared
         wrong = ~((weights >= 0) & (weights < torch.inf))
         if bool(wrong.any()):
             raise ValueError(

@@ -12,6 +12,7 @@ from lightning_pce import digest as td
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 _BAND, _MEDIAN, _MEAN = "#2a6f97", "#013a63", "#d1495b"
 _CURVES = ("#013a63", "#e07a1f", "#3a8f5c", "#7d4fa6", "#b58900", "#12a3a8", "#c2327d", "#6b6b6b")
@@ -77,7 +78,8 @@ def fan_chart(
         _line(ax, steps, _finite_or_nan(mean), color=_MEAN, linewidth=2, linestyle="--", label="mean")
     ax.margins(x=0.02)
     _finish(ax, "no finite values")
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 
@@ -96,7 +98,7 @@ def quantile_curve(curves: Mapping[str, Tensor], *, ax: Axes | None = None) -> A
         The axes.
 
     Raises:
-        ValueError: if something else than a digest is given.
+        ValueError: if a tensor has not the shape of one digest.
 
     Example:
         >>> import torch
@@ -118,13 +120,20 @@ def quantile_curve(curves: Mapping[str, Tensor], *, ax: Axes | None = None) -> A
     ax.set_xlabel("percentile of the tokens (logit scale)")
     for p in _MARKED:
         ax.axvline(p / 100, color="#dddddd", linewidth=0.8, zorder=0)
-    for number, (name, digest) in enumerate(curves.items()):
+    lines = [
         _curve(ax, name, digest.detach().cpu(), _CURVES[number % len(_CURVES)])
+        for number, (name, digest) in enumerate(curves.items())
+    ]
     some = any(bool(td.count(digest) > 0) for digest in curves.values())
     _finish(ax, "no finite values" if some else "no tokens")
     # Mostly that is the corner upper left; of an untrained model, whose curve is flat and high, it is not.
-    if curves:
-        ax.legend(title="dots: p5, p50, p95; dashed: mean", alignment="left", loc="best", edgecolor="none")
+    if lines:
+        look: dict[str, Any] = {"alignment": "left", "loc": "best", "edgecolor": "none"}
+        numbers = [str(number) for number in range(len(lines))]
+        legend = ax.legend(lines, numbers, title="dots: p5, p50, p95; dashed: mean", **look)
+        # Afterwards: matplotlib leaves out what begins with an underscore, as a name may.
+        for text, line in zip(legend.get_texts(), lines, strict=True):
+            text.set_text(str(line.get_label()))
     return ax
 
 
@@ -135,14 +144,14 @@ def new_axes(**figure: Any) -> Axes:
     return Figure(**({"figsize": (8, 4.5), "layout": "constrained"} | figure)).add_subplot()
 
 
-def _curve(ax: Axes, name: str, digest: Tensor, color: str) -> None:
+def _curve(ax: Axes, name: str, digest: Tensor, color: str) -> Line2D:
     """One quantile function, its marked percentiles and its mean."""
     q, value = td.curve(digest, _POINTS)
     edge = round(_TICKS[0] / 100 * (_POINTS - 1))
     shown = slice(edge, _POINTS - edge)
     median, mean = float(td.quantile(digest, 0.5)), float(td.mean(digest))
     numbers = f"p50 {median:.2f}, mean {mean:.2f}" if td.count(digest) > 0 else "no tokens"
-    ax.plot(
+    [line] = ax.plot(
         q[shown].tolist(),
         _finite_or_nan(value[shown].tolist()),
         color=color,
@@ -153,6 +162,7 @@ def _curve(ax: Axes, name: str, digest: Tensor, color: str) -> None:
     )
     if math.isfinite(mean):
         ax.axhline(mean, color=color, linewidth=1.2, linestyle="--")
+    return line
 
 
 def _finite_or_nan(series: Sequence[float]) -> list[float]:

@@ -86,7 +86,7 @@ def token_statistics(
 
     Raises:
         ValueError: if shapes, dtypes or names do not fit, the vocabulary is sharded (a DTensor), the backend
-            can not read these logits or, on a CPU, a label is outside the vocabulary.
+            cannot read these logits or, on a CPU, a label is outside the vocabulary.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])

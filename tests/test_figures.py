@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import logging
 import subprocess
 import sys
 import warnings
@@ -210,7 +211,7 @@ def test_several_loggers_each_get_the_figures_and_one_that_fails_is_left_alone_w
 
 
 class _Without:
-    """An import hook: matplotlib can not be imported."""
+    """An import hook: matplotlib cannot be imported."""
 
     def __init__(self, error):
         self.error = error
@@ -232,11 +233,14 @@ def block_matplotlib(monkeypatch, error=None):
 )
 def test_without_matplotlib_one_warning_says_so_and_the_run_goes_on(tmp_path, board, monkeypatch, error):
     block_matplotlib(monkeypatch, error)
+    callback = PercentileFigures()
     with pytest.warns(match="PercentileFigures") as record:
-        trainer = fit(tmp_path, LitLM(), PercentileFigures(), logger=board, max_epochs=3)
+        trainer = fit(tmp_path, LitLM(), callback, logger=board, max_epochs=3)
     assert trainer.global_step == 6
+    assert list(history(callback)) == [2, 4, 6]  # for the fan of a run that goes on elsewhere
     [message] = said(record)
-    assert ("pip install 'lightning-pce[plot]'" in message) == (error is None)
+    hint = "No module named 'matplotlib'. Install it with pip install 'lightning-pce[plot]', or do without"
+    assert (hint in message) == ("figures=False" in message) == (error is None)
     assert ("libfreetype" in message) == (error is not None)
     assert images(board) == {}
 
@@ -260,6 +264,27 @@ def test_a_module_that_does_not_measure_percentiles_is_named_in_one_warning(tmp_
         fit(tmp_path, PlainLM(), PercentileFigures(), logger=board, max_epochs=3)
     [message] = said(record)
     assert "PlainLM measures no percentile CE" in message
+
+
+def test_a_module_that_does_not_measure_percentiles_leaves_later_ones_their_figures(tmp_path, board):
+    callback = PercentileFigures()
+    with pytest.warns(match="PlainLM measures no percentile CE"):
+        fit(tmp_path, PlainLM(), callback, logger=board)
+    fit(tmp_path, LitLM(), callback, logger=board, max_epochs=2)
+    assert steps(board) == {"val_ce_fan": [4], "val_ce_quantiles": [2, 4]}
+
+
+@pytest.mark.parametrize("module", [LitLM, PlainLM])
+def test_where_warnings_are_errors_a_run_goes_on_and_the_log_has_the_words(
+    tmp_path, board, monkeypatch, caplog, module
+):
+    block_matplotlib(monkeypatch)
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.filterwarnings("error", message=".*PercentileFigures")
+        trainer = fit(tmp_path, module(), PercentileFigures(), logger=board, max_epochs=2)
+    assert trainer.global_step == 4
+    [message] = [each.message for each in caplog.records if each.name == "lightning_pce.figures"]
+    assert ("measures no" if module is PlainLM else "draws no figures from here on") in message
 
 
 def checkpointed(tmp_path, callback, epochs, **arguments):

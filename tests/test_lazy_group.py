@@ -287,7 +287,7 @@ def test_copies_share_the_group(four_ranks, once):
 
 def test_pickling_a_group_itself_says_to_pass_a_function(four_ranks):
     for error in of(four_ranks, pickled_with_a_group):
-        assert "can not be pickled" in error
+        assert "cannot be pickled" in error
         assert "function of a module" in error
 
 

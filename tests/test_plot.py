@@ -134,6 +134,25 @@ def test_several_digests_are_curves_of_their_own_colors_with_their_means():
     assert [each.get_ydata()[0] for each in means] == [5, 10]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend_like_any():
+    ax = quantile_curve({name: td.from_values(torch.arange(11.0)) for name in ("all", "_web", "code")})
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == [f"{name}: p50 5.00, mean 5.00" for name in ("all", "_web", "code")]
+    colors = [handle.get_color() for handle in ax.get_legend().get_lines()]
+    assert colors == [each.get_color() for each in ax.get_lines() if each.get_label() in legend]
+    assert len(set(colors)) == 3
+    drawn_ink(ax)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fan_chart_of_nothing_has_words_and_no_legend():
+    ax = fan_chart(STEPS, {})
+    assert words(ax) == ["no finite values"]
+    assert ax.get_legend() is None
+    drawn_ink(ax)
+
+
 def test_a_digest_of_nothing_is_words_and_not_an_error():
     empty = quantile_curve({"all": td.empty(64)})
     assert words(empty) == ["no tokens"]
@@ -182,10 +201,7 @@ for name in ("matplotlib", "transformers", "triton", "tdigest"):
         del sys.modules[loaded]
 sys.meta_path.insert(0, Block())
 import lightning_pce, lightning_pce.plot, lightning_pce.stages, lightning_pce.digest
-import lightning_pce.integrations.transformers
-
-
-import lightning_pce, lightning_pce.plot, lightning_pce.stages, lightning_pce.digest, lightning_pce.figures
+import lightning_pce.integrations.transformers, lightning_pce.figures
 print("clean")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

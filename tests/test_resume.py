@@ -1,6 +1,6 @@
 """A run that is stopped and resumed from a checkpoint logs what the rest of an uninterrupted run logs.
 
-What Lightning does where it can not go on is pinned down here too: docs/traps.md tells of it.
+What Lightning does where it cannot go on is pinned down here too: docs/traps.md tells of it.
 """
 
 import warnings

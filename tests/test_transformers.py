@@ -11,7 +11,17 @@ import torch.distributed as dist
 from hf_trainers import expected, losses_of, make_model, make_samples, make_trainer, percentiles_in
 from processes import counted_collectives, run_ranks
 from safetensors import safe_open
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    EarlyStoppingCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+)
 
 from lightning_pce.integrations.transformers import PercentileCETrainerMixin
 
@@ -61,6 +71,97 @@ def test_labels_that_stand_where_their_logits_do_need_no_shift(tmp_path):
         losses.append(torch.nn.functional.cross_entropy(logits, sample["labels"], reduction="none"))
     counted = torch.cat(losses)[torch.cat([s["labels"] for s in samples]) != hf.IGNORED].detach().double()
     assert percentiles_in(metrics) == pytest.approx(expected(counted, percentiles=(50,)), rel=1e-5)
+
+
+def make_bert(kind, **arguments):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return kind(BertConfig(vocab_size=hf.VOCABULARY, **sizes, **arguments))
+
+
+def make_t5():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+        config = T5Config(vocab_size=hf.VOCABULARY, **sizes, decoder_start_token_id=0, pad_token_id=0)
+        model = T5ForConditionalGeneration(config)
+        model.lm_head.weight.data *= 20  # losses that differ
+        return model
+
+
+def unshifted_losses(model, samples):
+    losses = []
+    for sample in samples:
+        batch = {name: value[None] for name, value in sample.items()}
+        logits = model(**batch).logits[0].detach().double()
+        losses.append(torch.nn.functional.cross_entropy(logits, sample["labels"], reduction="none"))
+    return torch.cat(losses)[torch.cat([sample["labels"] for sample in samples]) != hf.IGNORED]
+
+
+def said_of_shift(record):
+    return [str(each.message) for each in record if "shift=False" in str(each.message)]
+
+
+def test_labels_of_encoder_decoder_models_are_not_shifted(tmp_path, recwarn):
+    samples, model = make_samples(3, equal=True), make_t5()
+    metrics = make_trainer(tmp_path, model, eval_dataset=samples).evaluate()
+    assert_percentiles(metrics, unshifted_losses(model.eval(), samples))
+    assert said_of_shift(recwarn) == []
+
+
+def test_a_masked_language_model_is_named_once_until_its_labels_are_not_shifted(tmp_path, recwarn):
+    samples, model = make_samples(4, equal=True), make_bert(BertForMaskedLM)
+    model.cls.predictions.decoder.weight.data *= 50  # certain of what it is given
+    samples = [{**each, "labels": each["input_ids"]} for each in samples]
+    trainer = make_trainer(tmp_path, model, train_dataset=samples, eval_dataset=samples, num_train_epochs=30)
+    trainer.train()
+    metrics = [trainer.evaluate() for _ in range(2)][-1]
+    assert metrics["eval_ce_mean"] > metrics["eval_loss"] + 1
+    [message] = said_of_shift(recwarn)
+    assert "far above the Trainer's own loss" in message
+    other = make_trainer(tmp_path, model, eval_dataset=samples)
+    other.configure_percentile_ce(shift=False)
+    assert_percentiles(other.evaluate(), unshifted_losses(model, samples))
+    causal = make_trainer(tmp_path, eval_dataset=samples)
+    causal.evaluate()
+    assert len(said_of_shift(recwarn)) == 1
+
+
+def test_a_shift_that_was_asked_for_or_another_loss_is_not_warned_of(tmp_path, recwarn):
+    samples = make_samples(3)
+    arguments = {"compute_loss_func": lambda outputs, labels, **_: 0 * outputs["logits"].mean()}
+    make_trainer(tmp_path, eval_dataset=samples, **arguments).evaluate()
+
+    class SmallLossTrainer(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            return (0 * loss, outputs) if return_outputs else 0 * loss
+
+    class SmallLossPercentileTrainer(PercentileCETrainerMixin, SmallLossTrainer):
+        pass
+
+    for shift, warned in ((True, 0), (None, 1)):
+        trainer = make_trainer(tmp_path, trainer=SmallLossPercentileTrainer, eval_dataset=samples)
+        trainer.configure_percentile_ce(shift=shift)
+        trainer.evaluate()
+        assert len(said_of_shift(recwarn)) == warned
+
+
+def test_classification_is_refused_until_its_labels_are_not_shifted(tmp_path):
+    model = make_bert(BertForSequenceClassification, num_labels=3).eval()
+    samples = [
+        {"input_ids": each["input_ids"], "labels": torch.tensor(number % 3)}
+        for number, each in enumerate(make_samples(4, equal=True))
+    ]
+    trainer = make_trainer(tmp_path, model, eval_dataset=samples, data_collator=None)
+    with pytest.raises(ValueError, match=r"\[batch, sequence\] but got \[2\].*shift=False"):
+        trainer.evaluate()
+    trainer.configure_percentile_ce(shift=False)
+    logits = model(input_ids=torch.stack([sample["input_ids"] for sample in samples])).logits.detach()
+    labels = torch.stack([sample["labels"] for sample in samples])
+    losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    assert_percentiles(trainer.evaluate(), losses)
 
 
 def test_labels_that_a_batch_brings_shifted_are_taken_as_they_are(tmp_path):
@@ -192,6 +293,20 @@ def test_compute_metrics_of_the_user_goes_on_working(tmp_path, batchwise):
     assert_percentiles(metrics, losses_of(trainer.model, samples))
 
 
+def test_names_that_compute_metrics_of_the_user_gives_stay_as_it_gave_them(tmp_path):
+    samples = make_samples(3, equal=True)
+    trainer = make_trainer(
+        tmp_path, eval_dataset=samples, compute_metrics=lambda prediction: {"accuracy": 7.0, "ce_p50": -1.0}
+    )
+    trainer.configure_percentile_ce((50, 95), statistics=("ce", "rank"))
+    metrics = trainer.evaluate()
+    assert (metrics["eval_accuracy"], metrics["eval_ce_p50"]) == (7.0, -1.0)
+    assert metrics["eval_top5_accuracy"] <= 1
+    assert metrics["eval_ce_p95"] == pytest.approx(
+        float(hf.exact_quantile(losses_of(trainer.model, samples), 0.95)), rel=1e-5
+    )
+
+
 def test_no_logits_of_earlier_batches_are_kept(tmp_path):
     alive, counts = [], []
 
@@ -313,6 +428,44 @@ def test_missing_labels_are_named_once(tmp_path, recwarn):
     assert len(said) == 1
 
 
+class OwnLossTrainer(hf.PercentileTrainer):
+    """Computes its loss without asking super."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class GeneratingTrainer(PercentileCETrainerMixin, Seq2SeqTrainer):
+    pass
+
+
+@pytest.mark.parametrize("how", ["compute_loss", "label_names", "predict_with_generate"])
+def test_labels_that_never_arrive_are_warned_of_with_the_cause_among_those_named(tmp_path, how, recwarn):
+    samples = make_samples(3, equal=True)
+    if how == "compute_loss":
+        trainer = make_trainer(tmp_path, trainer=OwnLossTrainer, eval_dataset=samples)
+    elif how == "label_names":
+        trainer = make_trainer(tmp_path, eval_dataset=samples, label_names=["other"])
+    else:
+        arguments = Seq2SeqTrainingArguments(
+            str(tmp_path), report_to="none", use_cpu=True, predict_with_generate=True, generation_max_length=4
+        )
+        trainer = GeneratingTrainer(
+            make_t5(),
+            arguments,
+            eval_dataset=samples,
+            data_collator=hf.collate,
+            compute_metrics=lambda prediction: {
+                "rows": len(prediction.predictions)
+            },  # or nothing is generated
+        )
+    metrics = trainer.evaluate()
+    assert metrics["eval_ce_p50"] != metrics["eval_ce_p50"]
+    [message] = [str(warning.message) for warning in recwarn if "saw no labels" in str(warning.message)]
+    assert how in message
+
+
 def test_training_is_not_measured(tmp_path):
     trainer = make_trainer(tmp_path, train_dataset=make_samples(4), max_steps=2)
     trainer.train()
@@ -374,7 +527,7 @@ def in_two_processes(rank, world, folder):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             results = [percentiles_in(trainer.evaluate()) for _ in range(2)]
-        said = [str(warning.message) for warning in caught if "samples twice" in str(warning.message)]
+        said = [str(warning.message) for warning in caught if "Percentile CE" in str(warning.message)]
         notes[name] = {"results": results, "said": said}
     notes["collectives"] = [gathered(folder, trainer) for trainer in (Trainer, hf.PercentileTrainer)]
     notes["fit"] = fit_in_two_processes(folder)

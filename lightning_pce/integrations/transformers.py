@@ -32,9 +32,14 @@ class PercentileCETrainerMixin(_Trainer):
     ``metric_for_best_model``, ``EarlyStoppingCallback`` and every logger; several evaluation sets give
     ``eval_web_ce_p50`` ..., and ``predict`` gives ``test_ce_p50`` .... They are NaN if no token counts.
 
-    No logits are gathered or kept: the tokens enter a digest of 16 KB, and one ``all_gather`` merges those of
-    all processes at the end. Samples that accelerate repeats to give all processes equal batches count once;
-    where they can't be told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
+    For this no logits are gathered or kept: the tokens enter a digest of 16 KB, and one ``all_gather`` merges
+    those of all processes at the end. (The Trainer itself gathers and keeps them in ``predict``, and for a
+    ``compute_metrics``; names that your ``compute_metrics`` gives, such as ``eval_accuracy``, stay as it gave
+    them.) Samples that accelerate repeats to give all processes equal batches count once; where they can't be
+    told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
+
+    Labels are shifted by one, as causal language models want it, but not for encoder-decoder models. Masked
+    language models and classification need ``configure_percentile_ce(shift=False)``.
 
     Example:
         >>> import tempfile
@@ -52,7 +57,7 @@ class PercentileCETrainerMixin(_Trainer):
     """
 
     percentile_ce: StageMetrics
-    _percentile_ce_shift = True
+    _percentile_ce_shift: bool | None = None
     _percentile_ce_ignored = -100
     _percentile_ce_loader: Any = None  # of the evaluation that is running
     _percentile_ce_saw_labels = False
@@ -73,7 +78,7 @@ class PercentileCETrainerMixin(_Trainer):
         *,
         statistics: Sequence[str] = ("ce",),
         ignore_index: int = -100,
-        shift: bool = True,
+        shift: bool | None = None,
         compression: int = 1024,
     ) -> None:
         """Choose what is measured; optional, and called before the first evaluation.
@@ -85,7 +90,9 @@ class PercentileCETrainerMixin(_Trainer):
                 each has a collective of its own.
             ignore_index: the label of tokens that do not count.
             shift: the labels are the inputs, as causal language models of transformers want them. False for
-                models whose labels stand where their logits do, such as T5.
+                models whose labels stand where their logits do: masked language models, classification. Left
+                out: False for encoder-decoder models, such as T5, by ``model.config``, True for all others,
+                with a warning if the loss of a first batch says otherwise.
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
 
         Raises:
@@ -119,14 +126,16 @@ class PercentileCETrainerMixin(_Trainer):
             self._percentile_ce_loader = None
         if output.num_samples and not self._percentile_ce_saw_labels:
             self._warn_of_percentile_ce(
-                "is NaN, for it saw no labels: the batches hold none, or a prediction_step of your own does "
-                "not call compute_loss."
+                "is NaN, for it saw no labels: the batches hold no `labels`; or `label_names` of the "
+                "TrainingArguments lacks them; or a compute_loss or prediction_step of your own does not "
+                "call super(); or Seq2SeqTrainer generates instead of scoring (predict_with_generate=True)."
             )
         metrics = output.metrics
         assert metrics is not None
 
         def take(name: str, view: Any, **_: Any) -> None:
-            metrics[metric_key_prefix + name.removeprefix("val")] = float(view.compute())
+            value = float(view.compute())  # a collective: in any case
+            metrics.setdefault(metric_key_prefix + name.removeprefix("val"), value)
 
         self.percentile_ce.log("val", take, "percentile_ce")
         return output
@@ -145,17 +154,47 @@ class PercentileCETrainerMixin(_Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch)
         logits = _logits_in(outputs, labels)
         rows = self._new_rows(loader, len(labels))
-        self.percentile_ce.update("val", logits[:rows], labels[:rows].to(logits.device))
+        mean = self.percentile_ce.update("val", logits[:rows], labels[:rows].to(logits.device))
+        if not self._percentile_ce_saw_labels:  # of the first batch only: comparing waits for the device
+            self._check_shift(mean, loss)
         self._percentile_ce_saw_labels = True
         return (loss, outputs) if return_outputs else loss
 
     def _labels_by_position(self, inputs: Any) -> Tensor | None:
         """The label of each position of the logits."""
         labels: Tensor | None = inputs.get("labels")
-        if labels is None or not self._percentile_ce_shift:
+        if labels is None or not self._shifts_labels():
             return labels
         shifted: Tensor | None = inputs.get("shift_labels")  # where each process has a part of the sequence
-        return pad(labels[..., 1:], (0, 1), value=self._percentile_ce_ignored) if shifted is None else shifted
+        if shifted is not None:
+            return shifted
+        if labels.ndim < 2:
+            raise ValueError(
+                f"Expected `labels` to be [batch, sequence] but got {list(labels.shape)}: percentile CE "
+                "shifts them by one, as causal language models want it. If each label belongs to the logits "
+                "where it stands, as in classification, call configure_percentile_ce(shift=False)."
+            )
+        return pad(labels[..., 1:], (0, 1), value=self._percentile_ce_ignored)
+
+    def _shifts_labels(self) -> bool:
+        if self._percentile_ce_shift is not None:
+            return self._percentile_ce_shift
+        return not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+
+    def _check_shift(self, mean: Tensor, loss: Tensor) -> None:
+        """Warn if a shift that nobody asked for gives losses far above the model's own."""
+        if self._percentile_ce_shift is not None or not self._shifts_labels():
+            return
+        if self.compute_loss_func is not None:  # its loss may be anything
+            return
+        ours, own = float(mean), float(loss.mean())
+        if ours > own + 1 and ours > 1.5 * own:
+            self._warn_of_percentile_ce(
+                "of a first batch is far above the Trainer's own loss of it. Labels are shifted by one, as "
+                "causal language models want it; if each label belongs to the logits where it stands, as in "
+                "masked language models, call configure_percentile_ce(shift=False). If they are rightly "
+                "shifted, shift=True says so."
+            )
 
     def _new_rows(self, loader: Any, rows: int) -> int:
         """How many of this process's rows, the first ones, are no repeats.

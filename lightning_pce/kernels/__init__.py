@@ -22,7 +22,7 @@ def choose(backend: str, logits: Tensor) -> Kernel:
     the first time, and a compiler; whoever scores thousands of batches may ask for it.
 
     Raises:
-        ValueError: if there is no such backend or it can not read these logits.
+        ValueError: if there is no such backend or it cannot read these logits.
     """
     if backend not in BACKENDS:
         raise ValueError(

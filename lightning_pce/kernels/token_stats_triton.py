@@ -108,7 +108,7 @@ sum_rows = triton.jit(_sum_rows, do_not_specialize=["rows"])
 
 
 def check(logits: Tensor) -> None:
-    """Raise a ``ValueError`` for logits that this kernel can not read."""
+    """Raise a ``ValueError`` for logits that this kernel cannot read."""
     if logits.dtype not in DTYPES:
         raise ValueError(
             f"Expected argument `logits` to be float32, bfloat16 or float16 for backend='triton' but got "
