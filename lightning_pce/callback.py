@@ -307,7 +307,7 @@ def _said_of(step: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"PercentileCECallback can not measure what {step} returned. {error}") from error
+        raise ValueError(f"PercentileCECallback cannot measure what {step} returned. {error}") from error
 
 
 def _checked_stages(stages: Sequence[str]) -> tuple[str, ...]:

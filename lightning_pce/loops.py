@@ -93,7 +93,7 @@ def check_settings_over_ranks(configuration: str, trainer: Any) -> None:
     if len(set(everywhere)) > 1:
         others = [rank for rank, number in enumerate(everywhere) if number != checksum]
         raise RuntimeError(
-            "Percentile CE is configured differently on the ranks, so that their percentiles can not be "
+            "Percentile CE is configured differently on the ranks, so that their percentiles cannot be "
             f"merged: rank {trainer.global_rank} has {configuration}, and ranks {others} have others. "
             "Configure it with values that do not depend on the rank or its data, groups in one order."
         )

@@ -221,7 +221,7 @@ class StageMetrics(nn.Module):
             return metric.entries(logits, labels, **arguments), {}
         if logits is None or labels is None:
             raise ValueError(
-                f"Expected arguments `logits` and `labels`: {', '.join(self.statistics[1:])} can not be had "
+                f"Expected arguments `logits` and `labels`: {', '.join(self.statistics[1:])} cannot be had "
                 "from `losses`. Leave them out of `statistics`."
             )
         scored = self._score(metric, logits, labels)

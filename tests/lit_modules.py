@@ -1,14 +1,18 @@
 """Tiny language models for a Trainer, their data, and an oracle that knows every token's loss."""
 
 import lightning.pytorch as L
+import pytorch_lightning
 import torch
 import torch.nn.functional as F
 from distributions import exact_quantile, exact_trimmed_mean
+from packaging.version import Version
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_pce import PercentileCEMixin
 
 VOCABULARY, IGNORED = 11, -100
+# Before 2.6 the Trainer of pytorch_lightning refuses callbacks of lightning.pytorch.
+TAKES_FOREIGN_CALLBACKS = Version(pytorch_lightning.__version__) >= Version("2.6")
 DEFAULT = (5, 25, 50, 75, 95, 99)
 
 

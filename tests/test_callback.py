@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
 from lit_modules import (
     IGNORED,
+    TAKES_FOREIGN_CALLBACKS,
     LitLM,
     Oracle,
     PlainLM,
@@ -402,6 +403,10 @@ def test_a_module_of_the_other_namespace_is_measured_too(tmp_path):
         def validation_step(self, batch, batch_idx):
             return {"losses": 1 + batch["ids"].float()}
 
+    if not TAKES_FOREIGN_CALLBACKS:
+        with pytest.raises(ValueError, match="Expected a parent"):
+            make_trainer(tmp_path, PercentileCECallback((50,)), namespace=pytorch_lightning)
+        return
     trainer = make_trainer(tmp_path, PercentileCECallback((50,)), namespace=pytorch_lightning)
     result = trainer.validate(Module(), make_loader(2), verbose=False)[0]
     losses = torch.cat([1 + b["ids"][b["labels"] != IGNORED].float() for b in make_batches(2)])

@@ -221,7 +221,7 @@ def test_settings_that_differ_over_ranks_raise_on_both_before_anything_is_merged
     for rank, notes in enumerate(ranks):
         error = notes[f"other_{setting}"]["error"]
         assert (
-            f"configured differently on the ranks, so that their percentiles can not be merged: rank {rank}"
+            f"configured differently on the ranks, so that their percentiles cannot be merged: rank {rank}"
             in error
         )
         assert f"ranks [{1 - rank}] have others" in error

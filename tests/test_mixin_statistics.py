@@ -147,7 +147,7 @@ def test_other_statistics_can_not_be_had_from_losses(tmp_path):
         def validation_step(self, batch, batch_idx):
             self.update_percentile_ce(losses=torch.ones(4))
 
-    with pytest.raises(ValueError, match=r"`logits` and `labels`: entropy can not be had"):
+    with pytest.raises(ValueError, match=r"`logits` and `labels`: entropy cannot be had"):
         validated(LossesLM(statistics=("ce", "entropy")), make_batches(1), tmp_path)
 
 
