@@ -98,6 +98,7 @@ def main():
                 torch.save({"model": model.state_dict(), "epoch": epoch}, args.out / "best.pt")
                 print(f"saved epoch {epoch}")
     if world > 1:
+        dist.barrier()  # no rank leaves while another still needs it
         dist.destroy_process_group()
 
 

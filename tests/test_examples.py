@@ -98,7 +98,7 @@ def check(outcome, dtype=torch.float32):
     assert_figures(outcome.epochs[best["epoch"]], all_losses(outcome.sequences, best["model"], dtype))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_both_loops_print_the_figures_of_all_tokens_and_save_the_best_median(tmp_path, ranks):
     fabric, distributed = (Outcome(tmp_path, example, ranks, UNEVEN) for example in ("fabric", "distributed"))
     check(fabric)
@@ -110,9 +110,11 @@ def test_both_loops_print_the_figures_of_all_tokens_and_save_the_best_median(tmp
     assert logged == pytest.approx([figures["p50"] for figures in fabric.epochs], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rank_without_batches_takes_part(tmp_path):
     check(Outcome(tmp_path, "distributed", 2, ONE_BATCH))
 
 
+@pytest.mark.slow
 def test_a_rank_without_batches_takes_part_in_fabric_and_bfloat16_leaves_the_counts_exact(tmp_path):
     check(Outcome(tmp_path, "fabric", 2, ONE_BATCH, "--precision", "bf16-true"), torch.bfloat16)
