@@ -157,7 +157,7 @@ class PercentileCECallback(Callback):
                 f"{type(pl_module).__name__} has PercentileCEMixin and measures itself: leave "
                 "PercentileCECallback out, or the mixin."
             )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning's connector sets
         # One of each figure is enough.
         self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
         self._warned.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch.distributed as dist
 
@@ -53,7 +53,7 @@ class LazyGroup:
                 "A metric was to be merged on a rank that is not in its `process_group`: give every rank the "
                 "group it is a member of, or let this one not compute."
             )
-        return group  # type: ignore[no-any-return]
+        return cast("ProcessGroup", group)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyGroup:
         return self  # a group cannot be copied, and what finds it need not be

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from typing import Any
+from collections.abc import Sized
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -44,7 +45,7 @@ def warn_of_repeats(trainer: Any) -> None:
         if not isinstance(sampler, DistributedSampler):
             sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
         if isinstance(sampler, DistributedSampler) and batches >= len(loader):
-            samples = len(sampler.dataset)  # type: ignore[arg-type]
+            samples = len(cast(Sized, sampler.dataset))  # the sampler has asked for it itself
             if sampler.total_size > samples and not getattr(loader, "drop_last", False):
                 said.append(
                     f"DistributedSampler repeats {sampler.total_size - samples} of {samples} samples to give "
@@ -71,9 +72,11 @@ def sync_buffers(trainer: Any) -> None:
     Args:
         trainer: the trainer, at the start of a validation.
     """
-    model = trainer.strategy.model
-    if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
-        model._sync_buffers()  # type: ignore[no-untyped-call]
+    if not isinstance(trainer.strategy.model, DistributedDataParallel):
+        return
+    model: Any = trainer.strategy.model  # whose methods have no types, and none of them is public
+    if model.will_sync_module_buffers():
+        model._sync_buffers()
         model.require_forward_param_sync = False  # until the next backward, as after a validation batch
 
 

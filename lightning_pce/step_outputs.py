@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -55,7 +55,7 @@ def described(outputs: Any) -> str:
 def checked_read(read: Any) -> Read | None:
     """The argument ``read`` of the callback, or a ``ValueError``."""
     if read is None or callable(read):
-        return read  # type: ignore[no-any-return]
+        return cast("Read | None", read)
     if not isinstance(read, Mapping) or not all(isinstance(name, str) for name in read.values()):
         raise ValueError(
             "Expected argument `read` to be a dict of names or a function (outputs, batch) -> dict but got "

@@ -115,7 +115,11 @@ class Model(nn.Sequential):
 
 
 class Situated(L.LightningModule):
-    """The steps of all three entries; keeps the losses of the logits that it saw."""
+    """What the three entries share; keeps the losses of the logits that it saw.
+
+    Each entry has ``trained(logits, labels)`` and ``measured(stage, logits, labels, index)``, which give what
+    the steps return.
+    """
 
     def __init__(self, situation):
         super().__init__()
@@ -174,12 +178,6 @@ class Situated(L.LightningModule):
     def note(self, key, logits, labels):
         losses = F.cross_entropy(logits.detach().double().flatten(0, 1), labels.flatten(), reduction="none")
         self.seen.setdefault(key, []).append(losses[labels.flatten() != lit.IGNORED])
-
-    def trained(self, logits, labels):
-        raise NotImplementedError
-
-    def measured(self, stage, logits, labels, index):
-        raise NotImplementedError
 
 
 class WithMixin(PercentileCEMixin, Situated):

@@ -205,11 +205,7 @@ class PercentileCETrainerMixin(_Trainer):
         """
         if self.accelerator.num_processes == 1 or not getattr(loader, "end_of_dataloader", False):
             return rows
-        from accelerate.data_loader import (  # type: ignore[import-untyped]
-            BatchSamplerShard,
-            DataLoaderDispatcher,
-            IterableDatasetShard,
-        )
+        from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher, IterableDatasetShard
 
         sampler, dataset, new = loader.batch_sampler, loader.dataset, loader.remainder
         if isinstance(loader, DataLoaderDispatcher):
