@@ -137,10 +137,8 @@ class PercentileCECallback(Callback):
         Lightning empties it after the hooks ``on_validation_end`` and ``on_test_end``: read ``digest`` there.
 
         Raises:
-            KeyError: if that stage has not begun yet, or had fewer dataloaders.
+            KeyError: if that stage has not begun yet, or had fewer dataloaders when it last began.
         """
-        if dataloader_idx is not None and dataloader_idx >= self._room.dataloaders(stage):
-            raise KeyError(f"{stage} has {self._room.dataloaders(stage)} dataloaders")
         return self._room.metric(stage, dataloader_idx, statistic)
 
     def state_dict(self) -> dict[str, Any]:

@@ -81,8 +81,10 @@ class StageMetrics(nn.Module):
             statistic: which.
 
         Raises:
-            KeyError: if that stage has not begun yet, or has fewer dataloaders.
+            KeyError: if that stage has not begun yet, or had fewer dataloaders when it last began.
         """
+        if dataloader_idx not in self._indices(self.dataloaders(stage)):
+            raise KeyError(f"{stage} has {self.dataloaders(stage)} dataloaders, not number {dataloader_idx}")
         metric = self.metrics[f"{_key(stage, dataloader_idx)}_{statistic}"]
         assert isinstance(metric, DigestMetric)
         return metric
@@ -130,12 +132,12 @@ class StageMetrics(nn.Module):
                 f"Expected one of `loader_names` for each of the {loaders} {stage} dataloaders but got "
                 f"{list(self.loader_names)!r}."
             )
+        self._loaders[stage] = self._measured[stage] = loaders
         for index in self._indices(loaders):
             if _key(stage, index) not in self.views:
                 self._make(_key(stage, index), device)
             for statistic in (*self.statistics, *self._accuracies):
                 self.metric(stage, index, statistic).reset()
-        self._loaders[stage] = self._measured[stage] = loaders
         self._updated.discard(stage)
 
     def _indices(self, loaders: int) -> list[int | None]:
