@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,11 +29,6 @@ import torch
 
 from lightning_pce import StreamingQuantiles
 from lightning_pce import digest as td
-from lightning_pce._arrays import numpy_sorts_fast
-
-# Without these features NumPy sorts with AVX2 instead of AVX-512, which is slow on a Zen 4: AVX512F for NumPy
-# 2.0 to 2.3, X86_V4 from 2.4 on. Names it does not know it ignores.
-SWITCH, AVX2_SORT = "NPY_DISABLE_CPU_FEATURES", "AVX512F X86_V4"
 
 QUANTILES = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
 DENSE = np.concatenate([np.arange(1, 100) / 100, [0.999]])
@@ -304,10 +296,14 @@ def fill(sketch: Sketch, batches: list[np.ndarray]) -> Any:
 
 
 def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each job, one of each in turn."""
+    """Median seconds of each job, one of each in turn; each runs once more right before, untimed.
+
+    Else a job of a few milliseconds would be measured with the caches of the one before.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():
+            job()
             begin = time.perf_counter()
             job()
             seconds[name].append(time.perf_counter() - begin)
@@ -332,8 +328,7 @@ def merging(sketches: list[Sketch], count: int, repeats: int) -> dict[str, float
         if sketch.merge is None or (sketch.values_a_second < 1e6 and count > 64):
             continue
         size = 32_768 if sketch.values_a_second > 3e6 else 2_000
-        data = ce_like(size * 64)
-        parts = [fill(sketch, [data[i % 64 * size : (i % 64 + 1) * size]]) for i in range(count)]
+        parts = [fill(sketch, [ce_like(size, seed)]) for seed in range(count)]
         jobs[sketch.name] = lambda sketch=sketch, parts=parts: sketch.merge(parts)
     return {name: 1e3 * seconds for name, seconds in interleaved(jobs, repeats).items()}
 
@@ -463,20 +458,6 @@ def speeds(sketches: list[Sketch], repeats: int) -> dict[str, dict[str, float]]:
     return rows | {name: {"Mv/s, batches of 32,768": speed} for name, speed in exact.items()}
 
 
-def speeds_with_avx2_sort(threads: int, repeats: int) -> dict[str, dict[str, float]]:
-    """The same table from a process whose NumPy sorts with AVX2, which it decides when it is imported.
-
-    The peers do not use NumPy's sort: they are there for ratios within one process.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "speed.json")
-        command = [sys.executable, __file__, "--speed", "--out", str(out)]
-        command += ["--threads", str(threads), "--repeats", str(repeats)]
-        sys.stdout.flush()
-        subprocess.run(command, env=os.environ | {SWITCH: AVX2_SORT}, check=True)
-        return dict(json.loads(out.read_text())["speed"])
-
-
 def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     print(f"\n{title}\n| |" + "|".join(columns) + "|\n|---|" + "---:|" * len(columns))
@@ -504,7 +485,6 @@ def main() -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "float32 sorted by": "NumPy" if numpy_sorts_fast() else "torch, as integers",
     }
     if args.billion:
         results = {"machine": machine, "a billion values": billion()}
@@ -516,9 +496,7 @@ def main() -> None:
         sketches = [ours(1024), ours(256), ours_pure(1024), *peers()]
         results = {"machine": machine, "speed": speeds(sketches, args.repeats)}
         print(json.dumps(machine))
-        print_table(f"Speed, {SWITCH}={os.environ.get(SWITCH, '')!r}", results["speed"])
-        if SWITCH not in os.environ and not numpy_sorts_fast():
-            results["speed, NumPy's AVX2 sort"] = speeds_with_avx2_sort(args.threads, args.repeats)
+        print_table("Speed", results["speed"])
         if not args.speed:
             results["accuracy"] = accuracy(sketches, args.values, 32_768)
             print_table(f"Accuracy, {args.values:,} values in batches of 32,768", results["accuracy"])

@@ -146,14 +146,10 @@ def segment_sums(data: Array, cut: Array) -> Array:
 
 
 def sum_of_groups(data: Array, groups: Array | None, number: int | None) -> Array:
-    """Sums of ``[n]`` (or ``[n, R]``) over each of a number of groups, or over all."""
+    """Sums of ``[n]`` (or ``[n, R]``) over all, or of tensors over each of a number of groups."""
     if groups is None or number is None:
         return data.sum(0)
-    if not is_numpy(data):
-        return data.new_zeros(number, *data.shape[1:]).index_add_(0, groups, data)
-    sums = np.zeros((number, *data.shape[1:]), data.dtype)
-    np.add.at(sums, groups, data)
-    return sums
+    return data.new_zeros(number, *data.shape[1:]).index_add_(0, groups, data)
 
 
 def running_sum(x: Array) -> Array:

@@ -1,13 +1,15 @@
 """A batch of values enters a digest, or the digests of several groups.
 
 The values are sorted once, by group and value, and cut at fixed ranks into eight times as many cells as there
-are centroids; cells and the halves of the centroids are then compressed together. A CPU has a short cut for
-the common case, see :mod:`lightning_pce._sorted_pair`.
+are centroids; cells and the halves of the centroids are then compressed together. A CPU has two short cuts
+for values without weights: many are counted instead of sorted, see :mod:`lightning_pce._levels`, and what is
+in order is cut against the digest, see :mod:`lightning_pce._sorted_pair`.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -44,11 +46,15 @@ from lightning_pce._centroids import (
     summarised,
     sums_between,
 )
-from lightning_pce._sorted_pair import add_sorted
+from lightning_pce._levels import counted
+from lightning_pce._sorted_pair import Ordered, add_ordered
 
 # A batch is cut into at most this many cells per centroid. Worst rank error of 4e6 values in batches of
 # 2 ** 20: up to 8.1e-5 with 2 cells, 3.7e-5 with 8.
 _CELLS_PER_CENTROID = 8
+
+# From so many values on a CPU counts instead of sorting: a third less time for 131,072, half for 524,288.
+_MANY = 1 << 17
 
 
 class Entries(NamedTuple):
@@ -78,15 +84,33 @@ class Sorted(NamedTuple):
 
 def add_batch(digest: Array, entries: Entries) -> Array:
     """``[K + 3, 2 + R]``, or with groups ``[G, K + 3, 2 + R]``, with a batch added."""
-    number = None if entries.groups is None else len(digest)
-    batch = _sorted(entries, number)
-    if number is None or not is_numpy(digest):
-        return _add_sorted(digest, batch)
-    parts = [
-        Sorted(batch.entries.at(slice(start, stop)), np.int64(0), stop - start, book)
-        for start, stop, book in zip(batch.start, batch.stop, batch.book, strict=True)
-    ]
-    return np.stack([_add_sorted(one, part) for one, part in zip(digest, parts, strict=True)])
+    if not is_numpy(digest):
+        return _add_sorted(digest, _sorted(entries, None if entries.groups is None else len(digest)))
+    if entries.groups is None:
+        return _add_numpy(digest, entries)
+    # In order of their groups only: one sort for each is faster than one by group and value.
+    order = np.argsort(entries.groups.astype(np.min_scalar_type(len(digest))), kind="stable")
+    cut = after_zero(np.bincount(entries.groups, minlength=len(digest)).cumsum())
+    entries = entries._replace(groups=None).at(order)
+    parts = (entries.at(slice(*ends)) for ends in pairwise(cut))
+    return np.stack([_add_numpy(one, part) for one, part in zip(digest, parts, strict=True)])
+
+
+def _add_numpy(digest: Array, entries: Entries) -> Array:
+    """A batch without groups enters a NumPy digest ``[K + 3, 2 + R]``."""
+    x, weights, columns, _ = entries
+    if weights is not None and weights.dtype == np.bool_:
+        x, columns, weights = x[weights], None if columns is None else columns[weights], None
+    if not len(x):
+        return digest.copy()
+    if weights is not None or columns is not None:
+        return _add_sorted(digest, _sorted(Entries(x, weights, columns, None), None))
+    compression = len(digest) - BOOK_ROWS
+    levels = counted(x, compression) if len(x) >= _MANY else None
+    if levels is None:
+        return _add_sorted(digest, _sorted(Entries(x, None, None, None), None))
+    book = np.array([[0.0, 0.0], [x.min() + 0.0, 0.0], [x.max() + 0.0, 0.0]])  # -0.0 becomes 0.0
+    return np.concatenate([add_ordered(digest, levels), merged_books(np.stack([digest[compression:], book]))])
 
 
 def _add_sorted(digest: Array, batch: Sorted) -> Array:
@@ -97,7 +121,7 @@ def _add_sorted(digest: Array, batch: Sorted) -> Array:
     if xp is np and not batch.stop > batch.start:
         return np.concatenate([digest[:compression], book])
     if xp is np and weights is None and columns is None and digest[:compression, 1].min() < 0:
-        return np.concatenate([add_sorted(digest, x[batch.start : batch.stop]), book])
+        return np.concatenate([add_ordered(digest, Ordered(x[batch.start : batch.stop])), book])
     own, new = halves(digest), _cells(batch, min(len(x), _CELLS_PER_CENTROID * compression))
     means, weight, blend = (xp.concatenate(pair, -1) for pair in zip(own[:3], new[:3], strict=True))
     replicates = None if columns is None else xp.concatenate([own.columns, new.columns], -2)

@@ -6,8 +6,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from lightning_pce._arrays import Array, between, is_numpy, namespace
+from lightning_pce._arrays import Array, after_zero, between, is_numpy, namespace
 from lightning_pce._centroids import (
     BOOK_ROWS,
     HIGHEST,
@@ -21,6 +22,7 @@ from lightning_pce._centroids import (
     packed,
     summarised,
 )
+from lightning_pce._levels import FEWER_DIGITS, crowded_levels, edges_of, levels_of, scale_of
 
 # Digests with so many centroids for each that is wanted are merged by whole centroids. Between those of
 # smaller digests the cdf is no straight line.
@@ -29,11 +31,22 @@ _EACH, _LEAST = 32, 256
 _PART = 128
 
 
-class _Cells(NamedTuple):
-    """Ordered centroids between cuts, ``[S]`` each but for the cuts, ``[S + 1]``."""
+# What else is a crowded level of centroids, see _levels.py: here what lies across a cut is put right.
+_PART_OF_CELL, _FEW = 1.0, 2.0**-12
 
-    cut: Array
-    first: Array  # the mean of the first and of the last centroid
+
+class _Cut(NamedTuple):
+    """Centroids in any order, cut by their means into S cells that all hold something."""
+
+    cell: Array  # [N] where each lies
+    at: Array  # [S - 1] the values between cells
+    weights: Array  # [S] what each holds
+
+
+class _Cells(NamedTuple):
+    """What lies in each of S cells: the outermost values, sum and weight of all, and whether they differ."""
+
+    first: Array
     last: Array
     sums: Array
     weights: Array
@@ -68,27 +81,33 @@ def _merge_items(digests: Array, compression: int | None) -> Array:
 
 def _merge_whole(digests: Array, compression: int) -> Array:
     """NumPy digests ``[M, K + 3, 2]`` by whole centroids; then what they reach across cuts is put right."""
+    # In an order of their own, so that the stack's mostly does not matter. In the last bit it does where
+    # means are equal over digests, and of stacks that are merged in parts.
+    by = np.lexsort(digests[:, :: digests.shape[1] // 8, 0].T)
     # The book stays, as rows that hold nothing: at a distance of a power of two, rows would share a place in
     # the cache, and random reads take three times as long.
-    means, signed = digests[..., 0].copy(), digests[..., 1].copy()
+    means, signed = digests[by, :, 0], digests[by, :, 1]
     signed[:, -BOOK_ROWS:] = 0
     absent = signed == 0
     used = signed.size - np.count_nonzero(absent)
-    if used < _EACH * compression or min(compression, digests.shape[1]) < _LEAST:
+    few = used < _EACH * compression or min(compression, digests.shape[1]) < _LEAST
+    if few or signed.min() >= 0:  # without a blend perhaps few values: exact
         return _merge_items(digests, compression)
-    means[absent] = math.inf
-    order, ordered = order_of_many(means.reshape(-1))
-    order, ordered = order[:used], ordered[:used]
-    weights = signed.reshape(-1).take(order)
-    blend = weights < 0
-    if not blend.any():  # perhaps few values: exact
-        return _merge_items(digests, compression)
-    weights = np.abs(weights, out=weights)
-    cells = _cells(ordered, weights, blend, _block_cuts(ordered, weights, compression, len(digests) // 4))
     book = merged_books(digests[:, -BOOK_ROWS:])
-    at = (ordered[cells.cut[1:-1] - 1] + ordered[cells.cut[1:-1]]) / 2
-    at = between(book[LOWEST, 0], at, book[HIGHEST, 0])
-    cells = _exchanged(cells, at, _across(cells.cut, at[1:-1], means, signed, order))
+    lowest, highest = book[LOWEST, 0], book[HIGHEST, 0]
+    means[absent] = lowest  # in the first cell
+    weights = np.abs(signed)
+    cut = _cut_by_levels(means.reshape(-1), weights.reshape(-1), compression)
+    if cut is None:
+        order, ordered = order_of_many(np.where(absent, math.inf, means).reshape(-1))
+        order, ordered = order[:used], ordered[:used]
+        cut = _cut_by_order(order, ordered, weights.reshape(-1), compression, len(digests) // 4)
+    counts = _counts(cut, len(digests))
+    counts[:, 0] -= absent.sum(1)
+    cells = _cells(cut, means, weights, signed, counts.sum(0))
+    at = between(lowest, np.minimum(np.maximum(cut.at, lowest), highest), highest)
+    means[absent] = math.inf
+    cells = _exchanged(cells, at, _across(counts, at[1:-1], means, weights, signed))
     items = summarised(cells.first, cells.last, cells.sums, cells.weights, cells.blend)
     merged = np.zeros((compression + BOOK_ROWS, 2))
     merged[: len(items.means), 0] = items.means
@@ -97,11 +116,35 @@ def _merge_whole(digests: Array, compression: int) -> Array:
     return merged
 
 
-def _block_cuts(means: Array, weights: Array, compression: int, block: int) -> Array:
-    """Where to cut ordered centroids into at most ``compression`` cells, none of them empty.
+def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Cut | None:
+    """Cells of whole levels, see :mod:`lightning_pce._levels`; None if some are crowded."""
+    scale, size = scale_of(means, FEWER_DIGITS), 1 << FEWER_DIGITS
+    if scale is None:
+        return None
+    at = levels_of(torch.from_numpy(means), scale).long()
+    all_mass = torch.zeros(size, dtype=torch.float64).scatter_add_(0, at, torch.from_numpy(weights)).numpy()
+    used = np.flatnonzero(all_mass != 0)  # of flags: four times as fast
+    level, mass = at.numpy(), all_mass.take(used)
+    upto = after_zero(mass.cumsum())
+    crowded = crowded_levels(mass, upto, compression, _PART_OF_CELL, _FEW)
+    if crowded[0]:  # unless by the smallest value and no others: mostly zeros
+        crowded[0] = np.count_nonzero(level <= used[0]) != np.count_nonzero(means == means.min())
+    if crowded.any():
+        return None
+    goal = k1_edges(compression, weights)[1:-1] * upto[-1]
+    cut = np.searchsorted((upto[1:] + upto[:-1]) / 2, goal)
+    cut = _distinct(cut, len(used))
+    ends, starts = edges_of(used[cut - 1] + 1, scale), edges_of(used[cut], scale)
+    cells = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, used[cut], size)))
+    return _Cut(cells.take(level), (ends + starts) / 2, np.diff(upto.take(between(0, cut, len(used)))))
+
+
+def _cut_by_order(order: Array, means: Array, weights: Array, compression: int, block: int) -> _Cut:
+    """Cells of the centroids that hold something, in the order of their means, cut out of runs of equal ones.
 
     At multiples of a block, so that running sums and searches are short, and beside each that is heavy.
     """
+    number, weights = len(weights), weights.take(order)
     heavy = np.flatnonzero(weights > weights.sum() / (4 * compression))
     beside = np.unique(np.concatenate([heavy, heavy + 1]))
     beside = beside[(beside % block > 0) & (beside < len(weights))]
@@ -116,18 +159,39 @@ def _block_cuts(means: Array, weights: Array, compression: int, block: int) -> A
         inner, value = cut[tied], means[cut[tied]]
         left, right = np.searchsorted(means, value), np.searchsorted(means, value, side="right")
         cut[tied] = np.where(inner - left <= right - inner, left, right)
-    cut = between(0, cut, len(weights))
-    return cut[np.append(True, cut[1:] > cut[:-1])]
+    cut = _distinct(cut, len(weights))
+    cell = np.zeros(number, dtype=np.intp)
+    cell[order] = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, cut, len(order))))
+    return _Cut(cell, means[cut - 1] / 2 + means[cut] / 2, np.add.reduceat(weights, between(0, cut, 0)[:-1]))
 
 
-def _cells(means: Array, weights: Array, blend: Array, cut: Array) -> _Cells:
-    low, high = cut[:-1], cut[1:] - 1
-    first, last = means[low], means[high]
-    # Equal means in one cell: an atom, unless one of them is a blend.
-    blended = (first != last) | blend[low] | blend[high]
+def _distinct(cut: Array, stop: int) -> Array:
+    """Ascending cuts inside (0, stop), each once."""
+    cut = cut[(cut > 0) & (cut < stop)]
+    return cut[np.append(True, cut[1:] > cut[:-1])[: len(cut)]]
+
+
+def _counts(cut: _Cut, number: int) -> Array:
+    """How many centroids each of a number of digests has in each cell: ``[M, S]``."""
+    cells = len(cut.at) + 1
+    place = cut.cell.reshape(number, -1) + np.arange(number)[:, None] * cells
+    counts = torch.from_numpy(place.reshape(-1)).bincount(minlength=number * cells)
+    return counts.numpy().reshape(number, cells)
+
+
+def _cells(cut: _Cut, means: Array, weights: Array, signed: Array, members: Array) -> _Cells:
+    """What lies in each cell; of members so many hold something."""
     with np.errstate(over="ignore"):  # the mean is held between the outermost values
-        sums = np.add.reduceat(means * weights, low)
-    return _Cells(cut, first, last, sums, np.add.reduceat(weights, low), blended)
+        mass = torch.from_numpy(means * weights).reshape(-1)
+    sums = torch.zeros(len(members), dtype=torch.float64).scatter_add_(0, torch.from_numpy(cut.cell), mass)
+    atoms = np.flatnonzero(signed > 0)
+    value, at = means.reshape(-1).take(atoms), cut.cell.take(atoms)
+    first, last = np.full((2, len(members)), [[math.inf], [-math.inf]])
+    np.minimum.at(first, at, value)
+    np.maximum.at(last, at, value)
+    # Equal means in one cell: an atom, unless one of them is a blend.
+    blend = (first != last) | (np.bincount(at, minlength=len(members)) < members)
+    return _Cells(first, last, sums.numpy(), cut.weights, blend)
 
 
 def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:
@@ -151,23 +215,17 @@ def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:
     return cells._replace(first=first, last=last, sums=sums, weights=weights)
 
 
-def _across(cut: Array, at: Array, means: Array, signed: Array, order: Array) -> tuple[Array, Array]:
+def _across(counts: Array, at: Array, means: Array, weights: Array, signed: Array) -> tuple[Array, Array]:
     """The weight below each inner cut of centroids above it, less the reverse; and its moment about the cut.
 
     Between neighbours in a digest ``[M, N]`` the cdf is taken for a straight line. Written for few passes
     over memory.
     """
-    (number, size), cells = means.shape, len(cut) - 1
-    cell = order // size
-    cell *= cells
-    cell += np.repeat(np.arange(cells), np.diff(cut))
-    # How many centroids each digest has below each cut, and so which of its lines crosses it.
-    line = np.bincount(cell, minlength=number * cells).reshape(number, cells).cumsum(1)[:, :-1]
-    # Digests in an order of their own, so that the stack's mostly does not matter. In the last bit it does
-    # where means are equal over digests, and of stacks that are merged in parts.
-    by = np.lexsort(means[:, :: size // 8].T)
-    line = line[by] + (by * size - 1)[:, None]
-    edge, slope = _lines(means.reshape(-1), signed.reshape(-1))
+    size = means.shape[1]
+    # How many centroids each digest has below each cut, and so which of all lines crosses it.
+    counts[:, 0] += np.arange(len(means)) * size - 1
+    line = counts[:, :-1].cumsum(1)
+    edge, slope = _lines(means.reshape(-1), weights.reshape(-1), signed.reshape(-1))
     beyond = edge.take(line)
     np.subtract(at, beyond, out=beyond)
     moved = slope.take(line)
@@ -177,18 +235,18 @@ def _across(cut: Array, at: Array, means: Array, signed: Array, order: Array) ->
     return weight, moved.sum(0) / 2
 
 
-def _lines(means: Array, signed: Array) -> tuple[Array, Array]:
+def _lines(means: Array, weights: Array, signed: Array) -> tuple[Array, Array]:
     """From each centroid to the next: the value where they meet, and the weight per value.
 
     Both are 0 where there is no line: behind the last of a digest follows what has mean +inf.
     """
-    width = signed / -2
-    np.maximum(width, 0, out=width)  # half the weight of a blend; atoms have none
-    slope, gap = np.zeros((2, len(means)))
+    width = weights - signed
+    width *= 0.25  # half the weight of a blend; atoms have none
+    slope = np.empty(len(means))
+    slope[-1] = 0
     np.add(width[:-1], width[1:], out=slope[:-1])
     with np.errstate(all="ignore"):
-        np.subtract(means[1:], means[:-1], out=gap[:-1])
-        slope /= gap
+        slope[:-1] /= means[1:] - means[:-1]
         edge = np.divide(width, slope, out=width)
         edge += means
         none = ~((slope > 0) & (slope < math.inf))

@@ -1,7 +1,7 @@
-"""A sorted batch and a digest, cut against each other: the CPU's short cut to what `_centroids.py` does.
+"""An ordered batch and a digest, cut against each other: the CPU's short cut to what `_centroids.py` does.
 
 There a batch becomes cells, cells and centroids are sorted together and cut again. Where neither weights nor
-exactness are at stake (see :func:`add_sorted`) a cut is a pair of places, one in the batch and one among the
+exactness are at stake (see :func:`add_ordered`) a cut is a pair of places, one in the batch and one among the
 halves of the centroids, that one binary search finds: 200 microseconds less for 32,768 values, and half the
 rank error, as the batch is cut between single values.
 """
@@ -9,7 +9,7 @@ rank error, as the batch is cut between single values.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,57 +18,89 @@ from lightning_pce._arrays import after_zero, between
 from lightning_pce._centroids import BOOK_ROWS, halves, k1_edges
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Places = NDArray[np.int64]
 
 
-class _Pair(NamedTuple):
-    """Both sides in ascending order, each between -inf and +inf, and the weight up to each half."""
+class Ordered(NamedTuple):
+    """Values in ascending order, or in their place the means of values that lie together."""
 
-    values: Floats  # [n + 2]
-    means: Floats  # [m + 2]
-    blend: NDArray[np.bool_]  # [m + 2]
-    upto: Floats  # [m + 1]
+    values: NDArray[np.floating]  # [n] finite
+    upto: Floats | Places | None = None  # [n + 1] how many those before each stand for, and all; None: 1 each
+    sums: Floats | None = None  # [n] the sum of what each stands for; None: the values
+    blend: Flags | None = None  # [n] whether that differs; None: nowhere
+
+
+class _Side(NamedTuple):
+    """The batch or the halves of the centroids: items in order, the means between -inf and +inf."""
+
+    means: Floats  # [n + 2]
+    sums: Floats  # [n + 1] of each item, and 0
+    blend: Flags | None  # [n + 2]; None: nowhere
+    upto: Floats | Places | None  # [n + 1] the weight before each item, and of all; None: 0, 1, ..., n
+
+    def before(self, place: Any) -> Any:
+        """The weight before items."""
+        return place if self.upto is None else self.upto[place]
 
 
 class _Cuts(NamedTuple):
-    """Cut j lies below the values from ``value[j]`` on and the halves from ``half[j]`` on, ``[K + 1]`` each.
+    """Cut j lies before the batch's item ``new[j]`` and before half ``old[j]``, ``[K + 1]`` each.
 
     ``below`` and ``above`` are the neighbours of each cut in the two together.
     """
 
-    value: Places
-    half: Places
+    new: Places
+    old: Places
     below: Floats
     above: Floats
 
 
-def add_sorted(digest: Floats, x: NDArray[np.floating]) -> Floats:
-    """Centroids ``[K, 2]`` of a digest ``[K + 3, 2]`` with a blend, and of sorted finite values ``[n]``.
+def add_ordered(digest: Floats, batch: Ordered) -> Floats:
+    """Centroids ``[K, 2]`` of a digest ``[K + 3, 2]`` and a batch which together are more than K values.
 
-    A digest with a blend is not exact any more: nothing is lost by cuts along scale function k1 alone.
+    Such a digest is not exact any more: nothing is lost by cuts along scale function k1 alone.
     """
     means, weights, blend, _ = halves(digest)
     used = weights > 0
     means, weights, blend = means[used], weights[used], blend[used]
-    pair = _Pair(
-        _padded(x), between(-math.inf, means, math.inf), between(0, blend, 0), after_zero(weights.cumsum())
+    old = _Side(
+        between(-math.inf, means, math.inf),
+        between(0, means * weights, 0)[1:],
+        between(0, blend, 0),
+        after_zero(weights.cumsum()),
     )
-    goal = k1_edges(len(digest) - BOOK_ROWS, digest) * (pair.upto[-1] + len(x))
-    first_value = between(0, np.searchsorted(x, _not_below(means, x.dtype)), len(x))  # not below each half
-    middle = pair.upto[1:] - weights / 2 + first_value[1:-1]
-    half = np.searchsorted(middle, goal)
-    half[0], half[-1] = 0, len(means)
-    value = np.rint(goal - pair.upto[half]).astype(np.int64)
-    value = np.minimum(np.maximum(value, first_value[half]), first_value[half + 1])
-    value[0], value[-1] = 0, len(x)
-    return _centroids(pair, weights, _out_of_runs(pair, goal, value, half))
+    new = _side(batch)
+    number = len(batch.values)
+    goal = k1_edges(len(digest) - BOOK_ROWS, digest) * (old.before(len(means)) + new.before(number))
+    # The batch's first item that is not below each half.
+    first = between(0, np.searchsorted(batch.values, _not_below(means, batch.values.dtype)), number)
+    middle = weights.cumsum() - weights / 2 + new.before(first[1:-1])
+    at = np.searchsorted(middle, goal)
+    at[0], at[-1] = 0, len(means)
+    place = _nearest(new, goal - old.before(at))
+    place = np.minimum(np.maximum(place, first[at]), first[at + 1])
+    place[0], place[-1] = 0, number
+    return _centroids(new, old, _out_of_runs(new, old, goal, place, at))
 
 
-def _padded(x: NDArray[np.floating]) -> Floats:
-    padded = np.empty(len(x) + 2)
+def _side(batch: Ordered) -> _Side:
+    values, upto, sums, blend = batch
+    padded = np.empty(len(values) + 2)
     padded[0], padded[-1] = -math.inf, math.inf
-    np.add(x, 0.0, out=padded[1:-1])  # -0.0 becomes 0.0
-    return padded
+    np.add(values, 0.0, out=padded[1:-1])  # -0.0 becomes 0.0
+    if upto is None or sums is None or blend is None:
+        sums = padded[1:].copy()
+        sums[-1] = 0.0
+        return _Side(padded, sums, None, None)
+    return _Side(padded, between(0, sums, 0)[1:], between(0, blend, 0), upto)
+
+
+def _nearest(side: _Side, weight: Floats) -> Places:
+    """Before which item about so much weight lies."""
+    if side.upto is None:
+        return np.rint(weight).astype(np.int64)
+    return np.searchsorted((side.upto[1:] + side.upto[:-1]) / 2, weight)
 
 
 def _not_below(means: Floats, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
@@ -78,41 +110,46 @@ def _not_below(means: Floats, dtype: np.dtype[np.floating]) -> NDArray[np.floati
     return np.where(narrow < means, np.nextafter(narrow, dtype.type(math.inf)), narrow)
 
 
-def _neighbours(pair: _Pair, value: Places, half: Places) -> tuple[Floats, Floats]:
-    below = np.maximum(pair.values[value], pair.means[half])
-    return below, np.minimum(pair.values[value + 1], pair.means[half + 1])
+def _neighbours(new: _Side, old: _Side, place: Places, at: Places) -> tuple[Floats, Floats]:
+    below = np.maximum(new.means[place], old.means[at])
+    return below, np.minimum(new.means[place + 1], old.means[at + 1])
 
 
-def _out_of_runs(pair: _Pair, goal: Floats, value: Places, half: Places) -> _Cuts:
+def _out_of_runs(new: _Side, old: _Side, goal: Floats, place: Places, at: Places) -> _Cuts:
     """Move each cut inside a run of equal values to the end of it with less weight before the goal."""
-    below, above = _neighbours(pair, value, half)
+    below, above = _neighbours(new, old, place, at)
     tied = below >= above
     if tied.any():
         run, goal = above[tied], goal[tied]
-        left = [np.searchsorted(side[1:-1], run) for side in (pair.values, pair.means)]
-        right = [np.searchsorted(side[1:-1], run, side="right") for side in (pair.values, pair.means)]
-        before, after = left[0] + pair.upto[left[1]], right[0] + pair.upto[right[1]]
+        left, right = (
+            [np.searchsorted(side.means[1:-1], run, side=end) for side in (new, old)]
+            for end in ("left", "right")
+        )
+        before, after = (new.before(one) + old.before(two) for one, two in (left, right))
         low = goal - before <= after - goal
-        value[tied], half[tied] = np.where(low, left[0], right[0]), np.where(low, left[1], right[1])
-        below, above = _neighbours(pair, value, half)
-    return _Cuts(value, half, below, above)
+        place[tied], at[tied] = np.where(low, left[0], right[0]), np.where(low, left[1], right[1])
+        below, above = _neighbours(new, old, place, at)
+    return _Cuts(place, at, below, above)
 
 
-def _centroids(pair: _Pair, weights: Floats, cuts: _Cuts) -> Floats:
-    value, half = cuts.value, cuts.half
+def _centroids(new: _Side, old: _Side, cuts: _Cuts) -> Floats:
     first, last = cuts.above[:-1], cuts.below[1:]
-    weight = np.diff(value) + np.diff(pair.upto[half])
-    pair.values[-1] = 0.0  # nothing to add up behind the last
-    sums = _sums_between(pair.values[1:], value)
-    pair.means[-1] = 0.0
-    sums += _sums_between(pair.means[1:] * after_zero(weights[::-1])[::-1], half)
-    blend = (first < last) | pair.blend[half[:-1] + 1] | pair.blend[half[1:]]
+    weight = np.diff(new.before(cuts.new)) + np.diff(old.before(cuts.old))
+    sums = _sums_between(new.sums, cuts.new) + _sums_between(old.sums, cuts.old)
+    blend = (first < last) | _ends_blended(new, cuts.new) | _ends_blended(old, cuts.old)
     rows = np.zeros((len(first), 2))
     some = np.flatnonzero(weight > 0)
     mean = np.minimum(np.maximum(sums[some] / weight[some], first[some]), last[some])
     rows[: len(some), 0] = np.where(blend[some], mean, first[some])
     rows[: len(some), 1] = np.where(blend[some], -weight[some], weight[some])
     return rows
+
+
+def _ends_blended(side: _Side, cut: Places) -> Flags | bool:
+    """Whether a side has a blend at either end of a cell. What lies beside an empty cell does not count."""
+    if side.blend is None:
+        return False
+    return (side.blend[cut[:-1] + 1] | side.blend[cut[1:]]) & (cut[1:] > cut[:-1])
 
 
 def _sums_between(data: Floats, cut: Places) -> Floats:

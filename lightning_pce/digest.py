@@ -108,7 +108,7 @@ def add(
             number is repetition, 0 leaves out; a negative, NaN or infinite weight leaves out too and is
             counted as invalid.
         groups: integers shaped like ``values``: which of the G digests each value enters. All are updated
-            together, in one sort.
+            together, on an accelerator in one sort.
         replicates: numbers >= 0, ``[*values.shape, R]``, if the digest has R further columns: the weight of
             each value in R resamples of the same data (0 where the value itself has weight 0, and instead of
             what is no weight). They share the centroids, see :func:`replicate_digests`.
@@ -506,6 +506,11 @@ def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     at = torch.stack([start + margin, (start + stop) / 2, stop - margin], dim=-1).flatten(-2)
     at = torch.minimum(at, last)
     value = torch.stack([left, middle, right], dim=-1)
+    # The outermost of weight 1 is the extreme, even where batches have left another value nearer to the end.
+    light, first = weights <= 1, torch.zeros_like(used)
+    first[..., 0] = True
+    value = torch.where((light & first & ~last_used)[..., None], lowest[..., None], value)
+    value = torch.where((light & last_used & ~first)[..., None], highest[..., None], value)
     value = torch.where(used[..., None], value, highest[..., None]).flatten(-2)
     # The outermost values are known, whatever the slope inside the outermost blends.
     value = torch.where(_third(last_used), highest, torch.cat([lowest, value[..., 1:]], dim=-1))

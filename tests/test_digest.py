@@ -730,6 +730,16 @@ def test_merging_is_associative_and_commutative_within_the_error(drawn):
             assert dg.maximum(digest) == values.max()
 
 
+def test_an_extreme_inside_a_blend_behind_another_value_is_still_the_extreme():
+    digest = dg.from_values(torch.arange(100.0), compression=8)
+    used = int((dg.centroids(digest)[1] > 0).sum())
+    digest[0], digest[1] = f64(4.0, 1.0), f64(5.0, -3.0)  # of which one is 0, the book says
+    digest[used - 2], digest[used - 1] = f64(94.0, -3.0), f64(95.0, 1.0)  # of which one is 99
+    assert dg.minimum(digest) == dg.quantile(digest, 0.0) == 0
+    assert dg.maximum(digest) == dg.quantile(digest, 1.0) == 99
+    assert (dg.quantile(digest, GRID).diff() >= 0).all()
+
+
 @settings(max_examples=25)
 @given(
     drawn=DRAWN,
