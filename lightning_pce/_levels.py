@@ -146,7 +146,7 @@ def levels_of(x: torch.Tensor, scale: Scale) -> torch.Tensor:
 
 def _sums(x: torch.Tensor, level: torch.Tensor) -> NDArray[np.float64]:
     """The sum of each level. NumPy's bincount with weights takes a quarter longer."""
-    sums = torch.zeros(1 << DIGITS, dtype=torch.float64)
+    sums = torch.zeros(1 << DIGITS, dtype=torch.float64, device=x.device)
     for values, at in zip(torch.split(x, _CHUNK), torch.split(level, _CHUNK), strict=True):
         sums.scatter_add_(0, at.long(), values.double())
     return sums.numpy()

@@ -122,7 +122,7 @@ def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Cut | Non
     if scale is None:
         return None
     at = levels_of(torch.from_numpy(means), scale).long()
-    all_mass = torch.zeros(size, dtype=torch.float64).scatter_add_(0, at, torch.from_numpy(weights)).numpy()
+    all_mass = _sums(torch.from_numpy(weights), at, size)
     used = np.flatnonzero(all_mass != 0)  # of flags: four times as fast
     level, mass = at.numpy(), all_mass.take(used)
     upto = after_zero(mass.cumsum())
@@ -171,6 +171,11 @@ def _distinct(cut: Array, stop: int) -> Array:
     return cut[np.append(True, cut[1:] > cut[:-1])[: len(cut)]]
 
 
+def _sums(x: torch.Tensor, at: torch.Tensor, size: int) -> Array:
+    """``[size]``: the sums of what lies at each place, a quarter faster than by NumPy's bincount."""
+    return torch.zeros(size, dtype=x.dtype, device=x.device).scatter_add_(0, at, x).numpy()
+
+
 def _counts(cut: _Cut, number: int) -> Array:
     """How many centroids each of a number of digests has in each cell: ``[M, S]``."""
     cells = len(cut.at) + 1
@@ -182,8 +187,8 @@ def _counts(cut: _Cut, number: int) -> Array:
 def _cells(cut: _Cut, means: Array, weights: Array, signed: Array, members: Array) -> _Cells:
     """What lies in each cell; of members so many hold something."""
     with np.errstate(over="ignore"):  # the mean is held between the outermost values
-        mass = torch.from_numpy(means * weights).reshape(-1)
-    sums = torch.zeros(len(members), dtype=torch.float64).scatter_add_(0, torch.from_numpy(cut.cell), mass)
+        mass = (means * weights).reshape(-1)
+    sums = _sums(torch.from_numpy(mass), torch.from_numpy(cut.cell), len(members))
     atoms = np.flatnonzero(signed > 0)
     value, at = means.reshape(-1).take(atoms), cut.cell.take(atoms)
     first, last = np.full((2, len(members)), [[math.inf], [-math.inf]])
@@ -191,7 +196,7 @@ def _cells(cut: _Cut, means: Array, weights: Array, signed: Array, members: Arra
     np.maximum.at(last, at, value)
     # Equal means in one cell: an atom, unless one of them is a blend.
     blend = (first != last) | (np.bincount(at, minlength=len(members)) < members)
-    return _Cells(first, last, sums.numpy(), cut.weights, blend)
+    return _Cells(first, last, sums, cut.weights, blend)
 
 
 def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:

@@ -197,3 +197,23 @@ def test_a_metric_counts_what_waits(double):
         metric.update(part)
     assert metric.compute()["count"] == len(values)
     assert worst_rank_error(values, dg.quantile(metric.digest, torch.from_numpy(PROMISED_Q))) <= 5e-5
+
+
+def test_another_default_device_changes_nothing():
+    values = torch.from_numpy(ce_like(N, np.random.default_rng(12)))
+    want = dg.from_values(values)
+    merged = dg.merge(torch.stack([dg.from_values(part) for part in values.chunk(64)]))
+    with torch.device("meta"):
+        assert torch.equal(dg.from_values(values), want)
+        parts = torch.stack([dg.from_values(part) for part in values.chunk(64)])
+        assert torch.equal(dg.merge(parts), merged)
+
+
+def test_deterministic_mode_changes_nothing():
+    values = torch.from_numpy(ce_like(N, np.random.default_rng(13)))
+    want = dg.from_values(values)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(dg.from_values(values), want)
+    finally:
+        torch.use_deterministic_algorithms(False)
