@@ -189,7 +189,7 @@ def _sorted_by_digits(x: Array) -> Array:
         negative = bits[: np.searchsorted(bits, 0)]
         negative ^= 0x7FFFFFFF
     ordered = bits.view(np.float32)
-    if ordered[0] == ordered[0]:
+    if ordered[0] == ordered[0] or not signed:
         return ordered
     return _sorted_by_digits(np.abs(x, where=x != x, out=x.copy()))  # a NaN with a sign comes first
 

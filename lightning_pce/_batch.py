@@ -1,9 +1,10 @@
 """A batch of values enters a digest, or the digests of several groups.
 
-The values are sorted once, by group and value, and cut at fixed ranks into eight times as many cells as there
-are centroids; cells and the halves of the centroids are then compressed together. A CPU has two short cuts
-for values without weights: many are counted instead of sorted, see :mod:`lightning_pce._levels`, and what is
-in order is cut against the digest, see :mod:`lightning_pce._sorted_pair`.
+The values are sorted, on an accelerator once by group and value, and cut at fixed ranks into eight times as
+many cells as there are centroids; cells and the halves of the centroids are then compressed together. A CPU
+takes one group after the other, and has two short cuts for values without weights: many are counted instead
+of sorted, see :mod:`lightning_pce._levels`, and what is in order is cut against the digest, see
+:mod:`lightning_pce._sorted_pair`.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def add_batch(digest: Array, entries: Entries) -> Array:
         return _add_sorted(digest, _sorted(entries, None if entries.groups is None else len(digest)))
     if entries.groups is None:
         return _add_numpy(digest, entries)
+    if not len(digest):
+        return digest.copy()
     # In order of their groups only: one sort for each is faster than one by group and value.
     order = np.argsort(entries.groups.astype(np.min_scalar_type(len(digest))), kind="stable")
     cut = after_zero(np.bincount(entries.groups, minlength=len(digest)).cumsum())

@@ -94,7 +94,8 @@ def compress(items: Items, compression: int) -> Items:
     xp = namespace(items.means)
     order, m = _sorted_means(items.means)
     w, b = take(items.weights, order), take(items.blend, order)
-    mass = xp.where(w > 0, m, 0.0) * w
+    with np.errstate(over="ignore"):  # the mean is held between the outermost values
+        mass = xp.where(w > 0, m, 0.0) * w
     n = count(m < math.inf)[..., None]
     upto = running_sum(w)
     new = m[..., 1:] != m[..., :-1]

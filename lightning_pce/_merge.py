@@ -22,7 +22,7 @@ from lightning_pce._centroids import (
     packed,
     summarised,
 )
-from lightning_pce._levels import FEWER_DIGITS, crowded_levels, edges_of, levels_of, scale_of
+from lightning_pce._levels import FEWER_DIGITS, crowded_levels, edges_of, levels_of, scale_of, sums_at
 
 # Digests with so many centroids for each that is wanted are merged by whole centroids. Between those of
 # smaller digests the cdf is no straight line.
@@ -31,8 +31,8 @@ _EACH, _LEAST = 32, 256
 _PART = 128
 
 
-# What else is a crowded level of centroids, see _levels.py: here what lies across a cut is put right.
-_PART_OF_CELL, _FEW = 1.0, 2.0**-12
+# When a level of centroids is crowded, as in _levels.py; here what lies across a cut is put right.
+_PART_OF_CELL, _PART_OF_ALL = 1.0, 2.0**-12
 
 
 class _Cut(NamedTuple):
@@ -109,11 +109,8 @@ def _merge_whole(digests: Array, compression: int) -> Array:
     means[absent] = math.inf
     cells = _exchanged(cells, at, _across(counts, at[1:-1], means, weights, signed))
     items = summarised(cells.first, cells.last, cells.sums, cells.weights, cells.blend)
-    merged = np.zeros((compression + BOOK_ROWS, 2))
-    merged[: len(items.means), 0] = items.means
-    merged[: len(items.means), 1] = np.where(items.blend, -items.weights, items.weights)
-    merged[compression:] = book
-    return merged
+    merged = packed(items, book)
+    return np.insert(merged, len(items.means), np.zeros((compression - len(items.means), 2)), axis=0)
 
 
 def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Cut | None:
@@ -122,11 +119,11 @@ def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Cut | Non
     if scale is None:
         return None
     at = levels_of(torch.from_numpy(means), scale).long()
-    all_mass = _sums(torch.from_numpy(weights), at, size)
+    all_mass = sums_at(at, torch.from_numpy(weights), size)
     used = np.flatnonzero(all_mass != 0)  # of flags: four times as fast
     level, mass = at.numpy(), all_mass.take(used)
     upto = after_zero(mass.cumsum())
-    crowded = crowded_levels(mass, upto, compression, _PART_OF_CELL, _FEW)
+    crowded = crowded_levels(mass, upto, compression, _PART_OF_CELL, _PART_OF_ALL)
     if crowded[0]:  # unless by the smallest value and no others: mostly zeros
         crowded[0] = np.count_nonzero(level <= used[0]) != np.count_nonzero(means == means.min())
     if crowded.any():
@@ -136,7 +133,7 @@ def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Cut | Non
     cut = _distinct(cut, len(used))
     ends, starts = edges_of(used[cut - 1] + 1, scale), edges_of(used[cut], scale)
     cells = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, used[cut], size)))
-    return _Cut(cells.take(level), (ends + starts) / 2, np.diff(upto.take(between(0, cut, len(used)))))
+    return _Cut(cells.take(level), (ends + starts) / 2, np.add.reduceat(mass, between(0, cut, 0)[:-1]))
 
 
 def _cut_by_order(order: Array, means: Array, weights: Array, compression: int, block: int) -> _Cut:
@@ -171,11 +168,6 @@ def _distinct(cut: Array, stop: int) -> Array:
     return cut[np.append(True, cut[1:] > cut[:-1])[: len(cut)]]
 
 
-def _sums(x: torch.Tensor, at: torch.Tensor, size: int) -> Array:
-    """``[size]``: the sums of what lies at each place, a quarter faster than by NumPy's bincount."""
-    return torch.zeros(size, dtype=x.dtype, device=x.device).scatter_add_(0, at, x).numpy()
-
-
 def _counts(cut: _Cut, number: int) -> Array:
     """How many centroids each of a number of digests has in each cell: ``[M, S]``."""
     cells = len(cut.at) + 1
@@ -188,7 +180,7 @@ def _cells(cut: _Cut, means: Array, weights: Array, signed: Array, members: Arra
     """What lies in each cell; of members so many hold something."""
     with np.errstate(over="ignore"):  # the mean is held between the outermost values
         mass = (means * weights).reshape(-1)
-    sums = _sums(torch.from_numpy(mass), torch.from_numpy(cut.cell), len(members))
+    sums = sums_at(torch.from_numpy(cut.cell), torch.from_numpy(mass), len(members))
     atoms = np.flatnonzero(signed > 0)
     value, at = means.reshape(-1).take(atoms), cut.cell.take(atoms)
     first, last = np.full((2, len(members)), [[math.inf], [-math.inf]])

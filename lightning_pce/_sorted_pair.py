@@ -26,9 +26,8 @@ class Ordered(NamedTuple):
     """Values in ascending order, or in their place the means of values that lie together."""
 
     values: NDArray[np.floating]  # [n] finite
-    upto: Floats | Places | None = None  # [n + 1] how many those before each stand for, and all; None: 1 each
-    sums: Floats | None = None  # [n] the sum of what each stands for; None: the values
-    blend: Flags | None = None  # [n] whether that differs; None: nowhere
+    upto: Places | None = None  # [n + 1] how many those before each stand for, and all; None: 1 each
+    blend: Flags | None = None  # [n] whether what each stands for differs; None: nowhere
 
 
 class _Side(NamedTuple):
@@ -66,7 +65,7 @@ def add_ordered(digest: Floats, batch: Ordered) -> Floats:
     means, weights, blend = means[used], weights[used], blend[used]
     old = _Side(
         between(-math.inf, means, math.inf),
-        between(0, means * weights, 0)[1:],
+        np.append(means * weights, 0.0),
         between(0, blend, 0),
         after_zero(weights.cumsum()),
     )
@@ -85,15 +84,15 @@ def add_ordered(digest: Floats, batch: Ordered) -> Floats:
 
 
 def _side(batch: Ordered) -> _Side:
-    values, upto, sums, blend = batch
+    values, upto, blend = batch
     padded = np.empty(len(values) + 2)
     padded[0], padded[-1] = -math.inf, math.inf
     np.add(values, 0.0, out=padded[1:-1])  # -0.0 becomes 0.0
-    if upto is None or sums is None or blend is None:
+    if upto is None or blend is None:
         sums = padded[1:].copy()
         sums[-1] = 0.0
         return _Side(padded, sums, None, None)
-    return _Side(padded, between(0, sums, 0)[1:], between(0, blend, 0), upto)
+    return _Side(padded, np.append(values * np.diff(upto), 0.0), between(0, blend, 0), upto)
 
 
 def _nearest(side: _Side, weight: Floats) -> Places:

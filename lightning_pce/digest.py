@@ -133,6 +133,8 @@ def add(
     _check_entries(digest, values, weights, groups, replicates)
     entries = _flat(values, weights, groups, replicates)
     digest, entries = _without_strange_groups(digest, entries)
+    if not values.numel():
+        return digest.clone()
     piece = _PIECE // digest.shape[-1] * 2
     for start in range(0, values.numel(), piece):
         digest = _on_arrays(_add_piece, digest, *entries.at(slice(start, start + piece)))

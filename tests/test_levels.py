@@ -32,24 +32,104 @@ def slices(levels, values):
     return np.split(np.sort(values).astype(np.float64), levels.upto[1:-1])
 
 
+def assert_levels_fit(levels, values):
+    parts = slices(levels, values)
+    assert levels.upto[0] == 0
+    assert levels.upto[-1] == len(values)
+    assert (np.diff(levels.upto) > 0).all()
+    assert (np.diff(levels.values) >= 0).all()
+    start = float(values.min())
+    means, least, most = np.array([(start + (part - start).mean(), part[0], part[-1]) for part in parts]).T
+    ulp = np.spacing(np.abs(values.astype(np.float64)).max())
+    np.testing.assert_allclose(levels.values, means, rtol=0, atol=4 * ulp)
+    assert (levels.values >= least - ulp).all()
+    assert (levels.values <= most + ulp).all()
+    assert not ((least < most) & ~levels.blend).any()
+    assert (levels.values[0], levels.values[-1]) == (values.min(), values.max())
+    assert not levels.blend[[0, -1]].any()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_each_level_holds_neighbours_and_their_sum(dtype):
+def test_each_level_holds_neighbours_and_their_mean(dtype):
     batches = [uneven(seed).astype(dtype) for seed in range(16)]
     counts = [(values, counted(values, K)) for values in batches]
     assert sum(levels is not None for _, levels in counts) >= 10  # others, such as a Cauchy's, are sorted
     for values, levels in counts:
-        if levels is None:
-            continue
-        parts = slices(levels, values)
-        assert levels.upto[0] == 0
-        assert levels.upto[-1] == N
-        assert all(len(part) for part in parts)
-        sums, least, most = np.array([(part.sum(), part[0], part[-1]) for part in parts]).T
-        slack = 1e-12 * np.abs(values.astype(np.float64)).max()
-        np.testing.assert_allclose(levels.sums, sums, rtol=1e-12, atol=slack)
-        assert (levels.values >= least - slack).all()
-        assert (levels.values <= most + slack).all()
-        assert not ((least < most) & ~levels.blend).any()
+        if levels is not None:
+            assert_levels_fit(levels, values)
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-8, 1e-11, 1e-12, 1e-13, 1e-15])
+@pytest.mark.parametrize("origin", [1.0, -1.0, 3e8, 1e-20, -1e36])
+@pytest.mark.parametrize("shape", ["random", "standard_exponential", "standard_normal"])
+def test_float64_values_that_lie_close_together_are_levels_in_order_or_sorted(shape, origin, spread):
+    rng = np.random.default_rng(14)
+    values = origin + abs(origin) * spread * getattr(rng, shape)(N)
+    levels = counted(values, K)
+    if levels is not None:
+        assert_levels_fit(levels, values)
+    digest = dg.from_values(torch.from_numpy(values))
+    assert dg.count(digest) == N
+    q = PROMISED_Q[:-1]
+    # Above a value that is repeated there is no rank between.
+    share = np.unique(values, return_counts=True)[1].max() / N
+    assert worst_rank_error(values, dg.quantile(digest, torch.from_numpy(q)), q) <= bound(N) + share
+
+
+def test_zeros_of_both_signs_below_values_close_together_are_zeros():
+    values = np.random.default_rng(15).uniform(1, 1.003, N).astype(np.float32)
+    values[::3], values[3] = 0.0, -0.0
+    digest = dg.from_values(torch.from_numpy(values))
+    assert dg.count(digest) == N
+    assert dg.centroids(digest)[1][0] == np.count_nonzero(values == 0)
+    assert math.copysign(1, dg.minimum(digest)) == 1
+
+
+def test_a_lump_at_the_lower_end_is_no_atom_because_its_sum_is_rounded():
+    rng = np.random.default_rng(16)
+    values = 1e8 + np.exp(rng.standard_normal(N))
+    at = rng.permutation(N)
+    at = at[at % (N // 512) != 0][:190]  # which the sample does not see
+    values[at] = 1e8 + 1e-7 * rng.random(190)
+    levels = counted(values, K)
+    assert_levels_fit(levels, values)
+
+
+@pytest.mark.parametrize("n", [40_000, N])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_large_batch_of_nan_alone_is_counted(n, sign):
+    nan = torch.full((n,), math.nan).copysign(torch.tensor(float(sign)))
+    digest = dg.from_values(nan)
+    assert dg.nonfinite(digest) == dg.count(digest) + n == n
+
+
+def test_a_batch_of_nothing_is_a_new_digest():
+    digest = dg.from_values(torch.arange(5.0))
+    same = dg.add(digest, torch.empty(0))
+    same += 1
+    assert dg.count(digest) == 5
+    groups = dg.empty(shape=(0,))
+    none = torch.zeros(3, dtype=torch.bool)
+    assert dg.add(groups, torch.ones(3), none, groups=torch.zeros(3, dtype=torch.long)).shape == groups.shape
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "values",
+    {
+        "near the largest float32": lambda r: (
+            (-2.6e38 + 1.2e37 * r).clip(-3.1e38, -2.2e38).astype(np.float32)
+        ),
+        "denormal": lambda r: (1e-40 * np.abs(r)).astype(np.float32),
+        "1e300": lambda r: 1e300 * r,
+    }.values(),
+)
+def test_numbers_of_any_size_raise_no_warning(values):
+    values = values(np.random.default_rng(17).standard_normal(N))
+    values[256 * 100] = np.nextafter(values.min(), values.dtype.type(0))
+    digest = dg.from_values(torch.from_numpy(values))
+    assert dg.count(digest) == N
+    assert (dg.minimum(digest).item(), dg.maximum(digest).item()) == (values.min(), values.max())
 
 
 @pytest.mark.parametrize("name", SMOOTH)
@@ -60,15 +140,6 @@ def test_no_level_of_different_values_takes_up_much_of_a_cell(name):
     angle = np.arcsin(np.sqrt(levels.upto / N)) * 2 / math.pi * K
     few = np.diff(levels.upto) <= N / 2**14
     assert (np.diff(angle)[differ & ~few] < 0.6).all()
-
-
-@pytest.mark.parametrize("name", [*SMOOTH, *HARD])
-def test_the_extremes_are_no_part_of_a_level(name):
-    values = values_of(name, N).numpy()
-    levels = counted(values, K)
-    if levels is not None:
-        assert (levels.values[0], levels.values[-1]) == (values.min(), values.max())
-        assert not levels.blend[[0, -1]].any()
 
 
 def test_zeros_are_one_atom_and_the_rest_is_counted():
