@@ -32,7 +32,7 @@ _PART = 128
 # When a level of centroids is crowded, as in _levels.py; here what lies across a cut is put right.
 _PART_OF_CELL, _PART_OF_ALL = 1.0, 2.0**-12
 # So many digests at a time are compared with the cuts.
-_AT_ONCE = 16
+_AT_ONCE = 32
 
 
 class _Cut(NamedTuple):
@@ -215,9 +215,8 @@ def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:
 def _across(counts: Array, at: Array, means: Array, weights: Array, signed: Array) -> tuple[Array, Array]:
     """The weight below each inner cut of centroids above it, less the reverse; and its moment about the cut.
 
-    Between neighbours in a digest ``[M, N]`` the cdf is taken for a straight line. A few digests at a time:
-    arrays of all 64 were so large that, where the allocator gives memory back, page faults took a third of the
-    merge.
+    Between neighbours in a digest ``[M, N]`` the cdf is taken for a straight line. Half of 64 digests at a time,
+    because where the allocator gives memory back page faults took a third of the merge.
     """
     weight, moment = np.zeros((2, len(at)))
     for i in range(0, len(means), _AT_ONCE):
