@@ -59,9 +59,9 @@ def test_each_level_holds_neighbours_and_their_mean(dtype):
             assert_levels_fit(levels, values)
 
 
-@pytest.mark.parametrize("spread", [1e-2, 1e-8, 1e-11, 1e-12, 1e-13, 1e-15])
-@pytest.mark.parametrize("origin", [1.0, -1.0, 3e8, 1e-20, -1e36])
-@pytest.mark.parametrize("shape", ["random", "standard_exponential", "standard_normal"])
+@pytest.mark.parametrize("spread", [1e-8, 1e-11, 1e-12, 1e-13, 1e-15])
+@pytest.mark.parametrize("origin", [3e8, -1e36])
+@pytest.mark.parametrize("shape", ["random", "standard_exponential"])
 def test_float64_values_that_lie_close_together_are_levels_in_order_or_sorted(shape, origin, spread):
     rng = np.random.default_rng(14)
     values = origin + abs(origin) * spread * getattr(rng, shape)(N)
