@@ -215,7 +215,7 @@ def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:
 def _across(counts: Array, at: Array, means: Array, weights: Array, signed: Array) -> tuple[Array, Array]:
     """The weight below each inner cut of centroids above it, less the reverse; and its moment about the cut.
 
-    Between neighbours in a digest ``[M, N]`` the cdf is taken for a straight line. Half of 64 digests at once:
+    Between neighbours in a digest ``[M, N]`` the cdf counts as a straight line. Half of 64 digests at once:
     where the allocator gives memory back page faults took a third of the merge.
     """
     weight, moment = np.zeros((2, len(at)))
