@@ -112,8 +112,8 @@ def _add_numpy(digest: Array, entries: Entries) -> Array:
     levels = counted(x, compression) if len(x) >= _MANY else None
     if levels is None:
         return _add_sorted(digest, _sorted(Entries(x, None, None, None), None))
-    book = np.array([[0.0, 0.0], [x.min() + 0.0, 0.0], [x.max() + 0.0, 0.0]])  # -0.0 becomes 0.0
-    return np.concatenate([add_ordered(digest, levels), merged_books(np.stack([digest[compression:], book]))])
+    books = np.stack([digest[compression:], _finite_book(x.min(), x.max())])
+    return np.concatenate([add_ordered(digest, levels), merged_books(books)])
 
 
 def _add_sorted(digest: Array, batch: Sorted) -> Array:
@@ -135,25 +135,26 @@ def _sorted(entries: Entries, number: int | None) -> Sorted:
     """Sort by group and value, and keep the book of what is not finite or does not count."""
     x, weights, columns, groups = entries
     xp = namespace(x)
-    refused, counted, w = 0.0, weights, None
+    refused, present, w = 0.0, weights, None
     if weights is not None and weights.dtype not in (np.bool_, torch.bool):
         weights = to_float(weights)
         bad = ~((weights >= 0) & (weights < math.inf))
         refused, w = sum_of_groups(to_float(bad), groups, number), xp.where(bad, 0.0, weights)
-        counted = w > 0
-    if counted is not None and xp is np and counted.any():
-        if not counted.all():
-            x, w, columns, groups = Entries(x, w, columns, groups).at(counted)
-        counted = None
+        present = w > 0
+    if present is not None and xp is np and present.any():
+        if not present.all():
+            x, w, columns, groups = Entries(x, w, columns, groups).at(present)
+        present = None
     plain = w is None and columns is None and groups is None
-    if plain and counted is None and xp is np:
+    if plain and present is None and xp is np:
         x = sort(x)
         if -math.inf < x[0] and x[-1] < math.inf:
-            book = np.array([[refused, 0.0], [x[0] + 0.0, 0.0], [x[-1] + 0.0, 0.0]])  # -0.0 becomes 0.0
-            return Sorted(Entries(x, None, None, None), np.int64(0), np.int64(len(x)), book)
+            return Sorted(
+                Entries(x, None, None, None), np.int64(0), np.int64(len(x)), _finite_book(x[0], x[-1])
+            )
     nan = x != x
-    if counted is not None:
-        nan, x = nan & counted, xp.where(counted, x, math.nan)
+    if present is not None:
+        nan, x = nan & present, xp.where(present, x, math.nan)
     low, high = x == -math.inf, x == math.inf
     begin = sum_of_groups(to_int(low), groups, number)
     start = begin if groups is None else begin + _offsets(groups, number)
@@ -171,6 +172,11 @@ def _sorted(entries: Entries, number: int | None) -> Sorted:
     outer[..., 1, 0] = xp.where(some, take(x, at_most(start, last)), math.inf) + 0.0
     outer[..., 2, 0] = xp.where(some, take(x, not_negative(stop - 1)), -math.inf) + 0.0
     return Sorted(Entries(x, w, columns, groups), start, stop, xp.concatenate([outer, odd], -1))
+
+
+def _finite_book(lowest: float, highest: float) -> Array:
+    """``[3, 2]``: the book of finite values without weights."""
+    return np.array([[0.0, 0.0], [lowest + 0.0, 0.0], [highest + 0.0, 0.0]])  # -0.0 becomes 0.0
 
 
 def _offsets(groups: Array, number: int | None) -> Array:

@@ -155,7 +155,7 @@ class PercentileCECallback(Callback):
                 f"{type(pl_module).__name__} has PercentileCEMixin and measures itself: leave "
                 "PercentileCECallback out, or the mixin."
             )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning's connector sets
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it, no class says so
         # One of each figure is enough.
         self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
         self._warned.clear()

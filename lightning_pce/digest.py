@@ -20,7 +20,7 @@ Method: the merging t-digest of Dunning and Ertl (arXiv 1902.04023) with scale f
 Equal values are never cut apart. A blend has an inside, two straight pieces of quantile function
 reconstructed from its neighbours so that its mean is kept; it enters a merge as the two halves of that and
 not as one lump (worst rank error of 1e6 normal values in batches of 512: 6e-5 instead of 5e-4). And a batch
-is sorted alone and cut at fixed ranks before it meets the centroids.
+is sorted alone, on a CPU a large one only counted on a scale, before it meets the centroids.
 """
 
 from __future__ import annotations
