@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from lightning_pce import PercentileCEMixin
-from lightning_pce.plot import fan_chart
+from lightning_pce.reports.plot import fan_chart
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 MONITORS = {"mean": "val_ce_mean", "p50": "val_ce_p50", "p95": "val_ce_p95"}

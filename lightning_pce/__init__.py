@@ -1,16 +1,21 @@
 """Percentiles of per-token cross-entropy for PyTorch Lightning and torchmetrics."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from lightning_pce._version import __version__
-from lightning_pce.bits_per_byte import BitsPerByte
-from lightning_pce.callback import PercentileCECallback
-from lightning_pce.checkpoints import percentile_checkpoints
-from lightning_pce.digest_metric import DigestView
-from lightning_pce.figures import PercentileFigures
-from lightning_pce.linear_token_stats import linear_token_statistics
-from lightning_pce.metrics import PercentileCrossEntropy, StreamingQuantiles
-from lightning_pce.mixin import PercentileCEMixin
-from lightning_pce.proxies import TokenProxies, proxy_names
-from lightning_pce.token_stats import TokenStatistics, token_statistics
+
+if TYPE_CHECKING:
+    from lightning_pce.integrations.lightning.callback import PercentileCECallback
+    from lightning_pce.integrations.lightning.checkpoints import percentile_checkpoints
+    from lightning_pce.integrations.lightning.figures import PercentileFigures
+    from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
+    from lightning_pce.metrics._digest_metric import DigestView
+    from lightning_pce.metrics.bits_per_byte import BitsPerByte
+    from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
+    from lightning_pce.metrics.proxies import TokenProxies, proxy_names
+    from lightning_pce.tokens.from_hidden_states import linear_token_statistics
+    from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
 __all__ = [
     "BitsPerByte",
@@ -28,3 +33,47 @@ __all__ = [
     "proxy_names",
     "token_statistics",
 ]
+
+# Loaded when first asked for: token_statistics needs no torchmetrics, and a metric no Lightning.
+_HOMES = {
+    "BitsPerByte": "metrics.bits_per_byte",
+    "DigestView": "metrics._digest_metric",
+    "PercentileCECallback": "integrations.lightning.callback",
+    "PercentileCEMixin": "integrations.lightning.mixin",
+    "PercentileCrossEntropy": "metrics.percentiles",
+    "PercentileFigures": "integrations.lightning.figures",
+    "StreamingQuantiles": "metrics.percentiles",
+    "TokenProxies": "metrics.proxies",
+    "TokenStatistics": "tokens.statistics",
+    "linear_token_statistics": "tokens.from_hidden_states",
+    "percentile_checkpoints": "integrations.lightning.checkpoints",
+    "proxy_names": "metrics.proxies",
+    "token_statistics": "tokens.statistics",
+}
+_MODULES = (
+    "checkpoints",
+    "digest",
+    "exchange",
+    "figures",
+    "integrations",
+    "metrics",
+    "plot",
+    "reports",
+    "token_stats",
+    "tokens",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

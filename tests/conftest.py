@@ -23,7 +23,7 @@ def pytest_runtest_makereport():
 @pytest.fixture(scope="session")
 def lightning_ranks(tmp_path_factory):
     """The notes of the ranks of lightning_processes.py, which run once for all tests."""
-    from lightning_processes import run_ranks
+    from tests.helpers.lightning_processes import run_ranks
 
     base = tmp_path_factory.getbasetemp()
     return run_ranks((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks")

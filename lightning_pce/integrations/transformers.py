@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchmetrics.utilities.prints import rank_zero_warn
 
-from lightning_pce.digest_metric import DEFAULT_PERCENTILES
-from lightning_pce.stages import StageMetrics
+from lightning_pce.integrations.stages import StageMetrics
+from lightning_pce.metrics._digest_metric import DEFAULT_PERCENTILES
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer

@@ -1,0 +1,1 @@
+"""Short cuts for NumPy arrays on a CPU."""

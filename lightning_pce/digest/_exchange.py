@@ -1,0 +1,117 @@
+"""Digests for other programs: JSON without loss, and the ``tdigest`` package of PyPI."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_pce import digest as td
+from lightning_pce.digest._centroids import BOOK_ROWS, HIGHEST, LOWEST
+
+if TYPE_CHECKING:
+    from tdigest import TDigest
+
+_FORMAT, _VERSION = "lightning-pce/t-digest", 1
+_KEYS = {"format", "version", "shape", "data"}
+
+
+def to_dict(digest: Tensor) -> dict[str, Any]:
+    """A digest, or several in one tensor, as something ``json.dumps`` takes; loses nothing.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+
+    Returns:
+        ``format``, ``version``, ``shape``, and ``data``: base64 of the little-endian float64 numbers in row
+        order.
+
+    Example:
+        >>> stored = to_dict(td.from_values(torch.tensor([1.0, 2.0]), compression=8))
+        >>> stored["format"], stored["version"], stored["shape"]
+        ('lightning-pce/t-digest', 1, [11, 2])
+        >>> td.count(from_dict(stored))
+        tensor(2., dtype=torch.float64)
+    """
+    numbers = digest.detach().cpu().numpy().astype("<f8")
+    data = base64.b64encode(numbers.tobytes()).decode("ascii")
+    return {"format": _FORMAT, "version": _VERSION, "shape": list(digest.shape), "data": data}
+
+
+def from_dict(stored: dict[str, Any]) -> Tensor:
+    """The digest that :func:`to_dict` stored, bit for bit.
+
+    Raises:
+        ValueError: if it is of another format or version, or damaged.
+    """
+    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        raise ValueError(f"Expected a dict of format {_FORMAT!r} but got {_shown(stored)}.")
+    if stored.get("version") != _VERSION:
+        raise ValueError(f"Expected version {_VERSION} of {_FORMAT!r} but got {stored.get('version')!r}.")
+    if set(stored) != _KEYS:
+        raise ValueError(f"Expected the keys {sorted(_KEYS)} but got {sorted(map(str, stored))}.")
+    shape, data = stored["shape"], stored["data"]
+    whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    if not whole or len(shape) < 2 or shape[-1] != 2 or shape[-2] < 8 + BOOK_ROWS:
+        raise ValueError(f"Expected a `shape` [..., K + {BOOK_ROWS}, 2] with K at least 8 but got {shape!r}.")
+    try:
+        numbers = base64.b64decode(data, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise ValueError(f"Expected base64 text under `data` but got {_shown(data)}.") from error
+    if len(numbers) != 8 * math.prod(shape):
+        raise ValueError(
+            f"Expected {8 * math.prod(shape)} bytes of data for shape {shape} but got {len(numbers)}."
+        )
+    return torch.from_numpy(np.frombuffer(numbers, dtype="<f8").astype(np.float64).reshape(shape))
+
+
+def to_tdigest(digest: Tensor) -> TDigest:
+    """A ``tdigest.TDigest`` with the finite centroids of one digest (extra ``tdigest``).
+
+    Their means and weights are kept as they are. What that package has no place for is lost: the extremes,
+    NaN, infinities, and which centroids are atoms.
+
+    Args:
+        digest: ``[K + 3, 2]``.
+    """
+    from tdigest import TDigest
+    from tdigest.tdigest import Centroid
+
+    if digest.ndim != 2:
+        raise ValueError(f"Expected one digest [K + {BOOK_ROWS}, 2] but got shape {tuple(digest.shape)}.")
+    means, weights, _ = td.centroids(digest)
+    other = TDigest(delta=1 / len(means))
+    for mean, weight in zip(means.tolist(), weights.tolist(), strict=True):
+        if weight > 0:
+            # Not other.update(): it would spread the weight over centroids that it finds too light.
+            other.C.insert(mean, Centroid(mean, weight))
+            other.n += weight
+    return other
+
+
+def from_tdigest(other: TDigest, *, compression: int = 1024) -> Tensor:
+    """A digest ``[K + 3, 2]`` with the centroids of a ``tdigest.TDigest``.
+
+    A centroid of weight 1 is taken for an atom, any other for a blend. The extremes are those of the means,
+    because that package does not keep them.
+    """
+    found = [(entry["m"], entry["c"]) for entry in other.centroids_to_list()]
+    if not found:
+        return td.empty(compression)
+    rows = torch.tensor(found, dtype=torch.float64)
+    size = max(compression, len(rows))
+    digest = td.empty(size)
+    digest[: len(rows), 0] = rows[:, 0]
+    digest[: len(rows), 1] = torch.where(rows[:, 1] == 1, rows[:, 1], -rows[:, 1])
+    digest[size + LOWEST, 0], digest[size + HIGHEST, 0] = rows[0, 0], rows[-1, 0]
+    return digest if size == compression else td.merge(digest[None], compression=compression)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

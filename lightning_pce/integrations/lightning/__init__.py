@@ -1,0 +1,1 @@
+"""Percentile CE under a Trainer of Lightning: mixin, callback, figures, checkpoints."""

@@ -1,0 +1,257 @@
+"""Percentile CE in a LightningModule: three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lightning_pce.integrations.lightning.resume import repeat_interrupted_validation, resumed_inside_epoch
+from lightning_pce.integrations.lightning.trainer_internals import (
+    check_lengths_over_ranks,
+    check_settings_over_ranks,
+    evaluation_loops,
+    sync_buffers,
+    warn_of_repeats,
+)
+from lightning_pce.integrations.stages import HOOKS, StageMetrics
+from lightning_pce.metrics._base import not_compiled
+from lightning_pce.metrics._digest_metric import DEFAULT_PERCENTILES
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule as _Module
+
+    from lightning_pce.metrics._process_group import Group
+else:
+    # A plain class: lightning.pytorch and pytorch_lightning each have a LightningModule of their own.
+    _Module = object
+
+
+class PercentileCEMixin(_Module):
+    """Logs the mean and percentiles of per-token cross-entropy of a LightningModule.
+
+    Stands before ``LightningModule`` in the list of base classes. ``validation_step``, ``test_step`` or
+    ``training_step`` call :meth:`update_percentile_ce`; at the end of the stage ``val_ce_mean``,
+    ``val_ce_p50`` ... are logged, over all tokens of all ranks, for ``ModelCheckpoint``, ``EarlyStopping``
+    and every logger. Validation and test log in any case (NaN if nothing came), training if the step called
+    it.
+
+    With several dataloaders of a stage each has its own: ``val_dl0_ce_p50``, ``val_dl1_ce_p50`` ...
+
+    A module that overrides one of the hooks used here (``setup``, ``teardown``, ``on_train_start``,
+    ``on_train_epoch_start``, ``on_train_epoch_end``, ``on_train_end``, and those of validation and test but
+    their ``start``) calls ``super()`` in it.
+
+    Digests are in no checkpoint. Resumed inside an epoch, ``train_ce_p50`` ... of that epoch are of the
+    tokens since then, which is said in a warning.
+
+    Example:
+        >>> import lightning.pytorch as L
+        >>> import torch
+        >>> from torch.utils.data import DataLoader
+        >>> class LitLM(PercentileCEMixin, L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.configure_percentile_ce(percentiles=(50, 95))
+        ...         self.head = torch.nn.Linear(4, 10)
+        ...     def validation_step(self, batch, batch_idx):
+        ...         self.update_percentile_ce(self.head(batch["x"]), batch["labels"])
+        >>> batch = {"x": torch.ones(2, 3, 4), "labels": torch.zeros(2, 3, dtype=torch.long)}
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = L.Trainer(accelerator="cpu", **quiet)
+        >>> results = trainer.validate(LitLM(), DataLoader([batch], batch_size=None), verbose=False)
+        >>> sorted(results[0])
+        ['val_ce_mean', 'val_ce_p50', 'val_ce_p95', 'val_ce_trimmed_mean']
+    """
+
+    percentile_ce: StageMetrics
+
+    def configure_percentile_ce(
+        self,
+        percentiles: Sequence[float] = DEFAULT_PERCENTILES,
+        *,
+        statistics: Sequence[str] = ("ce",),
+        groups: Sequence[str] | None = None,
+        ignore_index: int = -100,
+        shift: bool = False,
+        compression: int = 1024,
+        loader_names: Sequence[str] | None = None,
+        pool_loaders: bool = False,
+        process_group: Group = None,
+    ) -> None:
+        """Choose what is measured; optional, and called in ``__init__`` after ``super().__init__()``.
+
+        Args:
+            percentiles: which, each in [0, 100].
+            statistics: what is measured of each token: ``"ce"`` and any of ``"entropy"``, ``"log_rank"``,
+                ``"rank"``, ``"target_prob"``, ``"max_prob"`` and ``"margin"``, each with results of its own,
+                ``val_entropy_p50`` ... Ranks also give ``val_accuracy`` and ``val_top5_accuracy`` (of a group
+                ``val_accuracy_prompt``). Except in training the logits are read once for all.
+            groups: names of kinds of tokens that are told apart, such as prompt and completion: each also has
+                results of its own, ``val_ce_prompt_p50`` ...
+            ignore_index: the label of tokens that do not count.
+            shift: the labels are the inputs, as Hugging Face has them: position t is scored against label
+                t + 1.
+            compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
+            loader_names: names of several dataloaders, in order, for the logged names; left out: ``dl0``,
+                ``dl1`` ...
+            pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
+            process_group: the ranks that each see tokens of their own, if not all: a ProcessGroup, or a
+                function without arguments that returns it when it is needed, such as
+                ``lambda: self.device_mesh["data_parallel"].get_group()``. Left out: all ranks, or under
+                ``ModelParallelStrategy`` those of the mesh's dimension ``"data_parallel"``, because
+                tensor-parallel ranks see the same tokens.
+
+        Raises:
+            ValueError: if an argument is impossible.
+        """
+        self.percentile_ce = StageMetrics(
+            percentiles=percentiles,
+            statistics=statistics,
+            groups=groups,
+            ignore_index=ignore_index,
+            shift=shift,
+            compression=compression,
+            loader_names=loader_names,
+            pool_loaders=pool_loaders,
+            process_group=process_group,
+        )
+
+    @not_compiled
+    def update_percentile_ce(
+        self,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        dataloader_idx: int | None = None,
+        *,
+        losses: Tensor | None = None,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        group: Tensor | Sequence[int] | int | None = None,
+    ) -> Tensor:
+        """Add the tokens of a batch to the percentiles of the running stage.
+
+        Args:
+            logits: ``[..., V]``, with ``labels``.
+            labels: ``[...]`` integers.
+            dataloader_idx: which dataloader the batch is from; required if the stage has several.
+            losses: per-token losses in nats, instead of ``logits`` and ``labels``.
+            mask: bool shaped like ``losses``, true where the token counts.
+            weights: numbers >= 0 shaped like ``labels`` or ``losses``.
+            group: if there are groups, the number of each token's, of each sequence's or of all.
+
+        Returns:
+            The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none.
+            It is differentiable where gradients are recorded, so that ``training_step`` can return it.
+
+        Raises:
+            ValueError: if the arguments do not fit, see :class:`lightning_pce.PercentileCrossEntropy`.
+            RuntimeError: outside of a Trainer's train, validation or test stage.
+        """
+        stage, room = self._running_stage(), self._percentile_room()
+        if stage == "train" and not room.is_open(stage) and resumed_inside_epoch(self.trainer):
+            room.open(stage, 1, self.device)
+        return room.update(
+            stage,
+            logits,
+            labels,
+            dataloader_idx,
+            losses=losses,
+            mask=mask,
+            weights=weights,
+            group=group,
+        )
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._percentile_room().forget()
+        check_settings_over_ranks(self._percentile_room().configuration, self.trainer)
+        self._percentile_room().follow_mesh(self.trainer)
+        for loop in evaluation_loops(self.trainer):
+            check_lengths_over_ranks(loop, self.trainer)
+        self._percentile_ce_set_up = True
+
+    def on_train_start(self) -> None:
+        repeat_interrupted_validation(self.trainer)
+        super().on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        self._begin("train", 1)
+        super().on_train_epoch_start()
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self._percentile_room().log("train", self.log, "percentile_ce")
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self._percentile_room().check_logged("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._check_set_up()
+        sync_buffers(self.trainer)
+        self._begin("val", len(self.trainer.num_val_batches))
+        warn_of_repeats(self.trainer)
+        super().on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._percentile_room().log("val", self.log, "percentile_ce")
+
+    def on_validation_end(self) -> None:
+        super().on_validation_end()
+        self._percentile_room().check_logged("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._check_set_up()
+        self._begin("test", len(self.trainer.num_test_batches))
+        warn_of_repeats(self.trainer)
+        super().on_test_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self._percentile_room().log("test", self.log, "percentile_ce")
+
+    def on_test_end(self) -> None:
+        super().on_test_end()
+        self._percentile_room().check_logged("test")
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        for name in ("train", "val", "test"):
+            self._percentile_room().check_logged(name)
+
+    def _begin(self, stage: str, loaders: int) -> None:
+        end = HOOKS[stage][1]
+        if getattr(type(self), end) is getattr(PercentileCEMixin, end):
+            # No hook without super(): an error left the stage open, in a trial of BatchSizeFinder, say.
+            self._percentile_room().abandon(stage)
+        self._percentile_room().open(stage, loaders, self.device)
+
+    def _check_set_up(self) -> None:
+        if self.trainer.world_size > 1 and not getattr(self, "_percentile_ce_set_up", False):
+            raise RuntimeError(
+                "Percentile CE could not compare the dataloaders of the ranks: setup did not reach it. Your "
+                "module has its own setup: call super().setup(stage) in it."
+            )
+
+    def _percentile_room(self) -> StageMetrics:
+        if not isinstance(getattr(self, "percentile_ce", None), StageMetrics):
+            self.configure_percentile_ce()
+        return self.percentile_ce
+
+    def _running_stage(self) -> str:
+        trainer = self._trainer
+        if trainer is None:
+            raise RuntimeError(
+                f"{type(self).__name__} is not attached to a Trainer: update a PercentileCrossEntropy "
+                "directly."
+            )
+        if trainer.testing:
+            return "test"
+        if trainer.validating or trainer.sanity_checking:
+            return "val"
+        if trainer.training:
+            return "train"
+        raise RuntimeError("update_percentile_ce() works in training_step, validation_step and test_step.")

@@ -1,0 +1,215 @@
+"""The torchmetrics Metric with one float64 tensor of state, which no cast touches and one gather merges."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.prints import rank_zero_warn
+
+from lightning_pce.metrics._process_group import lazy_group, live_group
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def not_compiled(method: _Method) -> _Method:
+    """Leave a method out of ``torch.compile``.
+
+    Compiled, every call would be a new graph, because the update count is an int on a module, until torch
+    gives up and runs the whole step eagerly.
+    """
+    disable: Callable[[_Method], _Method] = torch.compiler.disable  # which has no types of its own
+    return disable(method)
+
+
+class OneStateMetric(Metric):
+    """A Metric whose state is one float64 tensor.
+
+    Args:
+        kind: what the state's name begins with.
+        settings: whatever makes two metrics of this class count differently, by its name.
+        merge: states ``[N, ...]`` to one; in a module, so that it can be pickled.
+        metric_kwargs: see :class:`torchmetrics.Metric`. ``process_group``, the ranks whose states are merged,
+            may also be a function without arguments that returns it; it is called before each collective.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(
+        self, kind: str, settings: dict[str, Any], merge: Callable[[Tensor], Tensor], **metric_kwargs: Any
+    ) -> None:
+        # A cached rank would never enter the collective that the others wait in.
+        metric_kwargs.setdefault("compute_with_cache", False)
+        metric_kwargs.setdefault("dist_sync_fn", gather_states)
+        # A ProcessGroup in the metric itself could be neither copied nor pickled.
+        metric_kwargs["process_group"] = lazy_group(metric_kwargs.get("process_group"))
+        super().__init__(**metric_kwargs)
+        self._kind, self._settings = kind, settings
+        # MetricCollection merges metrics whose states have the same names and, after the first batch, the
+        # same values. The settings are part of the name, so that metrics which differ in one are never
+        # merged.
+        what = (type(self).__qualname__, *settings.values())
+        self._state_name = f"{kind}_{zlib.crc32(repr(what).encode()):08x}"
+        self._warned: set[str] = set()
+        self.add_state(self._state_name, self._empty(), dist_reduce_fx=merge)
+
+    @abstractmethod
+    def _empty(self, device: torch.device | None = None) -> Tensor:
+        """The state of nothing."""
+
+    @property
+    def _state(self) -> Tensor:
+        return cast(Tensor, getattr(self, self._state_name))
+
+    @_state.setter
+    def _state(self, state: Tensor) -> None:
+        # Never in place: after trainer.validate it may be an inference tensor.
+        setattr(self, self._state_name, state)
+
+    def __hash__(self) -> int:
+        # Not of the state, as torchmetrics': modules are hashed by parameters(), train() and many more.
+        return hash((type(self).__name__, id(self)))
+
+    def _warn_once(self, what: str, number: float, message: str) -> None:
+        """Say that a number of entries were odd, if any were, the first time."""
+        if number and what not in self._warned:
+            self._warned.add(what)
+            rank_zero_warn(f"{type(self).__name__}: {number:.0f} {message}")
+
+    def named_settings(self) -> str:
+        """The settings in words; metrics can be merged if these are equal."""
+        return ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
+
+    @not_compiled
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own result; a refused batch leaves the state as it was."""
+        if self._is_synced:
+            return super().forward(*args, **kwargs)  # which says that this can't be
+        state, count = self._state, self._update_count
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            # torchmetrics empties the state before it looks at the batch.
+            self._state = state
+            self._update_count, self._computed = count, None
+            self._is_synced, self._cache = False, None
+            self._should_unsync, self._to_sync, self._enable_grad = True, self.sync_on_compute, False
+            raise
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any | None = None,
+        should_sync: bool = True,
+        distributed_available: Callable[..., Any] | None = None,
+    ) -> None:
+        """Merge the states of all ranks; by this metric's one collective also when called by hand."""
+        super().sync(dist_sync_fn or self.dist_sync_fn, process_group, should_sync, distributed_available)
+
+    @contextmanager
+    def sync_context(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any | None = None,
+        should_sync: bool = True,
+        should_unsync: bool = True,
+        distributed_available: Callable[..., Any] | None = None,
+    ) -> Iterator[None]:
+        """:meth:`sync`, and back also after an error, such as a warning that is made one.
+
+        torchmetrics would go on with the state of all ranks as this one's, and count it again.
+        """
+        self.sync(dist_sync_fn, process_group, should_sync, distributed_available)
+        try:
+            yield
+        finally:
+            self.unsync(should_unsync=self._is_synced and should_unsync)
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any | None = None
+    ) -> None:
+        """The one collective; torchmetrics would hand on a group that is yet to be found."""
+        group = live_group(self.process_group if process_group is None else process_group)
+        states = (dist_sync_fn or gather_states)(self._state, group=group)
+        merge = cast(Callable[[Tensor], Tensor], self._reductions[self._state_name])
+        self._state = merge(torch.stack(states))
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what another metric of the same settings has seen, or its ``metric_state``.
+
+        Raises:
+            ValueError: if it is something else, or its settings differ.
+        """
+        updates = 1
+        if isinstance(incoming_state, OneStateMetric):
+            updates = incoming_state.update_count
+            if incoming_state._state_name != self._state_name:
+                raise ValueError(
+                    f"Expected a {type(self).__name__} with the same settings, {self.named_settings()}, but "
+                    f"got a {type(incoming_state).__name__} with {incoming_state.named_settings()}."
+                )
+        if isinstance(incoming_state, dict):
+            state = incoming_state.get(self._state_name)
+            if state is None or state.shape != self._state.shape:
+                raise ValueError(
+                    f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
+                    f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
+                )
+        super().merge_state(incoming_state)
+        self._computed = None
+        self._update_count += updates
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> OneStateMetric:
+        """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""
+        super()._apply(fn, exclude_state=(self._state_name,))
+        self._computed = None
+        device = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
+        self._defaults[self._state_name] = self._empty(device)
+        state = self._state
+        lost = state.is_meta and device.type != "meta"
+        self._state = self._empty(device) if lost else state.to(device)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        stored = state_dict.get(prefix + self._state_name)
+        others = [key for key in state_dict if key.startswith(f"{prefix}{self._kind}_")]
+        if stored is None and others:
+            raise ValueError(
+                f"Expected the state of a {type(self).__name__} with the same settings, "
+                f"{self.named_settings()}, of shape {tuple(self._state.shape)} under "
+                f"`{prefix}{self._state_name}` but got `{others[0]}` of shape "
+                f"{tuple(state_dict[others[0]].shape)}."
+            )
+        if stored is not None:
+            if stored.shape != self._state.shape:
+                raise ValueError(
+                    f"Expected a state of shape {tuple(self._state.shape)} in the checkpoint under "
+                    f"`{prefix + self._state_name}` but got {tuple(stored.shape)}."
+                )
+            self._state = stored.to(self._state)
+            state_dict[prefix + self._state_name] = self._state
+            self._computed = None
+            self._update_count = max(self._update_count, 1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def gather_states(state: Tensor, group: Any | None = None) -> list[Tensor]:
+    """The states of all ranks by one ``all_gather``; torchmetrics' own way takes a barrier and two."""
+    device = state.device
+    backend = str(dist.get_backend(group))
+    if device.type == "cpu" and "nccl" in backend and "gloo" not in backend:
+        state = state.to(torch.device("cuda", torch.cuda.current_device()))
+    everyone = state.new_empty((dist.get_world_size(group), *state.shape))
+    parts = list(everyone.unbind())
+    dist.all_gather(parts, state.contiguous(), group=group)
+    return [part.to(device) for part in parts]

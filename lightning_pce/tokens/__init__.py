@@ -1,0 +1,1 @@
+"""What a model says of each token: which count, and their statistics."""

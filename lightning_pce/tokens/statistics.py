@@ -1,0 +1,287 @@
+"""Per-token statistics of next-token predictions: float32 values and which tokens count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_pce.tokens.kernels import choose
+from lightning_pce.tokens.kernels.row_sums import Kernel, RowSums, finish, joined
+
+STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
+
+
+class TokenStatistics(NamedTuple):
+    """What :func:`token_statistics` returns: tensors shaped like the labels, None for what was not asked for.
+
+    A token that does not count has 0 everywhere and rank V + 1. A row that is no distribution (a NaN or +inf
+    among the logits, or -inf everywhere) has NaN everywhere and rank V + 1. So ``rank <= k`` is top-k
+    correctness for every k up to V.
+    """
+
+    ce: Tensor | None
+    """float32, the cross-entropy in nats; inf where the target's logit is -inf."""
+    entropy: Tensor | None
+    """float32, of the predicted distribution, in nats."""
+    target_prob: Tensor | None
+    """float32, the probability of the target."""
+    max_prob: Tensor | None
+    """float32, the largest probability."""
+    rank: Tensor | None
+    """int64, 1-based position of the target in a stable descending sort: of equal logits the first leads."""
+    valid: Tensor
+    """bool, which tokens count."""
+    invalid: Tensor
+    """bool, where a label was outside the vocabulary (on an accelerator; on a CPU that is an error)."""
+
+    @property
+    def margin(self) -> Tensor | None:
+        """``max_prob - target_prob``, 0 where the target leads; None unless both were asked for."""
+        if self.max_prob is None or self.target_prob is None:
+            return None
+        return self.max_prob - self.target_prob
+
+    @property
+    def log_rank(self) -> Tensor | None:
+        """The logarithm of the rank, float32, in nats; None unless the rank was asked for."""
+        return None if self.rank is None else self.rank.float().log()
+
+
+def token_statistics(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    statistics: Sequence[str] = STATISTICS,
+    ignore_index: int = -100,
+    shift: bool = False,
+    backend: str = "auto",
+) -> TokenStatistics:
+    """Cross-entropy, entropy, probabilities and rank of every token from one pass over the logits.
+
+    The logits are neither modified nor copied whole, whatever their strides: beyond them and the results at
+    most 16 MiB and 130 bytes a token are used. Nothing is differentiable; for a loss to train on see
+    :func:`token_cross_entropy`.
+    Cross-entropies are within 1e-6 of their value from 1e-20 to 1e4 nats (2e-6 if hundreds of thousands of
+    logits are equal to the last bit), ranks are exact. Asking for probabilities costs no more than the
+    cross-entropy; entropy and rank cost as much again, compiled less.
+
+    Args:
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64.
+        labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
+        statistics: which of ``"ce"``, ``"entropy"``, ``"target_prob"``, ``"max_prob"`` and ``"rank"``.
+        ignore_index: the label of tokens that do not count.
+        shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
+            and the last position does not count.
+        backend: ``"eager"`` runs on every device. ``"compile"`` of all is twice as fast on a CPU once
+            torch.compile has compiled it, which takes seconds, up to half a minute the first time, and a C++
+            compiler; where it does not work it warns and is eager. ``"triton"`` is for CUDA and not for
+            float64. ``"auto"`` is triton on CUDA where it can be and eager elsewhere.
+
+    Returns:
+        A :class:`TokenStatistics`.
+
+    Raises:
+        ValueError: if shapes, dtypes or names do not fit, the vocabulary is sharded (a DTensor), the backend
+            cannot read these logits or, on a CPU, a label is outside the vocabulary.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+        >>> stats = token_statistics(logits, torch.tensor([0, 2, -100]), statistics=("ce", "rank"))
+        >>> stats.ce
+        tensor([0.2395, 1.0986, 0.0000])
+        >>> stats.rank
+        tensor([1, 3, 4])
+        >>> stats.valid
+        tensor([ True,  True, False])
+    """
+    check_statistics(statistics)
+    check_logits_and_labels(logits, labels)
+    target, valid, invalid = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
+    everything = "entropy" in statistics or "rank" in statistics
+    sums = _read(choose(backend, logits), logits, target, everything)
+    return assemble(sums, statistics, valid, invalid, logits.shape[-1])
+
+
+def assemble(
+    sums: RowSums, statistics: Sequence[str], valid: Tensor, invalid: Tensor, vocabulary: int
+) -> TokenStatistics:
+    """The statistics asked for, of tokens ``[...]``, from the sums of their rows ``[N]``."""
+    rows = finish(sums, vocabulary)
+
+    def shaped(name: str, value: Tensor | None, missing: float) -> Tensor | None:
+        if name not in statistics or value is None:
+            return None
+        return value.reshape(valid.shape).masked_fill(~valid, missing)
+
+    return TokenStatistics(
+        shaped("ce", rows.ce, 0.0),
+        shaped("entropy", rows.entropy, 0.0),
+        shaped("target_prob", rows.target_prob, 0.0),
+        shaped("max_prob", rows.max_prob, 0.0),
+        shaped("rank", rows.rank, vocabulary + 1),
+        valid,
+        invalid,
+    )
+
+
+def _read(kernel: Kernel, logits: Tensor, target: Tensor, everything: bool) -> RowSums:
+    """Sums of all rows of logits ``[..., V]``; an empty batch is for eager operations, which have no grid."""
+    if target.numel() == 0:
+        kernel = choose("eager", logits)
+    parts, start = [], 0
+    for rows in _matrices(logits.detach()):
+        parts.append(kernel(rows, target[start : start + len(rows)], everything))
+        start += len(rows)
+    return joined(parts)
+
+
+def _matrices(logits: Tensor) -> list[Tensor]:
+    """Views ``[n, V]`` that hold all rows in order, as few as strides allow; ``reshape`` would copy."""
+    try:
+        return [logits.view(-1, logits.shape[-1])]
+    except RuntimeError:
+        return [matrix for part in logits for matrix in _matrices(part)]
+
+
+def token_cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, shift: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The cross-entropy of every token, in nats.
+
+    Differentiable where gradients are recorded and ``logits`` require them. Otherwise the logits are read in
+    chunks and never copied whole.
+
+    Args:
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64.
+        labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
+        ignore_index: the label of tokens that do not count.
+        shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
+            and the last position does not count.
+
+    Returns:
+        losses ``[...]`` float32, 0 where a token does not count; valid ``[...]`` bool, true where it does;
+        and invalid ``[...]`` bool, true where a label was outside the vocabulary (on an accelerator only,
+        where looking would make the host wait; on a CPU that is an error).
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit, or on a CPU a label is outside the vocabulary.
+
+    Example:
+        >>> losses, valid, _ = token_cross_entropy(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
+        >>> losses
+        tensor([[1.3863, 0.0000, 1.3863]])
+        >>> valid
+        tensor([[ True, False,  True]])
+    """
+    check_logits_and_labels(logits, labels)
+    vocabulary = logits.shape[-1]
+    target, valid, invalid = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift)
+    if torch.is_grad_enabled() and logits.requires_grad:
+        losses = F.cross_entropy(logits.reshape(-1, vocabulary).float(), target, reduction="none")
+    else:
+        losses = finish(_read(choose("auto", logits), logits, target, False), vocabulary).ce
+        losses = losses.masked_fill(target < 0, 0.0)
+    return losses.reshape(labels.shape), valid, invalid
+
+
+def targets(
+    labels: Tensor, vocabulary: int, *, ignore_index: int, shift: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets ``[N]`` int64, -100 where a token does not count; valid and invalid as labels ``[...]``.
+
+    Raises:
+        ValueError: if on a CPU a label is outside the vocabulary.
+    """
+    labels = labels.long()  # before ignore_index is compared: in uint8 -100 is 156
+    if shift and labels.ndim == 0:
+        raise ValueError(
+            "Expected argument `labels` to have a sequence dimension for shift=True but got a 0-d tensor."
+        )
+    if shift:
+        labels = torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore_index)], dim=-1)
+    counted = labels != ignore_index
+    known = (labels >= 0) & (labels < vocabulary)
+    invalid = counted & ~known
+    if labels.device.type == "cpu" and bool(invalid.any()):
+        raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
+    valid = counted & known
+    return torch.where(valid, labels, -100).reshape(-1), valid, invalid
+
+
+def check_statistics(statistics: Sequence[str]) -> None:
+    """Raise a ``ValueError`` with what was seen if these are no names of statistics."""
+    if isinstance(statistics, str) or not all(name in STATISTICS for name in statistics):
+        raise ValueError(
+            f"Expected argument `statistics` to hold names among {', '.join(STATISTICS)} but got "
+            f"{statistics!r}."
+        )
+
+
+def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
+    """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
+    for name, value in (("logits", logits), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
+        check_not_sharded(name, value)
+    if not logits.is_floating_point():
+        raise ValueError(
+            f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
+            f"shape {tuple(logits.shape)}. Are these predicted token ids, or the labels?"
+        )
+    check_ids(labels)
+    if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            "Expected argument `labels` to have the shape of the logits without their last dimension, "
+            f"{tuple(logits.shape[:-1])}, but got labels {tuple(labels.shape)} for logits "
+            f"{tuple(logits.shape)}."
+            + (
+                " Pass logits[..., :-1, :] and labels[..., 1:], or shift=True."
+                if _off_by_one(logits, labels)
+                else ""
+            )
+        )
+    if logits.shape[-1] == 0:
+        raise ValueError(
+            f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
+        )
+
+
+def check_ids(labels: Tensor) -> None:
+    """Raise a ``ValueError`` with what was seen if labels are no integer tensor."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"Expected argument `labels` to be a tensor but got {type(labels).__name__}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+
+
+def check_not_sharded(name: str, value: Tensor) -> None:
+    """Raise a ``ValueError`` for a DTensor: each rank would take its own part for the whole."""
+    placements = getattr(value, "placements", None)
+    if placements is not None:
+        raise ValueError(
+            f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape "
+            f"{tuple(value.shape)} placed as {placements}. If only batch or sequence are sharded pass "
+            f"{name}.to_local(); if the vocabulary is, {name}.full_tensor(), or ask the parallel plan for a "
+            "replicated output."
+        )
+
+
+def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
+    return logits.ndim == labels.ndim + 1 and abs(logits.shape[-2] - labels.shape[-1]) == 1
+
+
+def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
+    return (
+        f"Expected argument `labels` to hold token ids in [0, {vocabulary}), for {vocabulary} logits a "
+        f"token, or ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
+        f"{int(wrong.max())}. Usual causes: a vocabulary that is padded in the tokenizer but not in the "
+        "model, labels that were not shifted or masked as the logits were, another ignore_index, another "
+        "tokenizer."
+    )

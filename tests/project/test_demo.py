@@ -1,0 +1,74 @@
+"""The demo, as `make demo` runs it: on a tiny model quickly, on the real one in the slow part."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.real_model import smollm2
+
+DEMO = Path(__file__).parents[2] / "examples" / "fact_sft.py"
+PERCENTILES = ["p5", "p25", "p50", "p75", "p95", "p99"]
+
+
+def run_demo(out: Path, *arguments: str, timeout: int) -> tuple[dict, str]:
+    command = [sys.executable, str(DEMO), "--out", str(out), *arguments]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=out.parent
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((out / "report.json").read_text()), result.stdout
+
+
+def check_report(report: dict, stdout: str, out: Path, epochs: int) -> None:
+    assert [row["epoch"] for row in report["epochs"]] == list(range(1, epochs + 1))
+    for row in report["epochs"]:
+        assert [row[p] for p in PERCENTILES] == sorted(row[p] for p in PERCENTILES)
+        assert 0 <= row["recall"] <= 1
+    for name, key in {"mean": "mean", "p50": "p50", "p95": "p95"}.items():
+        pick = report["picks"][name]
+        best = min(report["epochs"], key=lambda row, key=key: row[key])
+        assert pick["epoch"] == best["epoch"]
+        assert pick["recall"] == pytest.approx(best["recall"], abs=1e-6)
+        assert pick["ce"] == pytest.approx(best[key], rel=0.02, abs=1e-3)
+    assert stdout.count("Verdict:") == 1
+    assert len(list((out / "checkpoints").glob("*.ckpt"))) == 3  # what lost is deleted
+    assert (out / "fan_chart.png").stat().st_size > 20_000
+    header = (out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"val_ce_mean", "val_ce_p50", "val_recall", "train_ce_p50"} <= set(header)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random Llama with SmolLM2's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    smollm2()[1].save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_demo_on_a_tiny_model(tiny, tmp_path, devices):
+    report, stdout = run_demo(
+        tmp_path / "out", "--model", tiny, "--epochs", "2", "--devices", devices, timeout=150
+    )
+    check_report(report, stdout, tmp_path / "out", epochs=2)
+
+
+@pytest.mark.slow
+def test_median_picks_a_checkpoint_that_knows_the_facts(tmp_path):
+    report, stdout = run_demo(tmp_path / "out", timeout=1500)
+    check_report(report, stdout, tmp_path / "out", epochs=12)
+    assert report["picks"]["mean"]["recall"] < 0.5
+    assert report["picks"]["p50"]["recall"] > 0.9
