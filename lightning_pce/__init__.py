@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_pce.integrations.lightning.checkpoints import percentile_checkpoints
     from lightning_pce.integrations.lightning.figures import PercentileFigures
     from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
-    from lightning_pce.metrics._digest_metric import DigestView
+    from lightning_pce.metrics._views import DigestView
     from lightning_pce.metrics.bits_per_byte import BitsPerByte
     from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
     from lightning_pce.metrics.proxies import TokenProxies, proxy_names
@@ -37,7 +37,7 @@ __all__ = [
 # Loaded when first asked for: token_statistics needs no torchmetrics, and a metric no Lightning.
 _HOMES = {
     "BitsPerByte": "metrics.bits_per_byte",
-    "DigestView": "metrics._digest_metric",
+    "DigestView": "metrics._views",
     "PercentileCECallback": "integrations.lightning.callback",
     "PercentileCEMixin": "integrations.lightning.mixin",
     "PercentileCrossEntropy": "metrics.percentiles",

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn.functional import pad
-from torchmetrics.utilities.prints import rank_zero_warn
 
+from lightning_pce._checks import warn_once
+from lightning_pce._names import DEFAULT_PERCENTILES
+from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
-from lightning_pce.metrics._digest_metric import DEFAULT_PERCENTILES
+from lightning_pce.tokens.labels import shifted
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -61,7 +62,6 @@ class PercentileCETrainerMixin(_Trainer):
     _percentile_ce_ignored = -100
     _percentile_ce_loader: Any = None  # of the evaluation that is running
     _percentile_ce_saw_labels = False
-    _percentile_ce_warned: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,8 +86,8 @@ class PercentileCETrainerMixin(_Trainer):
         Args:
             percentiles: which, each in [0, 100].
             statistics: ``"ce"`` and others, as in
-                :meth:`lightning_pce.PercentileCEMixin.configure_percentile_ce`, for ``eval_entropy_p50`` ...;
-                each has a collective of its own.
+                :meth:`lightning_pce.PercentileCEMixin.configure_percentile_ce`, for ``eval_entropy_p50`` ...,
+                all in the same collective.
             ignore_index: the label of tokens that do not count.
             shift: the labels are the inputs, as causal language models of transformers want them. False for
                 models whose labels stand where their logits do: masked language models, classification. Left
@@ -99,9 +99,10 @@ class PercentileCETrainerMixin(_Trainer):
             ValueError: if an argument is impossible.
         """
         # The labels are shifted here, not by the metric: a batch may bring shifted ones.
-        self.percentile_ce = StageMetrics(
+        settings = Settings(
             percentiles=percentiles, statistics=statistics, ignore_index=ignore_index, compression=compression
         )
+        self.percentile_ce = StageMetrics(settings)
         self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignore_index
 
     def evaluation_loop(
@@ -130,14 +131,9 @@ class PercentileCETrainerMixin(_Trainer):
                 "TrainingArguments lacks them; or a compute_loss or prediction_step of your own does not "
                 "call super(); or Seq2SeqTrainer generates instead of scoring (predict_with_generate=True)."
             )
-        metrics = output.metrics
-        assert metrics is not None
-
-        def take(name: str, view: Any, **_: Any) -> None:
-            value = float(view.compute())  # a collective: in any case
-            metrics.setdefault(metric_key_prefix + name.removeprefix("val"), value)
-
-        self.percentile_ce.log("val", take, "percentile_ce")
+        assert output.metrics is not None
+        for name, value in self.percentile_ce.results("val").items():  # a collective: in any case
+            output.metrics.setdefault(f"{metric_key_prefix}_{name}", float(value))
         return output
 
     def compute_loss(
@@ -165,16 +161,16 @@ class PercentileCETrainerMixin(_Trainer):
         labels: Tensor | None = inputs.get("labels")
         if labels is None or not self._shifts_labels():
             return labels
-        shifted: Tensor | None = inputs.get("shift_labels")  # where each process has a part of the sequence
-        if shifted is not None:
-            return shifted
+        given: Tensor | None = inputs.get("shift_labels")  # where each process has a part of the sequence
+        if given is not None:
+            return given
         if labels.ndim < 2:
             raise ValueError(
                 f"Expected `labels` to be [batch, sequence] but got {list(labels.shape)}: percentile CE "
                 "shifts them by one, as causal language models want it. If each label belongs to the logits "
                 "where it stands, as in classification, call configure_percentile_ce(shift=False)."
             )
-        return pad(labels[..., 1:], (0, 1), value=self._percentile_ce_ignored)
+        return shifted(labels, self._percentile_ce_ignored)
 
     def _shifts_labels(self) -> bool:
         if self._percentile_ce_shift is not None:
@@ -230,9 +226,9 @@ class PercentileCETrainerMixin(_Trainer):
 
     def _warn_of_percentile_ce(self, message: str) -> None:
         """Once, not in every evaluation."""
-        if message not in self._percentile_ce_warned:
-            self._percentile_ce_warned = (*self._percentile_ce_warned, message)
-            rank_zero_warn(f"Percentile CE {message}")
+        if not hasattr(self, "_percentile_ce_said"):
+            self._percentile_ce_said: set[str] = set()
+        warn_once(self._percentile_ce_said, message, f"Percentile CE {message}")
 
 
 def _between(low: int, number: int, high: int) -> int:

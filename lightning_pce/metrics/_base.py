@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.prints import rank_zero_warn
 
+from lightning_pce._checks import warn_once
 from lightning_pce.metrics._process_group import lazy_group, live_group
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -29,13 +29,16 @@ def not_compiled(method: _Method) -> _Method:
     return disable(method)
 
 
-class OneStateMetric(Metric):
+class SingleStateMetric(Metric):
     """A Metric whose state is one float64 tensor.
 
     Args:
         kind: what the state's name begins with.
-        settings: whatever makes two metrics of this class count differently, by its name.
-        merge: states ``[N, ...]`` to one; in a module, so that it can be pickled.
+        settings: all that makes two metrics of this class count differently, by its name.
+        defaults: the settings that differ from these are part of the state's name.
+        old_settings: the settings, in order, whose values older checkpoints have in the state's name even if
+            they are defaults.
+        merge: states ``[N, ...]`` to one; a function of a module, so that it can be pickled.
         metric_kwargs: see :class:`torchmetrics.Metric`. ``process_group``, the ranks whose states are merged,
             may also be a function without arguments that returns it; it is called before each collective.
     """
@@ -44,7 +47,14 @@ class OneStateMetric(Metric):
     full_state_update = False
 
     def __init__(
-        self, kind: str, settings: dict[str, Any], merge: Callable[[Tensor], Tensor], **metric_kwargs: Any
+        self,
+        kind: str,
+        settings: dict[str, Any],
+        merge: Callable[[Tensor], Tensor],
+        *,
+        defaults: dict[str, Any],
+        old_settings: tuple[str, ...],
+        **metric_kwargs: Any,
     ) -> None:
         # A cached rank would never enter the collective that the others wait in.
         metric_kwargs.setdefault("compute_with_cache", False)
@@ -54,12 +64,16 @@ class OneStateMetric(Metric):
         super().__init__(**metric_kwargs)
         self._kind, self._settings = kind, settings
         # MetricCollection merges metrics whose states have the same names and, after the first batch, the
-        # same values. The settings are part of the name, so that metrics which differ in one are never
-        # merged.
-        what = (type(self).__qualname__, *settings.values())
-        self._state_name = f"{kind}_{zlib.crc32(repr(what).encode()):08x}"
-        self._warned: set[str] = set()
+        # same values. Settings are part of the name, so that metrics which differ in one are never merged.
+        # Defaults are not: a setting that is added later must not rename the states of checkpoints.
+        changed = {name: value for name, value in settings.items() if value != defaults.get(name)}
+        self._state_name = self._named_by(sorted(changed.items()))
+        self._old_state_name = self._named_by(settings[name] for name in old_settings if name in settings)
+        self._said: set[str] = set()
         self.add_state(self._state_name, self._empty(), dist_reduce_fx=merge)
+
+    def _named_by(self, what: Iterable[Any]) -> str:
+        return f"{self._kind}_{zlib.crc32(repr((type(self).__qualname__, *what)).encode()):08x}"
 
     @abstractmethod
     def _empty(self, device: torch.device | None = None) -> Tensor:
@@ -80,9 +94,8 @@ class OneStateMetric(Metric):
 
     def _warn_once(self, what: str, number: float, message: str) -> None:
         """Say that a number of entries were odd, if any were, the first time."""
-        if number and what not in self._warned:
-            self._warned.add(what)
-            rank_zero_warn(f"{type(self).__name__}: {number:.0f} {message}")
+        if number:
+            warn_once(self._said, what, f"{type(self).__name__}: {number:.0f} {message}")
 
     def named_settings(self) -> str:
         """The settings in words; metrics can be merged if these are equal."""
@@ -149,7 +162,7 @@ class OneStateMetric(Metric):
             ValueError: if it is something else, or its settings differ.
         """
         updates = 1
-        if isinstance(incoming_state, OneStateMetric):
+        if isinstance(incoming_state, SingleStateMetric):
             updates = incoming_state.update_count
             if incoming_state._state_name != self._state_name:
                 raise ValueError(
@@ -157,6 +170,7 @@ class OneStateMetric(Metric):
                     f"got a {type(incoming_state).__name__} with {incoming_state.named_settings()}."
                 )
         if isinstance(incoming_state, dict):
+            incoming_state = self._renamed(incoming_state)
             state = incoming_state.get(self._state_name)
             if state is None or state.shape != self._state.shape:
                 raise ValueError(
@@ -167,7 +181,7 @@ class OneStateMetric(Metric):
         self._computed = None
         self._update_count += updates
 
-    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> OneStateMetric:
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> SingleStateMetric:
         """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""
         super()._apply(fn, exclude_state=(self._state_name,))
         self._computed = None
@@ -178,26 +192,36 @@ class OneStateMetric(Metric):
         self._state = self._empty(device) if lost else state.to(device)
         return self
 
+    def _renamed(self, state_dict: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """A state dict with the state under its present name, if it is there under the old one."""
+        old, new = prefix + self._old_state_name, prefix + self._state_name
+        if old not in state_dict or new in state_dict:
+            return state_dict
+        return {new if name == old else name: value for name, value in state_dict.items()}
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        stored = state_dict.get(prefix + self._state_name)
+        old, name = prefix + self._old_state_name, prefix + self._state_name
+        if name not in state_dict and old in state_dict:
+            state_dict[name] = state_dict.pop(old)  # in place: load_state_dict looks for keys that are left
+        stored = state_dict.get(name)
         others = [key for key in state_dict if key.startswith(f"{prefix}{self._kind}_")]
         if stored is None and others:
             raise ValueError(
                 f"Expected the state of a {type(self).__name__} with the same settings, "
                 f"{self.named_settings()}, of shape {tuple(self._state.shape)} under "
-                f"`{prefix}{self._state_name}` but got `{others[0]}` of shape "
+                f"`{name}` but got `{others[0]}` of shape "
                 f"{tuple(state_dict[others[0]].shape)}."
             )
         if stored is not None:
             if stored.shape != self._state.shape:
                 raise ValueError(
                     f"Expected a state of shape {tuple(self._state.shape)} in the checkpoint under "
-                    f"`{prefix + self._state_name}` but got {tuple(stored.shape)}."
+                    f"`{name}` but got {tuple(stored.shape)}."
                 )
             self._state = stored.to(self._state)
-            state_dict[prefix + self._state_name] = self._state
+            state_dict[name] = self._state
             self._computed = None
             self._update_count = max(self._update_count, 1)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

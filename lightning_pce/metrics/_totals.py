@@ -1,4 +1,4 @@
-"""The torchmetrics Metric with one small float64 tensor of state, and a table of the vocabulary or none."""
+"""The torchmetrics Metric whose state is sums and counts, with a table of the vocabulary or none."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_pce.metrics._base import OneStateMetric
+from lightning_pce.metrics._base import SingleStateMetric
 
 
-class PackedMetric(OneStateMetric):
+class TotalsMetric(SingleStateMetric):
     """Sums and counts in one tensor, and a table of the vocabulary or none.
 
     Args:
         shape: of the state, which is all zeros when nothing was seen.
         merge: states ``[N, *shape]`` to one; in a module, so that it can be pickled.
-        settings: whatever makes two metrics of this class count differently, by its name.
+        settings: all that makes two metrics of this class count differently, by its name.
+        defaults: the settings that differ from these are part of the state's name.
         table: ``[V]`` int64, a number for each token of the vocabulary; moves with the state.
         metric_kwargs: see :class:`torchmetrics.Metric`.
     """
@@ -29,13 +30,18 @@ class PackedMetric(OneStateMetric):
         merge: Callable[[Tensor], Tensor],
         settings: dict[str, Any],
         table: Tensor | None = None,
+        *,
+        defaults: dict[str, Any] | None = None,
         **metric_kwargs: Any,
     ) -> None:
         self._shape = shape
+        old_settings = (*settings, "table")
         if table is not None:
             content = zlib.crc32(table.cpu().numpy().tobytes())
             settings = {**settings, "table": f"[{len(table)}] {content:08x}"}
-        super().__init__("packed", settings, merge, **metric_kwargs)
+        super().__init__(
+            "packed", settings, merge, defaults=defaults or {}, old_settings=old_settings, **metric_kwargs
+        )
         self._merge = merge
         # No buffer: DDP would send it at every forward of the module.
         self._table = table
@@ -59,10 +65,15 @@ class PackedMetric(OneStateMetric):
         if self._table is not None and not self._state.is_meta:  # from where it could not come back
             self._table = self._table.to(self._state.device)
 
-    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> PackedMetric:
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> TotalsMetric:
         super()._apply(fn, *args, **kwargs)
         self._move_table()
         return self
+
+
+def summed(states: Tensor) -> Tensor:
+    """States ``[N, ...]`` of plain sums as one."""
+    return states.sum(0)
 
 
 def host_numbers(state: Tensor) -> list[float]:

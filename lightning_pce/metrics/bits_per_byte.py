@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_pce.metrics._base import not_compiled
-from lightning_pce.metrics._totals import PackedMetric, checked_table, host_numbers, may_look
-from lightning_pce.metrics.percentiles import checked_losses
-from lightning_pce.tokens.statistics import check_ids
+from lightning_pce.metrics._totals import TotalsMetric, checked_table, host_numbers, may_look, summed
+from lightning_pce.tokens.labels import check_ids, checked_losses
 
 _TOTALS = ("nats", "bytes", "tokens", "nan", "invalid")
 
 
-class BitsPerByte(PackedMetric):
+class BitsPerByte(TotalsMetric):
     """Bits per byte: the losses of all tokens that count, in bits, over the bytes of their text.
 
     Models with different tokenizers can be compared by it: it is the size of the text when compressed with
@@ -60,7 +59,7 @@ class BitsPerByte(PackedMetric):
 
     def __init__(self, token_bytes: Tensor | Sequence[int], **metric_kwargs: Any) -> None:
         table = checked_table("token_bytes", token_bytes)
-        super().__init__((len(_TOTALS),), merge_totals, {}, table, **metric_kwargs)
+        super().__init__((len(_TOTALS),), summed, {}, table, **metric_kwargs)
 
     @property
     def totals(self) -> dict[str, Tensor]:
@@ -114,11 +113,6 @@ class BitsPerByte(PackedMetric):
             "Leave ignored tokens out with mask=labels != ignore_index; added and padded tokens need an "
             "entry too, 0 if they stand for no text."
         )
-
-
-def merge_totals(states: Tensor) -> Tensor:
-    """The sums ``[5]`` of states ``[N, 5]``."""
-    return states.sum(0)
 
 
 def _check_labels(labels: Tensor, losses: Tensor) -> None:

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.prints import rank_zero_warn
 
+from lightning_pce._checks import warn_once
+from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.metrics._base import not_compiled
-from lightning_pce.metrics._digest_metric import DEFAULT_PERCENTILES, DigestMetric, NewEntries
-from lightning_pce.tokens.statistics import TokenStatistics, check_logits_and_labels, token_cross_entropy
+from lightning_pce.metrics._digest_metric import DigestMetric
+from lightning_pce.tokens.batch import ScoredTokens, gain_by_shift, score_tokens
+from lightning_pce.tokens.labels import GroupIds, checked_groups, checked_weights
 
 
 class PercentileCrossEntropy(DigestMetric):
@@ -81,6 +83,7 @@ class PercentileCrossEntropy(DigestMetric):
             groups=groups,
             compression=compression,
             settings={"ignore_index": ignore_index, "shift": shift},
+            defaults={"ignore_index": -100, "shift": False},
             **metric_kwargs,
         )
         self.ignore_index = ignore_index
@@ -97,7 +100,7 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | Sequence[int] | int | None = None,
+        group: GroupIds | None = None,
     ) -> None:
         """Add a batch; see the class for the two forms of arguments.
 
@@ -106,7 +109,8 @@ class PercentileCrossEntropy(DigestMetric):
                 enters the state then. On accelerators impossible values are counted as ``invalid`` instead,
                 because looking would make the host wait.
         """
-        self._add(*self.entries(logits, labels, losses=losses, mask=mask, weights=weights, group=group))
+        scored = self.score(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
+        self._add(scored.ce, scored.weights, scored.groups, scored.invalid)
 
     @not_compiled
     def update_and_mean(
@@ -117,7 +121,7 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | Sequence[int] | int | None = None,
+        group: GroupIds | None = None,
     ) -> Tensor:
         """:meth:`update`, and the weighted mean loss of the batch: 0-d float32, differentiable, NaN if
         nothing counts.
@@ -127,21 +131,15 @@ class PercentileCrossEntropy(DigestMetric):
             >>> metric.update_and_mean(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
             tensor(1.3863)
         """
-        return self.add_entries(
-            self.entries(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
-        )
+        scored = self.score(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
+        self.add(scored)
+        return scored.mean()
 
-    def add_entries(self, entries: NewEntries) -> Tensor:
-        """Add what :meth:`entries` gave; the mean that :meth:`update_and_mean` returns."""
-        self._computed = None
-        self._update_count += 1
-        self._add(*entries)
-        losses, weights, _, _ = entries
-        assert weights is not None
-        share = weights.to(losses.dtype)
-        return (torch.where(share > 0, losses, 0.0) * share).sum() / share.sum()
+    def add(self, scored: ScoredTokens) -> None:
+        """:meth:`update` with a batch that :meth:`score` has given, perhaps that of another metric."""
+        self.add_values(scored.ce, scored.weights, scored.groups, scored.invalid)
 
-    def entries(
+    def score(
         self,
         logits: Tensor | None = None,
         labels: Tensor | None = None,
@@ -149,10 +147,10 @@ class PercentileCrossEntropy(DigestMetric):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | Sequence[int] | int | None = None,
-        scored: TokenStatistics | None = None,
-    ) -> NewEntries:
-        """What :meth:`update` would add: losses, weights and groups of one shape, and impossible labels.
+        group: GroupIds | None = None,
+        statistics: Sequence[str] = ("ce",),
+    ) -> ScoredTokens:
+        """A batch as this metric counts it, with a warning the first time it looks wrong; adds nothing.
 
         Args:
             logits: as in :meth:`update`, like the arguments that follow.
@@ -161,92 +159,44 @@ class PercentileCrossEntropy(DigestMetric):
             mask: as there.
             weights: as there.
             group: as there.
-            scored: statistics with ``ce`` of these logits and labels, which are not read again then.
-
-        Returns:
-            losses float32, with their graph if there is one; weights, bool if none were given; groups, int64
-            or None; invalid, bool or None.
+            statistics: what else is to be known of each token, from the same read of the logits.
         """
-        if losses is None:
-            losses, weights, invalid = self._scored(logits, labels, mask, weights, scored)
-        elif logits is not None or labels is not None:
-            raise ValueError(
-                "Expected either `losses` or `logits` and `labels`, not both, but got "
-                f"{_given(logits=logits, labels=labels, losses=losses)}."
-            )
-        else:
-            losses, counted = checked_losses(losses, mask)
-            self._warn_of_half_precision(losses)
-            weights = _weights_where(counted, _checked_weights(weights, losses, "losses"))
-            losses, invalid = losses.float(), None
-        shifted = self.shift and logits is not None
-        groups = _checked_group_ids(group, self.groups, losses, weights, shifted=shifted)
-        return NewEntries(losses, weights, groups, invalid)
-
-    def _warn_of_half_precision(self, losses: Tensor) -> None:
-        if losses.dtype in (torch.bfloat16, torch.float16) and "dtype" not in self._warned:
-            self._warned.add("dtype")
-            rank_zero_warn(
+        scored = score_tokens(
+            logits,
+            labels,
+            losses=losses,
+            mask=mask,
+            weights=weights,
+            group=group,
+            groups=self.groups,
+            ignore_index=self.ignore_index,
+            shift=self.shift,
+            statistics=statistics,
+        )
+        if losses is not None and losses.dtype in (torch.bfloat16, torch.float16):
+            warn_once(
+                self._said,
+                "dtype",
                 f"{type(self).__name__}: the losses are {losses.dtype}, so that percentiles go in steps (in "
-                "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so."
+                "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so.",
             )
-
-    def _scored(
-        self,
-        logits: Tensor | None,
-        labels: Tensor | None,
-        mask: Tensor | None,
-        weights: Tensor | None,
-        scored: TokenStatistics | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Losses, weights and invalid labels of logits and labels."""
-        if logits is None or labels is None:
-            raise ValueError(
-                "Expected arguments `logits` and `labels`, or argument `losses`, but got "
-                f"{_given(logits=logits, labels=labels, losses=None)}."
-            )
-        if mask is not None:
-            raise ValueError(
-                "Expected no argument `mask` beside `logits` and `labels`: the labels say which tokens count "
-                f"(ignore_index={self.ignore_index}), and `weights` may be 0."
-            )
-        check_logits_and_labels(logits, labels)
-        weights = _checked_weights(weights, labels, "labels")
-        if scored is not None and scored.ce is not None:
-            losses, counted, invalid = scored.ce, scored.valid, scored.invalid
-        else:
-            losses, counted, invalid = token_cross_entropy(
-                logits, labels, ignore_index=self.ignore_index, shift=self.shift
-            )
-        self._check_shift(logits, labels, losses, counted)
-        if weights is not None and self.shift:
-            weights = torch.cat([weights[..., 1:], torch.zeros_like(weights[..., :1])], dim=-1)
-        refused = None if labels.device.type == "cpu" else invalid  # on a CPU it has raised
-        return losses, _weights_where(counted, weights), refused
+        if logits is not None and labels is not None and not self._shift_checked:
+            self._check_shift(logits, labels, scored)
+        return scored
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks, see the class."""
         self._warn_of_shift()
         return super().compute()
 
-    def _check_shift(self, logits: Tensor, labels: Tensor, losses: Tensor, counted: Tensor) -> None:
+    def _check_shift(self, logits: Tensor, labels: Tensor, scored: ScoredTokens) -> None:
         """Score the first batch also one position on; a far lower loss means the labels were not shifted."""
-        if self._shift_checked or labels.ndim < 1 or labels.shape[-1] < 8 or labels.shape[:-1].numel() == 0:
+        gain = gain_by_shift(logits, labels, scored, self.ignore_index)
+        if gain is None:
             return
-        few = slice(0, 4)
-        logits = logits.detach().reshape(-1, *logits.shape[-2:])[few]
-        labels, losses, counted = (
-            part.detach().reshape(-1, part.shape[-1])[few] for part in (labels, losses, counted)
-        )
-        with torch.no_grad():
-            other, other_counts, _ = token_cross_entropy(
-                logits, labels, ignore_index=self.ignore_index, shift=True
-            )
-        enough = other_counts.sum() >= 16
-        gain = _finite_mean(losses, counted) - _finite_mean(other, other_counts)
-        self._shift_gain = torch.where(enough, gain, 0.0)
+        self._shift_gain = gain
         if labels.device.type == "cpu":
-            self._shift_checked = bool(enough)  # a batch of few tokens says nothing
+            self._shift_checked = not bool(gain.isnan())  # a batch of few tokens says nothing
             self._warn_of_shift()
         else:
             self._shift_checked = True
@@ -304,7 +254,7 @@ class StreamingQuantiles(DigestMetric):
         values: Tensor | float | Sequence[float],
         weights: Tensor | None = None,
         *,
-        group: Tensor | Sequence[int] | int | None = None,
+        group: GroupIds | None = None,
     ) -> None:
         """Add values.
 
@@ -322,116 +272,6 @@ class StreamingQuantiles(DigestMetric):
                 ) from error
         if values.is_complex() or values.dtype == torch.bool:
             raise ValueError(f"Expected argument `values` to hold real numbers but got {values.dtype}.")
-        weights = _checked_weights(weights, values, "values")
-        groups = _checked_group_ids(group, self.groups, values, weights)
+        weights = checked_weights(weights, values, "values")
+        groups = checked_groups(group, self.groups, values, weights)
         self._add(values if values.is_floating_point() else values.double(), weights, groups)
-
-
-def _whole_numbers(group: Tensor | Sequence[int] | int, device: torch.device) -> Tensor:
-    try:
-        ids = torch.as_tensor(group, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Expected argument `group` to hold integers but got {group!r:.80}.") from error
-    if ids.is_floating_point() or ids.is_complex():
-        raise ValueError(f"Expected argument `group` to hold integers but got {ids.dtype}.")
-    return ids.long()
-
-
-def _checked_group_ids(
-    group: Tensor | Sequence[int] | int | None,
-    names: tuple[str, ...] | None,
-    like: Tensor,
-    weights: Tensor | None,
-    *,
-    shifted: bool = False,
-) -> Tensor | None:
-    """Group numbers of the shape of the values; on a CPU those that count are in range."""
-    if names is None and group is None:
-        return None
-    if names is None:
-        raise ValueError("Expected no argument `group`: the metric was made without `groups`.")
-    if group is None:
-        raise ValueError(
-            f"Expected argument `group`: which of the groups {', '.join(names)} each entry is of."
-        )
-    ids = _whole_numbers(group, like.device)
-    per_sequence = ids.ndim < like.ndim and ids.shape == like.shape[:-1]
-    if ids.shape != like.shape and not per_sequence and ids.ndim:
-        raise ValueError(
-            f"Expected argument `group` with a number for each token, {tuple(like.shape)}, or for each "
-            f"sequence, {tuple(like.shape[:-1])}, but got {tuple(ids.shape)}."
-        )
-    if per_sequence or not ids.ndim:
-        ids = (ids[..., None] if like.ndim else ids).expand(like.shape)
-    elif shifted:
-        ids = torch.cat([ids[..., 1:], ids[..., -1:]], dim=-1)
-    if ids.device.type == "cpu":
-        counted = torch.ones_like(ids, dtype=torch.bool) if weights is None else weights > 0
-        wrong = ids[counted & ((ids < 0) | (ids >= len(names)))]
-        if wrong.numel():
-            raise ValueError(
-                f"Expected argument `group` to hold numbers in [0, {len(names)}), for {', '.join(names)}, "
-                f"but got {wrong[0].item()}."
-            )
-    return ids
-
-
-def checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Per-token losses, and which of them count."""
-    for name, value in (("losses", losses), ("mask", mask)):
-        if value is not None and not isinstance(value, Tensor):
-            raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
-    if not losses.is_floating_point():
-        raise ValueError(f"Expected argument `losses` to be floating point but got {losses.dtype}.")
-    if losses.ndim == 0:
-        raise ValueError(
-            "Expected argument `losses` to hold one loss per token but got a single number: ask the loss for "
-            "reduction='none'."
-        )
-    if mask is None:
-        return losses, torch.ones_like(losses, dtype=torch.bool)
-    if mask.dtype != torch.bool or mask.shape != losses.shape:
-        raise ValueError(
-            f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but got "
-            f"{mask.dtype} {tuple(mask.shape)}."
-        )
-    return losses, mask
-
-
-def _checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor | None:
-    if weights is None:
-        return None
-    weights = torch.as_tensor(weights, device=like.device)
-    if weights.is_complex():
-        raise ValueError(f"Expected argument `weights` to hold real numbers but got {weights.dtype}.")
-    if weights.shape != like.shape:
-        raise ValueError(
-            f"Expected argument `weights` to have the shape of the {name}, {tuple(like.shape)}, but got "
-            f"{tuple(weights.shape)}."
-        )
-    if weights.device.type == "cpu" and weights.dtype != torch.bool:
-        weights = weights.double()  # some dtypes cannot be compared
-        wrong = ~((weights >= 0) & (weights < torch.inf))
-        if bool(wrong.any()):
-            raise ValueError(
-                "Expected argument `weights` to hold finite numbers >= 0 but got "
-                f"{weights[wrong][0].item():g}."
-            )
-    return weights
-
-
-def _weights_where(counted: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None:
-        return counted
-    return counted & weights if weights.dtype == torch.bool else torch.where(counted, weights, 0)
-
-
-def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:
-    counted = counted & losses.isfinite()
-    return torch.where(counted, losses, 0.0).sum() / counted.sum()
-
-
-def _given(**arguments: Tensor | None) -> str:
-    return ", ".join(
-        f"{name}={None if value is None else tuple(value.shape)}" for name, value in arguments.items()
-    )

@@ -16,13 +16,9 @@ import torch
 from torch import Tensor
 
 from lightning_pce.metrics._base import not_compiled
-from lightning_pce.metrics._totals import PackedMetric, checked_table, host_numbers, may_look
-from lightning_pce.tokens.statistics import (
-    TokenStatistics,
-    check_ids,
-    check_logits_and_labels,
-    token_statistics,
-)
+from lightning_pce.metrics._totals import TotalsMetric, checked_table, host_numbers, may_look
+from lightning_pce.tokens.labels import check_ids, check_logits_and_labels, shifted
+from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
 STATISTICS = (
     "ce",
@@ -67,7 +63,7 @@ def proxy_names() -> tuple[str, ...]:
     return tuple(f"{statistic}_{weighting}" for statistic in STATISTICS for weighting in WEIGHTINGS)
 
 
-class TokenProxies(PackedMetric):
+class TokenProxies(TotalsMetric):
     """80 proxies of downstream performance from expert solutions, after arXiv 2605.18607.
 
     Of each sequence, one expert solution to one task, the last ``last_n`` scored tokens are looked at. A
@@ -161,7 +157,21 @@ class TokenProxies(PackedMetric):
             "gaussian_center": gaussian_center,
             "gaussian_width": gaussian_width,
         }
-        super().__init__((len(proxy_names()) + 1, 4), merge_proxies, settings, table, **metric_kwargs)
+        super().__init__(
+            (len(proxy_names()) + 1, 4),
+            merge_proxies,
+            settings,
+            table,
+            defaults={
+                "last_n": 1000,
+                "ignore_index": -100,
+                "shift": False,
+                "inverse": "reciprocal",
+                "gaussian_center": 1.0,
+                "gaussian_width": 1.0,
+            },
+            **metric_kwargs,
+        )
         self.last_n = last_n
         self.ignore_index = ignore_index
         self.shift = shift
@@ -191,7 +201,7 @@ class TokenProxies(PackedMetric):
                 f"{_given(logits=logits, labels=labels, statistics=statistics)}."
             )
         _check_labels(labels)
-        target = _shifted(labels.long(), self.ignore_index) if self.shift else labels.long()
+        target = shifted(labels.long(), self.ignore_index) if self.shift else labels.long()
         if logits is not None:
             tokens, vocabulary = self._scored(logits, target)
         else:
@@ -321,10 +331,6 @@ class _Tokens(NamedTuple):
 def _tokens(statistics: TokenStatistics, chosen: Tensor, target: Tensor) -> _Tokens:
     found = {name: getattr(statistics, name) for name in _NEEDED}
     return _Tokens(**found, chosen=chosen, valid=chosen & statistics.valid, target=target)
-
-
-def _shifted(labels: Tensor, ignore_index: int) -> Tensor:
-    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], ignore_index)], dim=-1)
 
 
 def _last(scored: Tensor, number: int) -> Tensor:

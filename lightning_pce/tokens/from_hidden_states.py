@@ -7,19 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_pce._checks import check_not_sharded
 from lightning_pce.tokens.kernels import choose
 from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
 from lightning_pce.tokens.kernels.row_sums import joined, scattered
 from lightning_pce.tokens.kernels.scratch import scratch
-from lightning_pce.tokens.statistics import (
-    STATISTICS,
-    TokenStatistics,
-    assemble,
-    check_logits_and_labels,
-    check_not_sharded,
-    check_statistics,
-    targets,
-)
+from lightning_pce.tokens.labels import check_logits_and_labels, targets
+from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, assemble, check_statistics
 
 
 @torch.no_grad()
@@ -70,9 +64,10 @@ def linear_token_statistics(
     vocabulary, width = head.shape
     # What the logits would look like, for the checks and messages of logits.
     check_logits_and_labels(hidden.new_empty(()).expand(*hidden.shape[:-1], vocabulary), labels)
-    target, valid, invalid = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift)
+    target = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift)
+    flat = target.labels.reshape(-1)
     everything = "entropy" in statistics or "rank" in statistics
-    counted = (target >= 0).nonzero()[:, 0]
+    counted = (flat >= 0).nonzero()[:, 0]
     step = max(1, min(len(counted), _rows_in(max_logits_bytes, vocabulary, width, hidden.element_size())))
     logits = scratch(step, vocabulary, dtype=hidden.dtype, device=hidden.device)
     kernel = choose(backend, logits) if len(counted) else choose("eager", logits)
@@ -85,8 +80,8 @@ def linear_token_statistics(
             torch.mm(states, head.T, out=chunk)
         else:
             torch.addmm(bias, states, head.T, out=chunk)
-        parts.append(kernel(chunk, target[some], everything))
-    return assemble(scattered(joined(parts), counted, len(target)), statistics, valid, invalid, vocabulary)
+        parts.append(kernel(chunk, flat[some], everything))
+    return assemble(scattered(joined(parts), counted, len(flat)), statistics, target, vocabulary)
 
 
 def _rows_in(limit: int, vocabulary: int, width: int, size: int) -> int:

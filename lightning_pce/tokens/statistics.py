@@ -11,8 +11,17 @@ from torch import Tensor
 
 from lightning_pce.tokens.kernels import choose
 from lightning_pce.tokens.kernels.row_sums import Kernel, RowSums, finish, joined
+from lightning_pce.tokens.labels import Targets, check_logits_and_labels, targets
 
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
+# What is made of these: the logits are read for the parts.
+DERIVED = {
+    "log_rank": ("rank",),
+    "margin": ("target_prob", "max_prob"),
+    "accuracy": ("rank",),
+    "top5_accuracy": ("rank",),
+}
+TOP_K = {"accuracy": 1, "top5_accuracy": 5}
 
 
 class TokenStatistics(NamedTuple):
@@ -100,22 +109,27 @@ def token_statistics(
     """
     check_statistics(statistics)
     check_logits_and_labels(logits, labels)
-    target, valid, invalid = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
-    everything = "entropy" in statistics or "rank" in statistics
-    sums = _read(choose(backend, logits), logits, target, everything)
-    return assemble(sums, statistics, valid, invalid, logits.shape[-1])
+    target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
+    return statistics_of(logits, target, statistics, backend)
 
 
-def assemble(
-    sums: RowSums, statistics: Sequence[str], valid: Tensor, invalid: Tensor, vocabulary: int
+def statistics_of(
+    logits: Tensor, target: Targets, statistics: Sequence[str], backend: str = "auto"
 ) -> TokenStatistics:
+    """:func:`token_statistics` of checked logits ``[..., V]`` and the targets that belong to them."""
+    everything = "entropy" in statistics or "rank" in statistics
+    sums = _read(choose(backend, logits), logits, target.labels.reshape(-1), everything)
+    return assemble(sums, statistics, target, logits.shape[-1])
+
+
+def assemble(sums: RowSums, statistics: Sequence[str], target: Targets, vocabulary: int) -> TokenStatistics:
     """The statistics asked for, of tokens ``[...]``, from the sums of their rows ``[N]``."""
     rows = finish(sums, vocabulary)
 
     def shaped(name: str, value: Tensor | None, missing: float) -> Tensor | None:
         if name not in statistics or value is None:
             return None
-        return value.reshape(valid.shape).masked_fill(~valid, missing)
+        return value.reshape(target.valid.shape).masked_fill(~target.valid, missing)
 
     return TokenStatistics(
         shaped("ce", rows.ce, 0.0),
@@ -123,8 +137,8 @@ def assemble(
         shaped("target_prob", rows.target_prob, 0.0),
         shaped("max_prob", rows.max_prob, 0.0),
         shaped("rank", rows.rank, vocabulary + 1),
-        valid,
-        invalid,
+        target.valid,
+        target.invalid,
     )
 
 
@@ -178,38 +192,21 @@ def token_cross_entropy(
         tensor([[ True, False,  True]])
     """
     check_logits_and_labels(logits, labels)
-    vocabulary = logits.shape[-1]
-    target, valid, invalid = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift)
+    target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
     if torch.is_grad_enabled() and logits.requires_grad:
-        losses = F.cross_entropy(logits.reshape(-1, vocabulary).float(), target, reduction="none")
+        losses = differentiable_cross_entropy(logits, target)
     else:
-        losses = finish(_read(choose("auto", logits), logits, target, False), vocabulary).ce
-        losses = losses.masked_fill(target < 0, 0.0)
-    return losses.reshape(labels.shape), valid, invalid
+        ce = statistics_of(logits, target, ("ce",)).ce
+        assert ce is not None
+        losses = ce
+    return losses, target.valid, target.invalid
 
 
-def targets(
-    labels: Tensor, vocabulary: int, *, ignore_index: int, shift: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Targets ``[N]`` int64, -100 where a token does not count; valid and invalid as labels ``[...]``.
-
-    Raises:
-        ValueError: if on a CPU a label is outside the vocabulary.
-    """
-    labels = labels.long()  # before ignore_index is compared: in uint8 -100 is 156
-    if shift and labels.ndim == 0:
-        raise ValueError(
-            "Expected argument `labels` to have a sequence dimension for shift=True but got a 0-d tensor."
-        )
-    if shift:
-        labels = torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore_index)], dim=-1)
-    counted = labels != ignore_index
-    known = (labels >= 0) & (labels < vocabulary)
-    invalid = counted & ~known
-    if labels.device.type == "cpu" and bool(invalid.any()):
-        raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
-    valid = counted & known
-    return torch.where(valid, labels, -100).reshape(-1), valid, invalid
+def differentiable_cross_entropy(logits: Tensor, target: Targets) -> Tensor:
+    """The cross-entropy of every token, ``[...]`` float32 nats with a graph, 0 where one does not count."""
+    rows = logits.reshape(-1, logits.shape[-1]).float()
+    losses = F.cross_entropy(rows, target.labels.reshape(-1), reduction="none")
+    return losses.reshape(target.labels.shape)
 
 
 def check_statistics(statistics: Sequence[str]) -> None:
@@ -221,67 +218,16 @@ def check_statistics(statistics: Sequence[str]) -> None:
         )
 
 
-def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
-    """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
-    for name, value in (("logits", logits), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
-        check_not_sharded(name, value)
-    if not logits.is_floating_point():
-        raise ValueError(
-            f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
-            f"shape {tuple(logits.shape)}. Are these predicted token ids, or the labels?"
-        )
-    check_ids(labels)
-    if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            "Expected argument `labels` to have the shape of the logits without their last dimension, "
-            f"{tuple(logits.shape[:-1])}, but got labels {tuple(labels.shape)} for logits "
-            f"{tuple(logits.shape)}."
-            + (
-                " Pass logits[..., :-1, :] and labels[..., 1:], or shift=True."
-                if _off_by_one(logits, labels)
-                else ""
-            )
-        )
-    if logits.shape[-1] == 0:
-        raise ValueError(
-            f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
-        )
+def derived(name: str, found: TokenStatistics, vocabulary: int) -> Tensor:
+    """One of :data:`STATISTICS` or :data:`DERIVED` as float32, of statistics that hold its parts.
 
-
-def check_ids(labels: Tensor) -> None:
-    """Raise a ``ValueError`` with what was seen if labels are no integer tensor."""
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"Expected argument `labels` to be a tensor but got {type(labels).__name__}.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
-        )
-
-
-def check_not_sharded(name: str, value: Tensor) -> None:
-    """Raise a ``ValueError`` for a DTensor: each rank would take its own part for the whole."""
-    placements = getattr(value, "placements", None)
-    if placements is not None:
-        raise ValueError(
-            f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape "
-            f"{tuple(value.shape)} placed as {placements}. If only batch or sequence are sharded pass "
-            f"{name}.to_local(); if the vocabulary is, {name}.full_tensor(), or ask the parallel plan for a "
-            "replicated output."
-        )
-
-
-def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
-    return logits.ndim == labels.ndim + 1 and abs(logits.shape[-2] - labels.shape[-1]) == 1
-
-
-def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
-    return (
-        f"Expected argument `labels` to hold token ids in [0, {vocabulary}), for {vocabulary} logits a "
-        f"token, or ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
-        f"{int(wrong.max())}. Usual causes: a vocabulary that is padded in the tokenizer but not in the "
-        "model, labels that were not shifted or masked as the logits were, another ignore_index, another "
-        "tokenizer."
-    )
+    Args:
+        name: which; accuracies are 1 where the target is among the first k and 0 elsewhere.
+        found: what was read.
+        vocabulary: V, of which the rank V + 1 is none.
+    """
+    if name in TOP_K:
+        assert found.rank is not None
+        return (found.rank <= min(TOP_K[name], vocabulary)).float()
+    value: Tensor = getattr(found, name)
+    return value.float()

@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torchmetrics.utilities.prints import rank_zero_warn
 
+from lightning_pce._checks import warn_once
+from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations.lightning.figures import PercentileFigures
+from lightning_pce.integrations.lightning.logged import log_results
 from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
-from lightning_pce.integrations.lightning.resume import repeat_interrupted_validation
 from lightning_pce.integrations.lightning.step_outputs import Read, checked_read, described, update_arguments
 from lightning_pce.integrations.lightning.trainer_internals import (
     check_lengths_over_ranks,
     check_settings_over_ranks,
+    data_parallel_group,
     evaluation_loops,
+    logged_step,
     one_after_the_other,
+    repeat_interrupted_validation,
     running_loop,
     sync_buffers,
     warn_of_repeats,
 )
+from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
-from lightning_pce.metrics._digest_metric import DEFAULT_PERCENTILES, DigestMetric
-from lightning_pce.metrics.percentiles import PercentileCrossEntropy
+from lightning_pce.metrics._views import ViewedMetric
 
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
@@ -113,25 +117,25 @@ class PercentileCECallback(Callback):
         self.read = checked_read(read)
         self.stages = _checked_stages(stages)
         self.train_every_n_steps = _checked_window(train_every_n_steps)
-        settings: dict[str, Any] = {
-            "percentiles": percentiles,
-            "groups": groups,
-            "ignore_index": ignore_index,
-            "shift": shift,
-            "compression": compression,
-            "process_group": process_group,
-        }
-        # Both raise here, not in a run, if a setting is impossible.
-        self._room = StageMetrics(
-            statistics=statistics, loader_names=loader_names, pool_loaders=pool_loaders, **settings
+        settings = Settings(  # which raises here, not in a run, if one is impossible
+            percentiles=percentiles,
+            statistics=statistics,
+            groups=groups,
+            ignore_index=ignore_index,
+            shift=shift,
+            compression=compression,
+            loader_names=loader_names,
+            pool_loaders=pool_loaders,
+            process_group=process_group,
         )
-        self._window = PercentileCrossEntropy(**settings)
+        self._metrics = StageMetrics(settings)
+        self._window = settings.make_metric()
         self._figures = PercentileFigures() if figures and "val" in self.stages else None
         self._draws = True
         self._first_step = self._last_step = 0
-        self._warned: set[str] = set()
+        self._said: set[str] = set()
 
-    def metric(self, stage: str, dataloader_idx: int | None = 0, statistic: str = "ce") -> DigestMetric:
+    def metric(self, stage: str, dataloader_idx: int | None = 0, statistic: str = "ce") -> ViewedMetric:
         """The metric of a stage (``"val"`` or ``"test"``), dataloader (None: all) and statistic.
 
         Lightning empties it after the hooks ``on_validation_end`` and ``on_test_end``: read ``digest`` there.
@@ -139,7 +143,7 @@ class PercentileCECallback(Callback):
         Raises:
             KeyError: if that stage has not begun yet, or had fewer dataloaders when it last began.
         """
-        return self._room.metric(stage, dataloader_idx, statistic)
+        return self._metrics.metric(stage, dataloader_idx, statistic)
 
     def state_dict(self) -> dict[str, Any]:
         """What the figures show; no digest is in a checkpoint, which would be one rank's."""
@@ -158,13 +162,13 @@ class PercentileCECallback(Callback):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it, no class says so
         # One of each figure is enough.
         self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
-        self._warned.clear()
-        self._room.forget()
+        self._said.clear()
+        self._metrics.forget()
         stages = f"stages={self.stages}, train_every_n_steps={self.train_every_n_steps}"
-        check_settings_over_ranks(f"{stages}, {self._room.configuration}", trainer)
-        self._room.follow_mesh(trainer)
-        self._window.process_group = self._room.settings["process_group"]
-        setattr(pl_module, _ATTRIBUTE, self._room)
+        check_settings_over_ranks(f"{stages}, {self._metrics.settings.described}", trainer)
+        self._metrics.merge_over(data_parallel_group(trainer))
+        self._window.process_group = self._metrics.settings.process_group
+        setattr(pl_module, _ATTRIBUTE, self._metrics)
         in_fit, validate, test = evaluation_loops(trainer)
         measured = {"val": (in_fit, validate), "test": (test,)}
         for loop in (loop for name in self.stages for loop in measured[name]):
@@ -192,7 +196,7 @@ class PercentileCECallback(Callback):
         self._update("val", outputs, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._room.log("val", pl_module.log, _ATTRIBUTE)
+        log_results(self._metrics, "val", pl_module.log, _ATTRIBUTE)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._figures is not None and self._draws:
@@ -213,7 +217,7 @@ class PercentileCECallback(Callback):
         self._update("test", outputs, batch, dataloader_idx)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._room.log("test", pl_module.log, _ATTRIBUTE)
+        log_results(self._metrics, "test", pl_module.log, _ATTRIBUTE)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         repeat_interrupted_validation(trainer)
@@ -225,9 +229,11 @@ class PercentileCECallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._window.update_count and trainer.global_step == self._first_step:
-            rank_zero_warn(
+            warn_once(
+                self._said,
+                "window",
                 "PercentileCECallback logged no window of training, for trainer.global_step stayed at "
-                f"{self._first_step}: Lightning counts steps of optimizers from self.optimizers()."
+                f"{self._first_step}: Lightning counts steps of optimizers from self.optimizers().",
             )
 
     def on_train_batch_end(
@@ -236,7 +242,7 @@ class PercentileCECallback(Callback):
         if self.train_every_n_steps is None:
             return
         with _said_of("training_step"):
-            found = update_arguments(outputs, batch, self.read, self._room, training=True)
+            found = update_arguments(outputs, batch, self.read, self._metrics.settings, training=True)
             for arguments in found:
                 if arguments is not None:
                     self._window.update(**arguments)
@@ -253,13 +259,13 @@ class PercentileCECallback(Callback):
             warnings.filterwarnings("ignore", ".*``compute`` method.*before the ``update``")
             result = self._window.compute()
         self._window.reset()
-        values = {f"train_ce_{key}": result[key].float() for key in self._room.logged_keys}
+        values = {f"train_ce_{key}": result[key].float() for key in self._metrics.settings.keys}
         # Lightning's log() writes only every log_every_n_steps; callbacks see it all the same.
         pl_module.log_dict(values, on_step=True, on_epoch=False, logger=False)
         if trainer.is_global_zero and trainer.loggers:
             numbers = torch.stack(list(values.values())).tolist()
             for logger in trainer.loggers:
-                step = trainer.fit_loop.epoch_loop._batches_that_stepped
+                step = logged_step(trainer)
                 logger.log_metrics(dict(zip(values, numbers, strict=True)), step=step)
 
     def _open(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -268,34 +274,34 @@ class PercentileCECallback(Callback):
         sync_buffers(trainer)
         loop = running_loop(trainer)
         loaders = loop.num_dataloaders if one_after_the_other(loop) else 1
-        self._room.open(stage, loaders, pl_module.device)
+        self._metrics.abandon(stage)  # an error left it open, in a trial of BatchSizeFinder, say
+        self._metrics.open(stage, loaders, pl_module.device)
         warn_of_repeats(trainer)
 
     def _update(self, stage: str, outputs: Any, batch: Any, dataloader_idx: int) -> None:
         if stage not in self.stages:
             return
         with _said_of(_STEPS[stage]):
-            found = update_arguments(outputs, batch, self.read, self._room)
+            found = update_arguments(outputs, batch, self.read, self._metrics.settings)
             for arguments in found:
                 if arguments is not None:
-                    self._room.update(stage, **{"dataloader_idx": dataloader_idx, **arguments})
+                    self._metrics.update(stage, **{"dataloader_idx": dataloader_idx, **arguments})
         if not found or None in found:
             self._warn_of_nothing(stage, outputs)
 
     def _warn_of_nothing(self, stage: str, outputs: Any) -> None:
-        if stage in self._warned:
-            return
-        self._warned.add(stage)
         step = _STEPS[stage]
         wanted = (
             '{"loss": ..., "losses": ...}, per-token losses (reduction="none"),'
             if stage == "train"
             else '{"logits": ..., "labels": ...} or {"losses": ..., "mask": ...}'
         )
-        rank_zero_warn(
+        warn_once(
+            self._said,
+            stage,
             f"PercentileCECallback found nothing to measure in what {step} returned, {described(outputs)}: "
             f"it logs NaN. Return {wanted} from {step}, or say where they are with "
-            "PercentileCECallback(read=...)."
+            "PercentileCECallback(read=...).",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_pce.metrics._digest_metric import checked_names, checked_percentiles, percentile_key
+from lightning_pce._names import checked_names, checked_percentiles, percentile_key
 
 
 def percentile_checkpoints(

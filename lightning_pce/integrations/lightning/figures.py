@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from lightning_pce import digest as td
 from lightning_pce.integrations.stages import StageMetrics
-from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.reports.plot import fan_chart, new_axes, quantile_curve
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ _WITHOUT_MATPLOTLIB = (
 
 # One validation: the mean, and values by percentile.
 _Summary = tuple[float, dict[float, float]]
+# Digests by the name of the group, "" of all tokens.
+_Curves = dict[str, Tensor]
 
 
 class PercentileFigures(Callback):
@@ -83,7 +85,7 @@ class PercentileFigures(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         try:
-            metrics = self._measured(trainer, pl_module)
+            measured = self._measured(trainer, pl_module)
         except Exception as error:
             # Perhaps of this module alone: the next validation is tried again.
             if not self._said_unmeasured:
@@ -98,7 +100,7 @@ class PercentileFigures(Callback):
         if self._given_up or not loggers:
             return
         try:
-            figures = self._drawn(trainer, metrics)
+            figures = self._drawn(trainer, measured)
         except Exception as error:
             self._given_up = True
             missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("matplotlib")
@@ -110,24 +112,26 @@ class PercentileFigures(Callback):
         for logger in loggers:
             self._send(logger, figures, trainer.global_step)
 
-    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, DigestMetric]:
-        """The metric of each dataloader by what its names begin with; its numbers enter the history."""
-        room = _room(pl_module)
-        loaders = room.dataloaders("val")
-        metrics = {room.prefix("val", i, loaders): room.metric("val", i) for i in range(loaders)}
+    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, _Curves]:
+        """The digests of each dataloader by what its names begin with; their numbers enter the history."""
+        stages = _stages_of(pl_module)
+        measured = {
+            f"val_{loader}" if loader else "val": digests for loader, digests in stages.digests("val").items()
+        }
         if _step_is_known(trainer):
             self._forget_from(trainer.global_step)
-            for prefix, metric in metrics.items():
-                self._history.setdefault(prefix, {})[trainer.global_step] = _summary(metric)
-        return metrics
+            for prefix, digests in measured.items():
+                summary = _summary(digests[""], stages.settings.percentiles)
+                self._history.setdefault(prefix, {})[trainer.global_step] = summary
+        return measured
 
-    def _drawn(self, trainer: Trainer, metrics: dict[str, DigestMetric]) -> dict[str, Figure]:
+    def _drawn(self, trainer: Trainer, measured: dict[str, _Curves]) -> dict[str, Figure]:
         """The figures of this validation by name."""
         known, figures = _step_is_known(trainer), {}
-        for prefix, metric in metrics.items():
+        for prefix, digests in measured.items():
             summaries = self._history.get(prefix, {})
             title = f"{prefix}, step {trainer.global_step}" if known else prefix
-            figures[f"{prefix}_ce_quantiles"] = _titled(_curves(metric), title)
+            figures[f"{prefix}_ce_quantiles"] = _titled(_curves(digests), title)
             if known and len(summaries) > 1:
                 figures[f"{prefix}_ce_fan"] = _titled(_fan(summaries), title)
         return figures
@@ -155,7 +159,7 @@ def _step_is_known(trainer: Trainer) -> bool:
     return trainer.state.fn == "fit" or trainer.ckpt_path is None
 
 
-def _room(module: torch.nn.Module) -> StageMetrics:
+def _stages_of(module: torch.nn.Module) -> StageMetrics:
     for part in module.modules():
         if isinstance(part, StageMetrics) and part.dataloaders("val"):
             return part
@@ -165,15 +169,16 @@ def _room(module: torch.nn.Module) -> StageMetrics:
     )
 
 
-def _summary(metric: DigestMetric) -> _Summary:
-    digest = metric.digest.cpu()
-    percentiles = sorted({*_BANDS, *metric.percentiles})
+def _summary(digest: Tensor, logged: Sequence[float]) -> _Summary:
+    digest = digest.cpu()
+    percentiles = sorted({*_BANDS, *logged})
     values = td.quantile(digest, torch.tensor(percentiles, dtype=torch.float64) / 100)
     return float(td.mean(digest)), dict(zip(percentiles, values.tolist(), strict=True))
 
 
-def _curves(metric: DigestMetric) -> Axes:
-    return quantile_curve({"all tokens": metric.digest, **metric.group_digests}, ax=new_axes(dpi=_DPI))
+def _curves(digests: _Curves) -> Axes:
+    groups = {group: digest for group, digest in digests.items() if group}
+    return quantile_curve({"all tokens": digests[""], **groups}, ax=new_axes(dpi=_DPI))
 
 
 def _fan(summaries: dict[int, _Summary]) -> Axes:

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_pce.integrations.lightning.resume import repeat_interrupted_validation, resumed_inside_epoch
+from lightning_pce._names import DEFAULT_PERCENTILES
+from lightning_pce.integrations.lightning.logged import check_begun, check_logged, end_hook, log_results
 from lightning_pce.integrations.lightning.trainer_internals import (
     check_lengths_over_ranks,
     check_settings_over_ranks,
+    data_parallel_group,
     evaluation_loops,
+    repeat_interrupted_validation,
+    resumed_inside_epoch,
     sync_buffers,
     warn_of_repeats,
 )
-from lightning_pce.integrations.stages import HOOKS, StageMetrics
+from lightning_pce.integrations.settings import Settings
+from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.metrics._base import not_compiled
-from lightning_pce.metrics._digest_metric import DEFAULT_PERCENTILES
+from lightning_pce.tokens.labels import GroupIds
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
@@ -106,7 +111,7 @@ class PercentileCEMixin(_Module):
         Raises:
             ValueError: if an argument is impossible.
         """
-        self.percentile_ce = StageMetrics(
+        settings = Settings(
             percentiles=percentiles,
             statistics=statistics,
             groups=groups,
@@ -117,6 +122,7 @@ class PercentileCEMixin(_Module):
             pool_loaders=pool_loaders,
             process_group=process_group,
         )
+        self.percentile_ce = StageMetrics(settings)
 
     @not_compiled
     def update_percentile_ce(
@@ -128,7 +134,7 @@ class PercentileCEMixin(_Module):
         losses: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        group: Tensor | Sequence[int] | int | None = None,
+        group: GroupIds | None = None,
     ) -> Tensor:
         """Add the tokens of a batch to the percentiles of the running stage.
 
@@ -149,10 +155,11 @@ class PercentileCEMixin(_Module):
             ValueError: if the arguments do not fit, see :class:`lightning_pce.PercentileCrossEntropy`.
             RuntimeError: outside of a Trainer's train, validation or test stage.
         """
-        stage, room = self._running_stage(), self._percentile_room()
-        if stage == "train" and not room.is_open(stage) and resumed_inside_epoch(self.trainer):
-            room.open(stage, 1, self.device)
-        return room.update(
+        stage, stages = self._running_stage(), self._percentile_stages()
+        if stage == "train" and not stages.is_open(stage) and resumed_inside_epoch(self.trainer):
+            stages.open(stage, 1, self.device)
+        check_begun(stages, stage)
+        return stages.update(
             stage,
             logits,
             labels,
@@ -165,9 +172,10 @@ class PercentileCEMixin(_Module):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self._percentile_room().forget()
-        check_settings_over_ranks(self._percentile_room().configuration, self.trainer)
-        self._percentile_room().follow_mesh(self.trainer)
+        stages = self._percentile_stages()
+        stages.forget()
+        check_settings_over_ranks(stages.settings.described, self.trainer)
+        stages.merge_over(data_parallel_group(self.trainer))
         for loop in evaluation_loops(self.trainer):
             check_lengths_over_ranks(loop, self.trainer)
         self._percentile_ce_set_up = True
@@ -182,11 +190,11 @@ class PercentileCEMixin(_Module):
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        self._percentile_room().log("train", self.log, "percentile_ce")
+        log_results(self._percentile_stages(), "train", self.log, "percentile_ce")
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        self._percentile_room().check_logged("train")
+        check_logged(self._percentile_stages(), "train")
 
     def on_validation_epoch_start(self) -> None:
         self._check_set_up()
@@ -197,11 +205,11 @@ class PercentileCEMixin(_Module):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        self._percentile_room().log("val", self.log, "percentile_ce")
+        log_results(self._percentile_stages(), "val", self.log, "percentile_ce")
 
     def on_validation_end(self) -> None:
         super().on_validation_end()
-        self._percentile_room().check_logged("val")
+        check_logged(self._percentile_stages(), "val")
 
     def on_test_epoch_start(self) -> None:
         self._check_set_up()
@@ -211,23 +219,24 @@ class PercentileCEMixin(_Module):
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        self._percentile_room().log("test", self.log, "percentile_ce")
+        log_results(self._percentile_stages(), "test", self.log, "percentile_ce")
 
     def on_test_end(self) -> None:
         super().on_test_end()
-        self._percentile_room().check_logged("test")
+        check_logged(self._percentile_stages(), "test")
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)
         for name in ("train", "val", "test"):
-            self._percentile_room().check_logged(name)
+            check_logged(self._percentile_stages(), name)
 
     def _begin(self, stage: str, loaders: int) -> None:
-        end = HOOKS[stage][1]
+        end, stages = end_hook(stage), self._percentile_stages()
         if getattr(type(self), end) is getattr(PercentileCEMixin, end):
             # No hook without super(): an error left the stage open, in a trial of BatchSizeFinder, say.
-            self._percentile_room().abandon(stage)
-        self._percentile_room().open(stage, loaders, self.device)
+            stages.abandon(stage)
+        check_logged(stages, stage)
+        stages.open(stage, loaders, self.device)
 
     def _check_set_up(self) -> None:
         if self.trainer.world_size > 1 and not getattr(self, "_percentile_ce_set_up", False):
@@ -236,7 +245,7 @@ class PercentileCEMixin(_Module):
                 "module has its own setup: call super().setup(stage) in it."
             )
 
-    def _percentile_room(self) -> StageMetrics:
+    def _percentile_stages(self) -> StageMetrics:
         if not isinstance(getattr(self, "percentile_ce", None), StageMetrics):
             self.configure_percentile_ce()
         return self.percentile_ce

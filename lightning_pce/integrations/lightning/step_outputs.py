@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from lightning_pce.integrations.stages import StageMetrics
+from lightning_pce.integrations.settings import Settings
 
 NAMES = ("logits", "labels", "losses", "mask", "weights", "group")
 _IN_BATCH = ("labels", "group")  # looked for there without being named
@@ -15,7 +15,7 @@ Read = Mapping[str, str] | Callable[[Any, Any], Any]
 
 
 def update_arguments(
-    outputs: Any, batch: Any, read: Read | None, room: StageMetrics, *, training: bool = False
+    outputs: Any, batch: Any, read: Read | None, settings: Settings, *, training: bool = False
 ) -> list[dict[str, Any] | None]:
     """The arguments of one update or, from a list, of several; None for what holds nothing to measure.
 
@@ -23,7 +23,7 @@ def update_arguments(
         outputs: what the step returned.
         batch: what it was given.
         read: names by argument, or a function of both that returns arguments, a list of them or None.
-        room: whose settings say what is needed.
+        settings: what is measured.
         training: per-token losses only: some kernels have overwritten the logits with gradients by then.
 
     Raises:
@@ -40,7 +40,7 @@ def update_arguments(
         alike = several and isinstance(batch, (list, tuple)) and len(batch) == len(parts)
         batches = list(batch) if alike else [batch] * len(parts)
         found = [_named(*pair, read or {}, training) for pair in zip(parts, batches, strict=True)]
-    return [None if each is None else _chosen(each, room, training) for each in found]
+    return [None if each is None else _chosen(each, settings, training) for each in found]
 
 
 def described(outputs: Any) -> str:
@@ -94,28 +94,28 @@ def _named(outputs: Any, batch: Any, read: Mapping[str, str], training: bool) ->
     return found
 
 
-def _chosen(found: dict[str, Any], room: StageMetrics, training: bool) -> dict[str, Any] | None:
+def _chosen(found: dict[str, Any], settings: Settings, training: bool) -> dict[str, Any] | None:
     """Losses, if they are enough for the statistics, and else logits and labels."""
     logits, labels, losses, mask, weights, group = (found.get(name) for name in NAMES)
-    shared = {"weights": weights, "group": None if room.settings["groups"] is None else group}
+    shared = {"weights": weights, "group": None if settings.groups is None else group}
     if "dataloader_idx" in found and not training:
         shared["dataloader_idx"] = found["dataloader_idx"]
     scored = not training and logits is not None and labels is not None
-    if losses is not None and not (scored and len(room.statistics) > 1):
-        return {**shared, "losses": losses, "mask": _mask(losses, labels, room) if mask is None else mask}
+    if losses is not None and not (scored and len(settings.statistics) > 1):
+        return {**shared, "losses": losses, "mask": _mask(losses, labels, settings) if mask is None else mask}
     if not scored:
         return None
     # A mask beside losses is theirs; alone, an update refuses it.
     return {**shared, "logits": logits, "labels": labels, "mask": mask if losses is None else None}
 
 
-def _mask(losses: Any, labels: Any, room: StageMetrics) -> Tensor | None:
+def _mask(losses: Any, labels: Any, settings: Settings) -> Tensor | None:
     """Which losses count, if the labels say so: reduction="none" gives 0.0 where a label is ignored."""
-    if room.settings["shift"] or not isinstance(losses, Tensor) or not isinstance(labels, Tensor):
+    if settings.shift or not isinstance(losses, Tensor) or not isinstance(labels, Tensor):
         return None
     if labels.shape != losses.shape and not (losses.ndim == 1 and labels.numel() == len(losses)):
         return None
-    ignored: int = room.settings["ignore_index"]
+    ignored: int = settings.ignore_index
     return labels.reshape(losses.shape) != ignored
 
 

@@ -1,15 +1,19 @@
-"""What must be known or done around Lightning's evaluation loops: ranks stay together and count once."""
+"""All that is known of a Trainer's inside: its loops, steps, ranks and resumes. No other module reads it.
+
+Ranks stay together, each token counts once, and a resumed run measures what an uninterrupted one does.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 import zlib
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
@@ -30,6 +34,20 @@ def running_loop(trainer: Any) -> Any:
 def one_after_the_other(loop: Any) -> bool:
     """Whether a step sees one dataloader, not all at once."""
     return loop._combined_loader is None or loop._combined_loader._mode == "sequential"
+
+
+def data_parallel_group(trainer: Any) -> Callable[[], ProcessGroup | None] | None:
+    """How to find the ranks that see tokens of their own, where a device mesh has others; None: all do."""
+    # Not the module's mesh, which may be of an earlier Trainer.
+    mesh: Any = getattr(trainer.strategy, "device_mesh", None)
+    names = getattr(mesh, "mesh_dim_names", None) or ()
+    return mesh["data_parallel"].get_group if "data_parallel" in names else None
+
+
+def logged_step(trainer: Any) -> int:
+    """The step under which Lightning logs what training logs now."""
+    step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return step
 
 
 def warn_of_repeats(trainer: Any) -> None:
@@ -158,3 +176,36 @@ def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
     everyone = [torch.empty_like(local) for _ in range(trainer.world_size)]
     dist.all_gather(everyone, local)
     return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]
+
+
+def resumed_inside_epoch(trainer: Any) -> bool:
+    """Whether training went on inside an epoch, from a checkpoint; says so in a warning.
+
+    Lightning calls no ``on_train_epoch_start`` in the epoch that it resumes.
+
+    Args:
+        trainer: the trainer.
+    """
+    if not trainer.fit_loop.restarted_mid_epoch:
+        return False
+    if trainer.fit_loop.epoch_loop.batch_idx and trainer.is_global_zero:
+        warnings.warn(
+            f"Training was resumed inside epoch {trainer.current_epoch}: percentile CE of the train stage is "
+            "of the tokens since then, in this epoch only.",
+            stacklevel=2,
+        )
+    return True
+
+
+def repeat_interrupted_validation(trainer: Any) -> None:
+    """Let a validation that a checkpoint was written in begin anew.
+
+    Lightning leaves out as many batches as had been validated, but of the end: it starts the dataloader from
+    its beginning. Neither the digests nor the dataloader are where they were.
+
+    Args:
+        trainer: the trainer, when training starts.
+    """
+    validation = trainer.fit_loop.epoch_loop.val_loop
+    if validation.restarted_mid_evaluation:
+        validation.restarting = False

@@ -1,0 +1,178 @@
+"""Scalar views of metrics whose result is a dict, and the one gather that several metrics share."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.wrappers.abstract import WrapperMetric
+
+from lightning_pce.metrics._base import SingleStateMetric, gather_states
+
+
+class ViewedMetric(SingleStateMetric):
+    """A metric whose ``compute`` gives a dict, each entry of which can be logged by itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._result: dict[str, Tensor] | None = None
+        self._result_from: Tensor | None = None
+        self._served: set[str] = set()
+        self._shared_gather: SharedGather | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of ``compute()``, in order."""
+        raise NotImplementedError
+
+    def view(self, key: str) -> DigestView:
+        """A scalar Metric that is one entry of ``compute()`` and shares this metric's state and its one sync.
+
+        Raises:
+            ValueError: if ``key`` is not in :attr:`keys`.
+        """
+        return DigestView(self, key)
+
+    def shared_result(self, key: str) -> Tensor:
+        """One entry of a result that all views share.
+
+        Each entry is served once, and a second request starts a new round. With several ranks nothing else
+        does, so that all decide alike whether to enter the collective, even if only some saw a batch since.
+        """
+        stale = self._result_from is not self._state
+        several = self.distributed_available_fn is not None and self.distributed_available_fn()
+        if self._result is None or key in self._served or (stale and not several):
+            self._result = self._computed_together()
+            self._result_from = self._state
+            self._served = set()
+        elif stale:
+            warnings.warn(
+                f"The view {key!r} is of before the last update: another view has begun this round. Compute "
+                "all views between updates, or reset.",
+                stacklevel=3,
+            )
+        self._served.add(key)
+        return self._result[key]
+
+    def _computed_together(self) -> dict[str, Tensor]:
+        """The result, by the gather that is shared with other metrics, if there is one."""
+        own = self.dist_sync_fn
+        if self._shared_gather is not None:
+            self.dist_sync_fn = partial(self._shared_gather.gather, self)
+        try:
+            with warnings.catch_warnings():
+                # A rank or dataloader without batches is empty, and says so by NaN and count 0.
+                warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
+                result: dict[str, Tensor] = self.compute()
+        finally:
+            self.dist_sync_fn = own
+        return result
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        super().reset()
+        self._result = self._result_from = None
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one result or several, see :meth:`torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class SharedGather:
+    """One ``all_gather`` for the states of several metrics, whose views are computed one after the other.
+
+    The first metric of a round gathers the states of all; each of the others takes its part, once. A metric
+    that has taken its part begins a new round. So the sequence of calls alone decides when the ranks meet,
+    and never what one of them has seen.
+    """
+
+    def __init__(self) -> None:
+        self._members: list[ViewedMetric] = []
+        self._waiting: dict[int, tuple[Tensor, list[Tensor]]] = {}
+
+    def add(self, metric: ViewedMetric) -> None:
+        """Let the views of a metric take part."""
+        metric._shared_gather = self
+        self._members.append(metric)
+
+    def begin(self) -> None:
+        """A new round: the next metric gathers, whatever was not taken."""
+        self._waiting.clear()
+
+    def gather(self, metric: ViewedMetric, state: Tensor, group: Any | None = None) -> list[Tensor]:
+        """The states of all ranks for one metric, in the order of ranks."""
+        place = next(index for index, member in enumerate(self._members) if member is metric)
+        if place not in self._waiting:
+            states = [state if member is metric else member._state for member in self._members]
+            flat = gather_states(torch.cat([each.reshape(-1) for each in states]), group)
+            sizes = [each.numel() for each in states]
+            ranks = [torch.split(rank, sizes) for rank in flat]
+            self._waiting = {
+                index: (each, [parts[index].reshape(each.shape) for parts in ranks])
+                for index, each in enumerate(states)
+            }
+        sent, parts = self._waiting.pop(place)
+        if sent is not state:
+            warnings.warn(
+                f"A result of {type(metric).__name__} is of before its last update: a view of another metric "
+                "has begun this round. Compute all views between updates, or reset.",
+                stacklevel=3,
+            )
+        return parts
+
+
+class DigestView(WrapperMetric):
+    """One entry of a metric's result as a Metric, for ``self.log``; made by ``metric.view(key)``.
+
+    Views of one metric share its state, its reset and one collective. (Members of a MetricCollection with
+    equal settings share one state that only the first updates: for views of the others pass
+    ``compute_groups=False``.)
+
+    Example:
+        >>> from lightning_pce import StreamingQuantiles
+        >>> metric = StreamingQuantiles()
+        >>> median = metric.view("p50")
+        >>> metric.update(torch.tensor([1.0, 2.0, 9.0]))
+        >>> median.compute()
+        tensor(2., dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    parent: ViewedMetric
+
+    def __init__(self, parent: ViewedMetric, key: str) -> None:
+        if key not in parent.keys:
+            raise ValueError(
+                f"Expected argument `key` to be one of {', '.join(parent.keys)} but got {key!r}."
+            )
+        super().__init__()
+        self.key = key
+        # Not as a submodule: the parent is owned, moved and saved where it was made.
+        self.__dict__["parent"] = parent
+
+    def update(self, *_: Any, **__: Any) -> None:
+        """Raises a ``RuntimeError``: update the parent."""
+        raise RuntimeError(
+            f"A view has no state of its own: update the {type(self.parent).__name__} it was made from."
+        )
+
+    def forward(self, *_: Any, **__: Any) -> None:
+        """Raises a ``RuntimeError``: update the parent."""
+        self.update()
+
+    def compute(self) -> Tensor:
+        """The parent's result under this view's key, 0-d float64."""
+        return self.parent.shared_result(self.key)
+
+    def reset(self) -> None:
+        """Reset the parent."""
+        super().reset()
+        self.parent.reset()
+
+    def __repr__(self) -> str:
+        return f"DigestView({self.key!r} of {type(self.parent).__name__})"

@@ -1,0 +1,220 @@
+"""Which tokens count, and which label, weight and group each has: every rule of that once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_pce._checks import check_not_sharded
+
+GroupIds = Tensor | Sequence[int] | int
+
+
+class Targets(NamedTuple):
+    """The label that each position is scored against; all of shape ``[...]``, the labels'."""
+
+    labels: Tensor
+    """int64 token ids, -100 where a token does not count."""
+    valid: Tensor
+    """bool, which tokens count."""
+    invalid: Tensor
+    """bool, where a label was outside the vocabulary (on an accelerator; on a CPU that is an error)."""
+
+
+def targets(labels: Tensor, vocabulary: int, *, ignore_index: int, shift: bool) -> Targets:
+    """The targets of checked labels ``[...]``, shifted if asked for.
+
+    Raises:
+        ValueError: if on a CPU a label is outside the vocabulary, or there is nothing to shift along.
+    """
+    labels = labels.long()  # before ignore_index is compared: in uint8 -100 is 156
+    if shift and labels.ndim == 0:
+        raise ValueError(
+            "Expected argument `labels` to have a sequence dimension for shift=True but got a 0-d tensor."
+        )
+    if shift:
+        labels = shifted(labels, ignore_index)
+    counted = labels != ignore_index
+    known = (labels >= 0) & (labels < vocabulary)
+    invalid = counted & ~known
+    if labels.device.type == "cpu" and bool(invalid.any()):
+        raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
+    valid = counted & known
+    return Targets(torch.where(valid, labels, -100), valid, invalid)
+
+
+def shifted(values: Tensor, fill: float) -> Tensor:
+    """What belongs to the next token, ``[..., T]``: position t gets the value of t + 1, the last ``fill``."""
+    return torch.cat([values[..., 1:], torch.full_like(values[..., :1], fill)], dim=-1)
+
+
+def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
+    """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
+    for name, value in (("logits", logits), ("labels", labels)):
+        _check_tensor(name, value)
+        check_not_sharded(name, value)
+    if not logits.is_floating_point():
+        raise ValueError(
+            f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "
+            f"shape {tuple(logits.shape)}. Are these predicted token ids, or the labels?"
+        )
+    check_ids(labels)
+    if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            "Expected argument `labels` to have the shape of the logits without their last dimension, "
+            f"{tuple(logits.shape[:-1])}, but got labels {tuple(labels.shape)} for logits "
+            f"{tuple(logits.shape)}."
+            + (
+                " Pass logits[..., :-1, :] and labels[..., 1:], or shift=True."
+                if _off_by_one(logits, labels)
+                else ""
+            )
+        )
+    if logits.shape[-1] == 0:
+        raise ValueError(
+            f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
+        )
+
+
+def check_ids(labels: Tensor) -> None:
+    """Raise a ``ValueError`` with what was seen if labels are no integer tensor."""
+    _check_tensor("labels", labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"Expected argument `labels` to hold integer token ids but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+
+
+def checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Losses of tokens ``[...]``, and which of them count: bool of that shape, or a ``ValueError``."""
+    for name, value in (("losses", losses), ("mask", mask)):
+        if value is not None:
+            _check_tensor(name, value)
+    if not losses.is_floating_point():
+        raise ValueError(f"Expected argument `losses` to be floating point but got {losses.dtype}.")
+    if losses.ndim == 0:
+        raise ValueError(
+            "Expected argument `losses` to hold one loss per token but got a single number: ask the loss for "
+            "reduction='none'."
+        )
+    if mask is None:
+        return losses, torch.ones_like(losses, dtype=torch.bool)
+    if mask.dtype != torch.bool or mask.shape != losses.shape:
+        raise ValueError(
+            f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but got "
+            f"{mask.dtype} {tuple(mask.shape)}."
+        )
+    return losses, mask
+
+
+def checked_weights(weights: Tensor | None, like: Tensor, name: str) -> Tensor | None:
+    """Weights in the shape of ``like``, which the message calls ``name``, or a ``ValueError``.
+
+    On a CPU also the numbers are looked at; bool stays bool.
+    """
+    if weights is None:
+        return None
+    weights = torch.as_tensor(weights, device=like.device)
+    if weights.is_complex():
+        raise ValueError(f"Expected argument `weights` to hold real numbers but got {weights.dtype}.")
+    if weights.shape != like.shape:
+        raise ValueError(
+            f"Expected argument `weights` to have the shape of the {name}, {tuple(like.shape)}, but got "
+            f"{tuple(weights.shape)}."
+        )
+    if weights.device.type == "cpu" and weights.dtype != torch.bool:
+        weights = weights.double()  # some dtypes cannot be compared
+        wrong = ~((weights >= 0) & (weights < torch.inf))
+        if bool(wrong.any()):
+            raise ValueError(
+                "Expected argument `weights` to hold finite numbers >= 0 but got "
+                f"{weights[wrong][0].item():g}."
+            )
+    return weights
+
+
+def weights_where(counted: Tensor, weights: Tensor | None) -> Tensor:
+    """Weights ``[...]`` with 0 (of bool: False) where a token does not count."""
+    if weights is None:
+        return counted
+    return counted & weights if weights.dtype == torch.bool else torch.where(counted, weights, 0)
+
+
+def checked_groups(
+    group: GroupIds | None,
+    names: tuple[str, ...] | None,
+    like: Tensor,
+    weights: Tensor | None,
+    *,
+    shift: bool = False,
+) -> Tensor | None:
+    """The number of each token's group, int64 in the shape of ``like``, or a ``ValueError``.
+
+    Args:
+        group: a number for each token, for each sequence or for all.
+        names: the groups' names, None if there are no groups.
+        like: ``[...]`` losses, or what else the tokens have one of each.
+        weights: ``[...]``; on a CPU the groups of tokens with weight are looked at.
+        shift: numbers of tokens stand where the labels do, which are shifted.
+    """
+    if names is None and group is None:
+        return None
+    if names is None:
+        raise ValueError("Expected no argument `group`: the metric was made without `groups`.")
+    if group is None:
+        raise ValueError(
+            f"Expected argument `group`: which of the groups {', '.join(names)} each entry is of."
+        )
+    ids = _whole_numbers(group, like.device)
+    per_sequence = ids.ndim < like.ndim and ids.shape == like.shape[:-1]
+    if ids.shape != like.shape and not per_sequence and ids.ndim:
+        raise ValueError(
+            f"Expected argument `group` with a number for each token, {tuple(like.shape)}, or for each "
+            f"sequence, {tuple(like.shape[:-1])}, but got {tuple(ids.shape)}."
+        )
+    if per_sequence or not ids.ndim:
+        ids = (ids[..., None] if like.ndim else ids).expand(like.shape)
+    elif shift:
+        ids = shifted(ids, 0)
+    if ids.device.type == "cpu":
+        counted = torch.ones_like(ids, dtype=torch.bool) if weights is None else weights > 0
+        wrong = ids[counted & ((ids < 0) | (ids >= len(names)))]
+        if wrong.numel():
+            raise ValueError(
+                f"Expected argument `group` to hold numbers in [0, {len(names)}), for {', '.join(names)}, "
+                f"but got {wrong[0].item()}."
+            )
+    return ids
+
+
+def _whole_numbers(group: GroupIds, device: torch.device) -> Tensor:
+    try:
+        ids = torch.as_tensor(group, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected argument `group` to hold integers but got {group!r:.80}.") from error
+    if ids.is_floating_point() or ids.is_complex():
+        raise ValueError(f"Expected argument `group` to hold integers but got {ids.dtype}.")
+    return ids.long()
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
+
+
+def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
+    return logits.ndim == labels.ndim + 1 and abs(logits.shape[-2] - labels.shape[-1]) == 1
+
+
+def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
+    return (
+        f"Expected argument `labels` to hold token ids in [0, {vocabulary}), for {vocabulary} logits a "
+        f"token, or ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
+        f"{int(wrong.max())}. Usual causes: a vocabulary that is padded in the tokenizer but not in the "
+        "model, labels that were not shifted or masked as the logits were, another ignore_index, another "
+        "tokenizer."
+    )
