@@ -1,4 +1,4 @@
-"""Every code block of the README runs, in order, as a reader would type them."""
+"""README.md and docs/: every code block runs as a reader would type it, and every link has a target."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,30 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-README = Path(__file__).parents[2] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+# Pages of others: their links are looked at, their code is not run here.
+BESIDE = [
+    name for name in ("benchmarks/README.md", "CONTRIBUTING.md", "tests/README.md") if (ROOT / name).exists()
+]
 
 
-def pictures():
+def text(page):
+    return (ROOT / page).read_text()
+
+
+def blocks(page, language):
+    """The code blocks of a page, each with the number of its first line."""
+    found = re.finditer(rf"^```{language}\n(.*?)^```", text(page), flags=re.MULTILINE | re.DOTALL)
+    return [(text(page)[: match.start(1)].count("\n"), match[1]) for match in found]
+
+
+def run(page, line, block, names):
+    """Run a block with line numbers of its page, so that a traceback shows them."""
+    exec(compile("\n" * line + block, str(ROOT / page), "exec"), names)
+
+
+def tags_in_logs():
     """The names of the images that TensorBoard finds in ``logs``."""
     names = set()
     for path in Path("logs").rglob("events*"):
@@ -22,34 +41,29 @@ def pictures():
     return names
 
 
-@pytest.fixture(scope="module")
-def reader():
-    """What a reader has before the first line: a causal language model and data."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
-    rows = [{"input_ids": ids, "labels": ids.clone()} for ids in torch.randint(64, (8, 12))]
-    loader = torch.utils.data.DataLoader(rows, batch_size=4)
-    return {
-        "model": LlamaForCausalLM(config),
-        "train_loader": loader,
-        "val_loader": loader,
-        "train_set": rows,
-        "eval_set": rows,
-    }
+def logged(trainer, *names):
+    return all(trainer.callback_metrics[name] > 0 for name in names)
 
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
-    "class LitLM(": lambda names: (
-        names["trainer"].callback_metrics["val_ce_p50"] > 0 and Path(names["best"].best_model_path).exists()
+    "class LitLM(": lambda names: "LitLM" in names,
+    'EarlyStopping("val_ce_p50"': lambda names: (
+        logged(names["trainer"], "val_ce_p50") and Path(names["best"].best_model_path).exists()
     ),
+    "AnyLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
+    "TupleLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
+    "WindowLM(model)": lambda names: logged(names["trainer"], "train_ce_mean", "train_ce_p50"),
     "percentile_checkpoints(": lambda names: all(Path(c.best_model_path).exists() for c in names["best"]),
-    "PercentileFigures()": lambda names: pictures() == {"val_ce_fan", "val_ce_quantiles"},
-    "L.Trainer(callbacks=[ce])": lambda names: (
-        0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"]
+    "PercentileFigures()": lambda names: tags_in_logs() == {"val_ce_fan", "val_ce_quantiles"},
+    "plot.quantile_curve(": lambda names: all(
+        Path(name).stat().st_size > 5_000 for name in ("curves.png", "fan.png")
     ),
+    "TrainedLM(model)": lambda names: logged(names["trainer"], "train_ce_mean", "train_ce_p50"),
+    "TwoSets(model)": lambda names: logged(
+        names["tester"], "val_web_ce_p50", "val_code_ce_p50", "val_ce_p50"
+    ),
+    "PlainLM(model)": lambda names: logged(names["plain_trainer"], "val_ce_mean", "val_ce_p50", "val_ce_p95"),
     "percentiles=(50, 99.9))": lambda names: names["result"]["count"] == 64,
     "TrainingArguments(": lambda names: names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0,
     "is_completion = ": lambda names: (
@@ -57,27 +71,102 @@ OUTCOMES = {
     ),
     "BitsPerByte(bytes_of)": lambda names: names["bits"].compute() > 0,
     "linear_token_statistics(": lambda names: names["metric"].compute()["count"] == 30,
-    "plain_trainer": lambda names: names["plain_trainer"].callback_metrics["val_ce_p95"] > 0,
+    "TokenProxies()": lambda names: names["result"]["tokens"] == 64,
     "norms.update(": lambda names: names["norms"].compute()["count"] == 100,
+    "exchange.to_dict(": lambda names: torch.equal(names["copy"], names["norms"].digest),
 }
 
 
-def test_readme_has_its_blocks():
-    pieces = [[piece for piece in OUTCOMES if piece in block] for block in BLOCKS]
-    assert [len(each) for each in pieces] == [1] * len(BLOCKS)
-    assert {each[0] for each in pieces} == set(OUTCOMES)
-    assert "make demo" in README.read_text()
-    assert "make test" in README.read_text()
+def checks_of(block):
+    return [check for piece, check in OUTCOMES.items() if piece in block]
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block_runs(number, reader, tmp_path, monkeypatch):
+@pytest.fixture
+def reader():
+    """What a reader has before the first line of a page; docs/README.md says so."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    rows = [{"input_ids": ids, "labels": ids.clone()} for ids in torch.randint(64, (8, 12))]
+    loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    front_page = {}
+    run("README.md", *blocks("README.md", "python")[0], front_page)
+    return {
+        "model": LlamaForCausalLM(config),
+        "train_loader": loader,
+        "val_loader": loader,
+        "train_set": rows,
+        "eval_set": rows,
+        "LitLM": front_page["LitLM"],
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], f"README.md, block {number + 1}", "exec"), reader)
-    (outcome,) = [check for piece, check in OUTCOMES.items() if piece in BLOCKS[number]]
-    assert outcome(reader)
+    for line, block in blocks(page, "python"):
+        run(page, line, block, reader)
+        (outcome,) = checks_of(block)
+        assert outcome(reader), f"{page}, line {line + 1}"
+
+
+def test_every_block_has_one_check_and_every_check_a_block():
+    every = [block for page in PAGES for _, block in blocks(page, "python")]
+    assert [len(checks_of(block)) for block in every] == [1] * len(every)
+    assert len(every) == len(OUTCOMES)
+
+
+def test_shell_lines_name_what_is_there():
+    lines = [line for page in PAGES for _, block in blocks(page, "sh") for line in block.splitlines()]
+    commands = [line.split("#")[0].strip() for line in lines]
+    assert {"make demo", "make test", "pip install ."} <= set(commands)
+    makefile, project = text("Makefile"), text("pyproject.toml")
+    for command in commands:
+        for target in re.findall(r"^make (\S+)", command):
+            assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), command
+    for page in PAGES:
+        for extra in re.findall(r"pip install '\.\[(\w+)\]'", text(page)):
+            assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"{page}: {extra}"
+        for path in re.findall(r"\bexamples/\w+\.py", text(page)):
+            assert (ROOT / path).is_file(), f"{page}: {path}"
+
+
+def links(page):
+    """The targets of links and images, outside of code."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+def anchors(page):
+    """The names that GitHub gives to the headings of a page."""
+    prose = re.sub(r"^```.*?^```", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES + BESIDE)
+def test_every_link_has_a_target(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        if "://" in path or path.startswith("mailto:"):
+            continue
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target.resolve().relative_to(ROOT)), f"{page}: {link}"
+
+
+def test_links_are_found():
+    assert {"docs/fan_chart.png", "docs/lightning.md#the-training-loss", "LICENSE"} <= set(links("README.md"))
+    assert "several-dataloaders" in anchors("docs/lightning.md")
+
+
+def test_the_index_names_every_page():
+    pages = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
+    assert pages - {"README.md"} <= set(links("docs/README.md"))
+    assert "docs/README.md" in links("README.md")
 
 
 def test_picture_exists_and_is_small():
-    (name,) = re.findall(r"!\[[^]]*\]\(([^)]*)\)", README.read_text())
-    assert 10_000 < (README.parent / name).stat().st_size < 300_000
+    (name,) = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text("README.md"))
+    assert 10_000 < (ROOT / name).stat().st_size < 300_000
