@@ -22,8 +22,9 @@ def pytest_runtest_makereport():
 
 @pytest.fixture(scope="session")
 def lightning_ranks(tmp_path_factory):
-    """The notes of the ranks of lightning_processes.py, which run once for all tests."""
-    from tests.helpers.lightning_processes import run_ranks
+    """The notes of the two ranks of lightning_scenarios.py, which run once for all tests."""
+    from tests.helpers.ranks import run_module_on_ranks
 
     base = tmp_path_factory.getbasetemp()
-    return run_ranks((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks")
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
+    return run_module_on_ranks(folder, "tests.helpers.lightning_scenarios")

@@ -1,15 +1,15 @@
 """A tiny Llama, samples of unequal lengths, and an oracle that knows every token's loss, for transformers."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from lightning_pce.integrations.transformers import PercentileCETrainerMixin
-from tests.helpers.distributions import exact_quantile, exact_trimmed_mean
+from tests.helpers.summaries import expected_log
 
 VOCABULARY, IGNORED = 50, -100
-DEFAULT = (5, 25, 50, 75, 95, 99)
 
 
 class PercentileTrainer(PercentileCETrainerMixin, Trainer):
@@ -55,7 +55,7 @@ def collate(samples):
     }
 
 
-def losses_of(model, samples):
+def sample_losses(model, samples):
     """The losses of all scored tokens of the samples, each sample by itself."""
     training = model.training
     model.eval()
@@ -72,14 +72,13 @@ def losses_of(model, samples):
     return torch.cat(losses)
 
 
-def expected(losses, prefix="eval", percentiles=DEFAULT):
-    quantiles = {f"p{p}": float(exact_quantile(losses, p / 100)) for p in percentiles}
-    means = {"mean": float(losses.mean()), "trimmed_mean": exact_trimmed_mean(losses, 0.05, 0.95)}
-    return {f"{prefix}_ce_{key}": value for key, value in {**means, **quantiles}.items()}
-
-
 def percentiles_in(metrics):
     return {key: value for key, value in metrics.items() if "_ce_" in key}
+
+
+def assert_percentiles(metrics, losses, prefix="eval"):
+    """They are those of the losses, and nothing else is called so."""
+    assert percentiles_in(metrics) == pytest.approx(expected_log(losses, prefix), rel=1e-5)
 
 
 def make_trainer(folder, model=None, trainer=PercentileTrainer, callbacks=None, **arguments):
@@ -109,7 +108,7 @@ class Observer(TrainerCallback):
         self.samples, self.seen = samples, []
 
     def on_evaluate(self, args, state, control, metrics, model, **_):
-        self.seen.append((losses_of(model, self.samples), percentiles_in(metrics)))
+        self.seen.append((sample_losses(model, self.samples), percentiles_in(metrics)))
 
 
 class ScriptedLM(torch.nn.Module):

@@ -8,12 +8,11 @@ from packaging.version import Version
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_pce import PercentileCEMixin
-from tests.helpers.distributions import exact_quantile, exact_trimmed_mean
+from tests.helpers.summaries import PERCENTILES, expected_log
 
 VOCABULARY, IGNORED = 11, -100
 # Before 2.6 the Trainer of pytorch_lightning refuses callbacks of lightning.pytorch.
 TAKES_FOREIGN_CALLBACKS = Version(pytorch_lightning.__version__) >= Version("2.6")
-DEFAULT = (5, 25, 50, 75, 95, 99)
 
 
 def make_batches(count, seed=0, sequences=2, length=5):
@@ -51,6 +50,27 @@ class Stream(IterableDataset):
         return iter(self.batches)
 
 
+class Sized(Dataset):
+    """Batches of which Lightning knows how many there are."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def stream(batches):
+    return loader(Stream(batches))
+
+
+def sized(batches):
+    return loader(Sized(batches))
+
+
 class ResumableLoader(DataLoader):
     """Its state is how many batches it has given, and the next iteration goes on there."""
 
@@ -68,17 +88,6 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state):
         self.first = state["given"] % len(self)
-
-
-class Sized(Dataset):
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
 
 
 class TinyLM:
@@ -141,6 +150,42 @@ class TrainedLM(LitLM):
 
     def training_step(self, batch, batch_idx):
         return self.update_percentile_ce(self(batch), batch["labels"])
+
+
+class Returning(PlainLM):
+    """Returns what ``give(logits, batch)`` says, from validation_step and test_step."""
+
+    def __init__(self, give=lambda logits, batch: {"logits": logits, "labels": batch["labels"]}):
+        super().__init__()
+        self.give = give
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return self.give(self(batch), batch)
+
+    test_step = validation_step
+
+
+class ReturningLosses(Returning):
+    """Returns the losses that training sees, which it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        losses, mask = losses_and_mask(self(batch), batch)
+        self.seen.append(losses.detach()[mask])
+        return {"loss": losses[mask].mean(), "losses": losses, "mask": mask, "logits": torch.zeros(1)}
+
+
+def losses_and_mask(logits, batch):
+    losses = F.cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none", ignore_index=IGNORED)
+    return losses, batch["labels"] != IGNORED
+
+
+def losses_with_mask(logits, batch):
+    losses, mask = losses_and_mask(logits, batch)
+    return {"losses": losses, "mask": mask}
 
 
 class LoadersLM(LitLM):
@@ -227,22 +272,13 @@ def numbers(metrics):
     return {name: float(value) for name, value in metrics.items()}
 
 
-def expected(losses, prefix="val", percentiles=DEFAULT):
-    """What is to be logged for these token losses."""
-    values = {f"{prefix}_ce_mean": float(losses.double().mean())}
-    for p in percentiles:
-        values[f"{prefix}_ce_p{p:g}".replace(".", "_")] = float(exact_quantile(losses, p / 100))
-    values[f"{prefix}_ce_trimmed_mean"] = exact_trimmed_mean(losses, 0.05, 0.95)
-    return values
-
-
 def logged_under(metrics, prefix):
     return {name: value for name, value in metrics.items() if name.startswith(f"{prefix}_ce_")}
 
 
-def assert_logged(metrics, losses, prefix="val", percentiles=DEFAULT, tolerance=1e-6):
+def assert_logged(metrics, losses, prefix="val", percentiles=PERCENTILES, tolerance=1e-6):
     """Exactly the promised names stand under the prefix, with the values of these token losses."""
-    ours, promised = logged_under(metrics, prefix), expected(losses, prefix, percentiles)
+    ours, promised = logged_under(metrics, prefix), expected_log(losses, prefix, percentiles)
     assert sorted(ours) == sorted(promised)
     wrong = {
         name: (value, promised[name])

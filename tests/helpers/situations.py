@@ -365,7 +365,7 @@ def run(situation, directory):
             getattr(trainer, situation.stage)(module, evaluation_loader(situation, rank), verbose=False)
         else:
             batches = lit.make_batches(TRAIN_BATCHES, seed=90 + rank)
-            trainer.fit(module, stream(batches), evaluation_loader(situation, rank))
+            trainer.fit(module, lit.stream(batches), evaluation_loader(situation, rank))
     except RuntimeError as failure:
         error = str(failure)
     return {
@@ -408,18 +408,14 @@ def arguments(situation):
 
 def evaluation_loader(situation, rank):
     counts = BATCHES[situation.devices][rank][: LOADERS[situation.loaders]]
-    loaders = [stream(lit.make_batches(n, seed=10 * i + rank)) for i, n in enumerate(counts)]
+    loaders = [lit.stream(lit.make_batches(n, seed=10 * i + rank)) for i, n in enumerate(counts)]
     if situation.loaders == "cycle":
         return CombinedLoader(loaders, "max_size_cycle")
     return loaders if len(loaders) > 1 else loaders[0]
 
 
-def stream(batches):
-    return lit.loader(lit.Stream(batches))
-
-
 if __name__ == "__main__":
-    from tests.helpers.lightning_processes import note_all
+    from tests.helpers.ranks import note_all
 
     wanted = sys.argv[2:] or NAMES
     chosen = [pair for pair in zip(NAMES, PLAN, strict=True) if pair[0] in wanted]

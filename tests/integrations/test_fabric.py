@@ -10,7 +10,8 @@ from lightning.fabric import Fabric
 
 from lightning_pce import BitsPerByte, PercentileCrossEntropy
 from tests.helpers.distributions import exact_quantile
-from tests.helpers.processes import counted_collectives, run_ranks
+from tests.helpers.ranks import counted_collectives, run_function_on_ranks
+from tests.helpers.token_batches import losses_of
 
 V = 13
 PRECISIONS = ["32-true", "bf16-true", "bf16-mixed", "64-true"]
@@ -52,11 +53,6 @@ def validate(fabric, model, batches):
                 logits = model.module(ids)
             model.ce.update(logits, labels)
             model.bits.update(losses_of(logits, labels), labels)
-
-
-def losses_of(logits, labels):
-    losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-    return losses.view(labels.shape)
 
 
 def all_losses(fabric, model, everything):
@@ -101,7 +97,7 @@ def two_rounds(rank, world, precision, numbers):
     ("precision", "numbers"), [("32-true", [3, 1]), ("bf16-true", [0, 3]), ("bf16-mixed", [2, 0])]
 )
 def test_two_ranks_with_other_numbers_of_batches_agree_on_all_tokens(precision, numbers):
-    both = run_ranks(two_rounds, 2, precision, numbers, timeout=90)
+    both = run_function_on_ranks(two_rounds, 2, precision, numbers, timeout=90)
     for outcome in both:
         check_rounds(outcome, sum(numbers))
     for one, other in zip(*both, strict=True):

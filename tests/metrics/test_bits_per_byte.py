@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 import warnings
 
@@ -13,13 +11,14 @@ from torchmetrics import MetricCollection, SumMetric
 from lightning_pce import BitsPerByte
 from lightning_pce.metrics import bits_per_byte
 from tests.helpers.casts_and_copies import CASTS, COPIES
-from tests.helpers.processes import counted_collectives, run_ranks
+from tests.helpers.metric_states import fed
+from tests.helpers.ranks import counted_collectives, run_function_on_ranks
 
 SIZES = (0, 1, 4, 3, 0, 16, 2)
 V = len(SIZES)
 
 
-def batch(seed=0, shape=(3, 11), ignored=0.3):
+def scored_batch(seed=0, shape=(3, 11), ignored=0.3):
     random = torch.Generator().manual_seed(seed)
     losses = 8 * torch.rand(shape, generator=random)
     labels = torch.randint(V, shape, generator=random)
@@ -38,11 +37,8 @@ def by_hand(*batches):
     return nats / math.log(2) / size
 
 
-def metric_of(*batches):
-    metric = BitsPerByte(SIZES)
-    for one in batches:
-        metric.update(*one)
-    return metric
+def bits_of(*batches):
+    return fed(BitsPerByte(SIZES), *batches)
 
 
 def close(actual, expected):
@@ -62,14 +58,14 @@ def test_two_bytes_at_one_bit_each():
 
 def test_a_token_without_bytes_adds_its_loss_unless_it_is_masked():
     losses, labels = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 2, 0])
-    close(metric_of((losses, labels)).compute(), 7 / math.log(2) / 5)
+    close(bits_of((losses, labels)).compute(), 7 / math.log(2) / 5)
     table = torch.tensor(SIZES)
-    close(metric_of((losses, labels, table[labels] > 0)).compute(), 3 / math.log(2) / 5)
+    close(bits_of((losses, labels, table[labels] > 0)).compute(), 3 / math.log(2) / 5)
 
 
 def test_batches_of_different_length_are_no_mean_of_means():
-    batches = [batch(seed, (2, length)) for seed, length in enumerate([3, 40, 7])]
-    close(metric_of(*batches).compute(), by_hand(*batches))
+    batches = [scored_batch(seed, (2, length)) for seed, length in enumerate([3, 40, 7])]
+    close(bits_of(*batches).compute(), by_hand(*batches))
 
 
 @given(
@@ -78,8 +74,8 @@ def test_batches_of_different_length_are_no_mean_of_means():
     ignored=st.sampled_from([0.0, 0.4, 1.0]),
 )
 def test_any_split_gives_what_a_loop_gives(lengths, seed, ignored):
-    batches = [batch(seed + i, (length,), ignored) for i, length in enumerate(lengths)]
-    metric, *others = [metric_of(one) for one in batches]
+    batches = [scored_batch(seed + i, (length,), ignored) for i, length in enumerate(lengths)]
+    metric, *others = [bits_of(one) for one in batches]
     for other in others:
         metric.merge_state(other)
     counted = torch.cat([one[2] for one in batches])
@@ -89,21 +85,21 @@ def test_any_split_gives_what_a_loop_gives(lengths, seed, ignored):
     assert metric.totals["tokens"] == counted.sum()
     if size:
         close(metric.compute(), by_hand(*batches))
-        close(metric_of(*batches).compute(), by_hand(*batches))
+        close(bits_of(*batches).compute(), by_hand(*batches))
     else:
         assert metric.compute().isnan()
 
 
 def test_masked_labels_may_be_anything():
-    losses, labels, mask = batch()
-    metric = metric_of((losses, torch.where(mask, labels, -100), mask))
+    losses, labels, mask = scored_batch()
+    metric = bits_of((losses, torch.where(mask, labels, -100), mask))
     close(metric.compute(), by_hand((losses, labels, mask)))
     assert metric.totals["invalid"] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_labels_and_tables_of_any_integer_dtype(dtype):
-    losses, labels, mask = batch()
+    losses, labels, mask = scored_batch()
     metric = BitsPerByte(torch.tensor(SIZES, dtype=dtype))
     metric.update(losses, labels.to(dtype), mask)
     close(metric.compute(), by_hand((losses, labels, mask)))
@@ -111,7 +107,7 @@ def test_labels_and_tables_of_any_integer_dtype(dtype):
 
 def test_bfloat16_losses_are_not_summed_in_bfloat16():
     losses, labels = torch.full((5000,), 1.0, dtype=torch.bfloat16), torch.ones(5000, dtype=torch.long)
-    close(metric_of((losses, labels)).compute(), 1 / math.log(2))
+    close(bits_of((losses, labels)).compute(), 1 / math.log(2))
 
 
 def test_counts_beyond_2_to_the_24_are_exact():
@@ -122,13 +118,13 @@ def test_counts_beyond_2_to_the_24_are_exact():
 
 
 def test_nothing_and_tokens_without_bytes_alone_give_nan():
-    assert metric_of((torch.tensor([3.0]), torch.tensor([0]))).compute().isnan()
+    assert bits_of((torch.tensor([3.0]), torch.tensor([0]))).compute().isnan()
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         assert BitsPerByte(SIZES).compute().isnan()
 
 
 def test_a_loss_that_is_nan_is_left_out_with_its_bytes_and_said_once():
-    metric = metric_of((torch.tensor([1.0, math.nan, 2.0]), torch.tensor([1, 5, 2])))
+    metric = bits_of((torch.tensor([1.0, math.nan, 2.0]), torch.tensor([1, 5, 2])))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         close(metric.compute(), 3 / math.log(2) / 5)
@@ -139,13 +135,13 @@ def test_a_loss_that_is_nan_is_left_out_with_its_bytes_and_said_once():
 
 
 def test_an_infinite_loss_makes_the_result_infinite():
-    metric = metric_of((torch.tensor([1.0, math.inf]), torch.tensor([1, 2])), batch())
+    metric = bits_of((torch.tensor([1.0, math.inf]), torch.tensor([1, 2])), scored_batch())
     assert metric.compute() == math.inf
 
 
 def test_where_looking_would_make_the_host_wait_a_foreign_label_is_left_out_and_counted(monkeypatch):
     monkeypatch.setattr(bits_per_byte, "may_look", lambda _: False)  # as on an accelerator
-    metric = metric_of((torch.tensor([1.0, 5.0, 7.0, 2.0]), torch.tensor([1, V, -1, 2])))
+    metric = bits_of((torch.tensor([1.0, 5.0, 7.0, 2.0]), torch.tensor([1, V, -1, 2])))
     with pytest.warns(UserWarning, match="2 tokens were left out because their label"):
         close(metric.compute(), 3 / math.log(2) / 5)
     assert metric.totals["invalid"] == 2
@@ -162,8 +158,8 @@ def test_update_on_an_accelerator_reads_nothing_on_the_host():
         metric.update(losses, labels, torch.empty(2, 9, dtype=torch.bool))
         assert metric.compute().is_meta
     metric.to_empty(device="cpu")
-    metric.update(*batch())
-    close(metric.compute(), by_hand(batch()))
+    metric.update(*scored_batch())
+    close(metric.compute(), by_hand(scored_batch()))
 
 
 # ---------------------------------------------------------------------------------------------- bad input
@@ -187,19 +183,19 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_by_name_and_leaves_the_state_as_it_was(case, call):
     name, arguments = BAD[case]
-    metric = metric_of(batch())
+    metric = bits_of(scored_batch())
     (before,) = [state.clone() for state in metric.metric_state.values()]
     with pytest.raises(ValueError, match=f"`{name}`"):
         getattr(metric, call)(*arguments)
     (after,) = metric.metric_state.values()
     assert torch.equal(after, before)
-    metric.update(*batch(1))
-    close(metric.compute(), by_hand(batch(), batch(1)))
+    metric.update(*scored_batch(1))
+    close(metric.compute(), by_hand(scored_batch(), scored_batch(1)))
 
 
 def test_a_foreign_label_is_explained_by_the_table_and_the_mask():
     with pytest.raises(ValueError, match=r"\[0, 7\).*2 others, from -100 to 9.*mask=labels"):
-        metric_of((torch.ones(3), torch.tensor([1, 9, -100])))
+        bits_of((torch.ones(3), torch.tensor([1, 9, -100])))
 
 
 @pytest.mark.parametrize(
@@ -235,34 +231,34 @@ def test_a_cast_of_the_module_touches_neither_state_nor_table(cast):
 
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_has_the_same_content_and_goes_its_own_way(how):
-    metric = metric_of(batch())
+    metric = bits_of(scored_batch())
     other = COPIES[how](metric)
-    other.update(*batch(1))
-    close(metric.compute(), by_hand(batch()))
-    close(other.compute(), by_hand(batch(), batch(1)))
+    other.update(*scored_batch(1))
+    close(metric.compute(), by_hand(scored_batch()))
+    close(other.compute(), by_hand(scored_batch(), scored_batch(1)))
 
 
 def test_the_table_is_not_that_of_the_caller():
     table = torch.tensor(SIZES)
     metric = BitsPerByte(table)
     table.zero_()
-    metric.update(*batch())
-    close(metric.compute(), by_hand(batch()))
+    metric.update(*scored_batch())
+    close(metric.compute(), by_hand(scored_batch()))
 
 
 def test_forward_gives_the_batch_and_reset_forgets():
-    metric = metric_of()
+    metric = bits_of()
     for seed in range(3):
-        close(metric(*batch(seed)), by_hand(batch(seed)))
-    close(metric.compute(), by_hand(*(batch(seed) for seed in range(3))))
+        close(metric(*scored_batch(seed)), by_hand(scored_batch(seed)))
+    close(metric.compute(), by_hand(*(scored_batch(seed) for seed in range(3))))
     metric.reset()
     assert all(total == 0 for total in metric.totals.values())
-    metric.update(*batch(5))
-    close(metric.compute(), by_hand(batch(5)))
+    metric.update(*scored_batch(5))
+    close(metric.compute(), by_hand(scored_batch(5)))
 
 
 def test_nothing_is_saved_unless_persistent_and_then_loaded():
-    metric, other = metric_of(batch()), metric_of()
+    metric, other = bits_of(scored_batch()), bits_of()
     assert metric.state_dict() == {}
     assert list(metric.buffers()) == []
     metric.persistent(True)
@@ -270,7 +266,7 @@ def test_nothing_is_saved_unless_persistent_and_then_loaded():
     other.load_state_dict(metric.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        close(other.compute(), by_hand(batch()))
+        close(other.compute(), by_hand(scored_batch()))
     stranger = BitsPerByte([1, 2])
     stranger.persistent(True)
     with pytest.raises(ValueError, match="same settings"):
@@ -278,7 +274,7 @@ def test_nothing_is_saved_unless_persistent_and_then_loaded():
 
 
 def test_a_collection_merges_equal_metrics_only():
-    losses, labels, mask = batch()
+    losses, labels, mask = scored_batch()
     labels = torch.where(labels == 1, 2, labels)  # which hides that the tables differ
     tables = {"a": SIZES, "b": SIZES, "c": (0, 9, *SIZES[2:])}
     collection = MetricCollection({name: BitsPerByte(table) for name, table in tables.items()})
@@ -296,23 +292,23 @@ def test_a_collection_merges_equal_metrics_only():
 
 @pytest.mark.parametrize("other", [BitsPerByte([1, 2]), SumMetric(), {"sum": torch.zeros(5)}, None])
 def test_merge_state_refuses_what_is_not_alike(other):
-    metric = metric_of(batch())
+    metric = bits_of(scored_batch())
     with pytest.raises(ValueError):
         metric.merge_state(other)
-    close(metric.compute(), by_hand(batch()))
+    close(metric.compute(), by_hand(scored_batch()))
 
 
 def test_what_was_made_in_inference_mode_can_be_used_in_normal_mode():
     with torch.inference_mode():
-        metric = metric_of(batch())
+        metric = bits_of(scored_batch())
         metric.compute()
-    metric.update(*batch(1))
-    close(metric.compute(), by_hand(batch(), batch(1)))
+    metric.update(*scored_batch(1))
+    close(metric.compute(), by_hand(scored_batch(), scored_batch(1)))
 
 
 def test_update_keeps_no_graph():
-    losses, labels, mask = batch()
-    metric = metric_of((losses.requires_grad_(), labels, mask))
+    losses, labels, mask = scored_batch()
+    metric = bits_of((losses.requires_grad_(), labels, mask))
     assert not metric(losses, labels, mask).requires_grad
     assert not metric.compute().requires_grad
 
@@ -321,10 +317,10 @@ def test_update_keeps_no_graph():
 
 
 def two_updates_and_none(rank, _):
-    metric = metric_of(*(batch(seed) for seed in range(2 if rank == 0 else 0)))
+    metric = bits_of(*(scored_batch(seed) for seed in range(2 if rank == 0 else 0)))
     with counted_collectives() as calls:
         first = metric.compute()
-    metric.update(*batch(2 + rank))
+    metric.update(*scored_batch(2 + rank))
     with counted_collectives() as bare:
         metric.sync()
         metric.unsync()
@@ -333,10 +329,10 @@ def two_updates_and_none(rank, _):
 
 
 def test_two_ranks_agree_to_the_bit_by_one_collective():
-    ranks = run_ranks(two_updates_and_none, 2, timeout=60)
+    ranks = run_function_on_ranks(two_updates_and_none, 2)
     for outcome in ranks:
-        close(outcome["first"], by_hand(batch(0), batch(1)))
-        close(outcome["second"], by_hand(*(batch(seed) for seed in range(4))))
+        close(outcome["first"], by_hand(scored_batch(0), scored_batch(1)))
+        close(outcome["second"], by_hand(*(scored_batch(seed) for seed in range(4))))
         assert outcome["calls"] == outcome["bare"] == ["all_gather"]
     assert ranks[0]["first"] == ranks[1]["first"]
     assert ranks[0]["second"] == ranks[1]["second"]

@@ -1,7 +1,5 @@
 """Metrics that are merged over some of the ranks: a token that several ranks see is counted once."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 
@@ -16,7 +14,8 @@ from lightning_pce import BitsPerByte, PercentileCrossEntropy, StreamingQuantile
 from lightning_pce.metrics._base import gather_states
 from tests.helpers.casts_and_copies import COPIES
 from tests.helpers.distributions import exact_quantile
-from tests.helpers.processes import counted_collectives, run_ranks
+from tests.helpers.ranks import counted_collectives, run_function_on_ranks
+from tests.helpers.token_batches import batch, losses_of, random_losses
 
 PERCENTILES = (5, 50, 95)
 V = 7
@@ -27,15 +26,13 @@ def data_parallel_group():
     return MESH["data_parallel"].get_group()
 
 
-def losses_of(part):
+def losses_of_part(part):
     """What one data-parallel rank sees, and all its tensor-parallel ranks with it."""
-    return 1 + 5 * torch.rand(30 + 10 * part, generator=torch.Generator().manual_seed(part))
+    return random_losses(part, 30 + 10 * part)
 
 
 def tokens_of(part):
-    generator = torch.Generator().manual_seed(part)
-    shape = (2 + part, 6)
-    return torch.randn(*shape, V, generator=generator), torch.randint(V, shape, generator=generator)
+    return batch(part, (2 + part, 6), ignored=0, vocabulary=V)
 
 
 def metrics_over(group):
@@ -49,16 +46,15 @@ def metrics_over(group):
 
 def update_all(metrics, part):
     logits, labels = tokens_of(part)
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    metrics["ce"].update(losses=losses_of(part))
-    metrics["quantiles"].update(losses_of(part) - 3)
-    metrics["bytes"].update(losses, labels.flatten())
+    metrics["ce"].update(losses=losses_of_part(part))
+    metrics["quantiles"].update(losses_of_part(part) - 3)
+    metrics["bytes"].update(losses_of(logits, labels), labels)
     metrics["proxies"].update(logits, labels)
 
 
 def ce_of(part, group, **arguments):
     metric = PercentileCrossEntropy(PERCENTILES, process_group=group, **arguments)
-    metric.update(losses=losses_of(part))
+    metric.update(losses=losses_of_part(part))
     return metric
 
 
@@ -134,7 +130,7 @@ def copies(part):
     metric = ce_of(part, data_parallel_group())
     tracker = MetricTracker(PercentileCrossEntropy(PERCENTILES, process_group=data_parallel_group()))
     tracker.increment()
-    tracker.update(losses=losses_of(part))
+    tracker.update(losses=losses_of_part(part))
     copied = [metric.clone(), copy.deepcopy(torch.nn.ModuleList([metric]))[0], copy.copy(metric)]
     copied += [change(ce_of(part, data_parallel_group)) for change in COPIES.values()]
     copied += [change(ce_of(part, MESH["data_parallel"].get_group)) for change in COPIES.values()]
@@ -158,7 +154,7 @@ def two_groups_in_a_collection(part):
         }
     )
     for _ in range(2):
-        metrics.update(losses=losses_of(part))
+        metrics.update(losses=losses_of_part(part))
     result = metrics.compute()
     assert len(metrics.compute_groups) == 1
     return [result["once_count"], result["twice_count"]]
@@ -217,7 +213,7 @@ def groups_of_one(rank, _):
 
 @pytest.fixture(scope="module")
 def four_ranks():
-    return run_ranks(all_scenarios, 4, timeout=120)
+    return run_function_on_ranks(all_scenarios, 4, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +238,7 @@ def test_each_token_is_counted_once_by_one_collective(four_ranks, once, how, nam
 
 
 def test_the_percentiles_are_those_of_the_tokens_themselves(once):
-    losses = torch.cat([losses_of(0), losses_of(1)]).double()
+    losses = torch.cat([losses_of_part(0), losses_of_part(1)]).double()
     expected = [losses.mean(), *(exact_quantile(losses, p / 100) for p in PERCENTILES)]
     torch.testing.assert_close(once["ce"][:4], torch.stack(expected), rtol=1e-12, atol=0)
 
@@ -309,9 +305,9 @@ def test_a_function_that_returns_something_else_is_named(four_ranks):
 
 
 def test_groups_of_one_rank_each_keep_their_own_tokens():
-    for rank, (count, median, calls) in enumerate(run_ranks(groups_of_one, 2, timeout=60)):
-        assert count == len(losses_of(rank))
-        torch.testing.assert_close(median, exact_quantile(losses_of(rank), 0.5), rtol=1e-12, atol=0)
+    for rank, (count, median, calls) in enumerate(run_function_on_ranks(groups_of_one, 2)):
+        assert count == len(losses_of_part(rank))
+        torch.testing.assert_close(median, exact_quantile(losses_of_part(rank), 0.5), rtol=1e-12, atol=0)
         assert calls == ["all_gather"]
 
 
@@ -320,7 +316,7 @@ def test_one_process_never_asks_for_the_group():
         raise AssertionError("asked")
 
     metric = ce_of(0, asked)
-    metric(losses=losses_of(1))
+    metric(losses=losses_of_part(1))
     assert metric.compute()["count"] == 70
     assert metric.clone().compute()["count"] == 70
 

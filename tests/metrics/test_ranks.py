@@ -1,7 +1,5 @@
 """Each scenario runs in all ranks of one group; the tests look at what the ranks brought home."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import warnings
@@ -14,21 +12,20 @@ import torch.distributed as dist
 from lightning_pce import PercentileCrossEntropy
 from lightning_pce import digest as td
 from tests.helpers.distributions import bound, ce_like, exact_quantile, worst_rank_error
-from tests.helpers.processes import counted_collectives, run_ranks
+from tests.helpers.metric_states import fed
+from tests.helpers.ranks import counted_collectives, run_function_on_ranks
+from tests.helpers.summaries import PERCENTILES
+from tests.helpers.token_batches import random_losses
 
 V = 11
-PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
-def losses_of(rank, part, n=50):
-    return 1 + 5 * torch.rand(n, generator=torch.Generator().manual_seed(100 * rank + part))
+def losses_of_part(rank, part, n=50):
+    return random_losses(100 * rank + part, n)
 
 
-def metric_of(*batches):
-    metric = PercentileCrossEntropy(percentiles=PERCENTILES)
-    for losses in batches:
-        metric.update(losses=losses)
-    return metric
+def percentiles_of(*batches):
+    return fed(PercentileCrossEntropy(), *({"losses": losses} for losses in batches))
 
 
 def large_part(rank):
@@ -39,14 +36,14 @@ def large_part(rank):
 
 
 def unequal_batches(rank):
-    metric = metric_of(*(losses_of(rank, part, 50 + 7 * part) for part in range([3, 1, 2][rank])))
+    metric = percentiles_of(*(losses_of_part(rank, part, 50 + 7 * part) for part in range([3, 1, 2][rank])))
     with counted_collectives() as calls:
         result = metric.compute()
     return {"result": result, "calls": calls}
 
 
 def no_update_at_all(rank):
-    metric = metric_of(*[losses_of(0, 0)][rank:])
+    metric = percentiles_of(*[losses_of_part(0, 0)][rank:])
     with counted_collectives() as calls:
         result = metric.compute()
     return {"result": result, "calls": calls}
@@ -61,23 +58,23 @@ def all_ignored(rank):
 
 
 def both_empty(rank):
-    metric = metric_of()
+    metric = percentiles_of()
     first = metric.compute()
-    metric.update(losses=losses_of(rank, 0))
+    metric.update(losses=losses_of_part(rank, 0))
     return {"result": first, "later": metric.compute()}
 
 
 def large(rank):
-    metric = metric_of(*large_part(rank).split(8192))
+    metric = percentiles_of(*large_part(rank).split(8192))
     return {"result": metric.compute(), "digest": metric.digest}
 
 
 def update_after_compute(rank):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     digests = [metric.digest]
     metric.compute()
     digests.append(metric.digest)
-    metric.update(losses=losses_of(rank, 1))
+    metric.update(losses=losses_of_part(rank, 1))
     digests.append(metric.digest)
     result = metric.compute()
     digests.append(metric.digest)
@@ -87,17 +84,17 @@ def update_after_compute(rank):
 
 
 def one_rank_updates_again(rank):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     with counted_collectives() as calls:
         metric.compute()
         if rank == 1:
-            metric.update(losses=losses_of(rank, 1))
+            metric.update(losses=losses_of_part(rank, 1))
         result = metric.compute()
     return {"result": result, "calls": calls}
 
 
 def views_one_after_another(rank):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     views = {key: metric.view(key) for key in metric.keys[:7]}
     with counted_collectives() as calls:
         result = {key: view.compute() for key, view in views.items()}
@@ -105,21 +102,21 @@ def views_one_after_another(rank):
 
 
 def views_after_one_rank_updates_again(rank):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     views = {key: metric.view(key) for key in metric.keys[:7]}
     with counted_collectives() as calls:
         for view in views.values():
             view.compute()
         if rank == 1:
-            metric.update(losses=losses_of(rank, 1))
+            metric.update(losses=losses_of_part(rank, 1))
         result = {key: view.compute() for key, view in views.items()}
     return {"result": result, "calls": calls}
 
 
 def bare_sync(rank):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     metric.compute()
-    metric.update(losses=losses_of(rank, 1))
+    metric.update(losses=losses_of_part(rank, 1))
     with counted_collectives() as calls:
         metric.sync()
         synced = td.count(metric.digest).item()
@@ -128,14 +125,14 @@ def bare_sync(rank):
 
 
 def forward(rank):
-    metric = metric_of()
+    metric = percentiles_of()
     with counted_collectives() as calls:
-        batches = [metric(losses=losses_of(rank, part))["mean"].item() for part in range(2)]
+        batches = [metric(losses=losses_of_part(rank, part))["mean"].item() for part in range(2)]
     return {"result": metric.compute(), "calls": calls, "batches": batches}
 
 
 def an_error_inside_compute(rank):
-    metric = metric_of(torch.tensor([math.nan]), losses_of(rank, 0))
+    metric = percentiles_of(torch.tensor([math.nan]), losses_of_part(rank, 0))
     said = []
     try:
         with warnings.catch_warnings():
@@ -143,21 +140,21 @@ def an_error_inside_compute(rank):
             metric.compute()
     except UserWarning as error:
         said.append(str(error))
-    metric.update(losses=losses_of(rank, 1))
+    metric.update(losses=losses_of_part(rank, 1))
     return {"result": metric.compute(), "said": said}
 
 
 def cast_on_one_rank(rank):
-    parent = torch.nn.ModuleDict({"metric": metric_of()})
+    parent = torch.nn.ModuleDict({"metric": percentiles_of()})
     if rank == 1:
         parent.to(torch.bfloat16)
-    parent["metric"].update(losses=losses_of(rank, 0))
+    parent["metric"].update(losses=losses_of_part(rank, 0))
     return {"result": parent["metric"].compute()}
 
 
 def without_sync_on_one_rank(rank):
-    metric = metric_of(losses_of(rank, 0))
-    alone = PercentileCrossEntropy(percentiles=PERCENTILES, sync_on_compute=False)
+    metric = percentiles_of(losses_of_part(rank, 0))
+    alone = PercentileCrossEntropy(sync_on_compute=False)
     alone.merge_state(metric)
     with counted_collectives() as calls:
         own = alone.compute()["count"].item() if rank == 0 else 50
@@ -191,7 +188,7 @@ def unequal_batches_of_rank(rank, _):
 
 
 def compute_on_rank_0_alone(rank, _):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     metric.process_group = dist.new_group(timeout=datetime.timedelta(seconds=2))
     said = None
     if rank == 0:
@@ -203,11 +200,11 @@ def compute_on_rank_0_alone(rank, _):
 
 
 def some_views_before_one_rank_updates_again(rank, _):
-    metric = metric_of(losses_of(rank, 0))
+    metric = percentiles_of(losses_of_part(rank, 0))
     median, high = metric.view("p50"), metric.view("p95")
     median.compute()
     if rank == 1:
-        metric.update(losses=losses_of(rank, 1))
+        metric.update(losses=losses_of_part(rank, 1))
     return high.compute()
 
 
@@ -216,7 +213,7 @@ def some_views_before_one_rank_updates_again(rank, _):
 
 @pytest.fixture(scope="module")
 def two_ranks():
-    return run_ranks(all_scenarios, 2, timeout=60)
+    return run_function_on_ranks(all_scenarios, 2)
 
 
 def assert_all_have(ranks, scenario, values):
@@ -231,17 +228,22 @@ def assert_all_have(ranks, scenario, values):
             assert result["count"] == len(values)
 
 
-def losses_of_parts(*rank_and_part):
-    return torch.cat([losses_of(*both) for both in rank_and_part])
+def losses_of_all(*rank_and_part):
+    return torch.cat([losses_of_part(*both) for both in rank_and_part])
 
 
 def test_ranks_with_unequal_batches_give_the_percentiles_of_all_tokens_together(two_ranks):
-    everything = [losses_of(0, 0, 50), losses_of(0, 1, 57), losses_of(0, 2, 64), losses_of(1, 0, 50)]
+    everything = [
+        losses_of_part(0, 0, 50),
+        losses_of_part(0, 1, 57),
+        losses_of_part(0, 2, 64),
+        losses_of_part(1, 0, 50),
+    ]
     assert_all_have(two_ranks, "unequal_batches", torch.cat(everything))
 
 
 def test_a_rank_without_any_update_takes_part(two_ranks):
-    assert_all_have(two_ranks, "no_update_at_all", losses_of(0, 0))
+    assert_all_have(two_ranks, "no_update_at_all", losses_of_part(0, 0))
 
 
 def test_a_rank_whose_tokens_are_all_ignored_adds_nothing(two_ranks):
@@ -289,7 +291,7 @@ def test_a_compute_takes_one_collective(two_ranks):
 
 
 def test_an_update_after_compute_continues_from_what_this_rank_saw(two_ranks):
-    everything = losses_of_parts((0, 0), (0, 1), (1, 0), (1, 1))
+    everything = losses_of_all((0, 0), (0, 1), (1, 0), (1, 1))
     assert_all_have(two_ranks, "update_after_compute", everything)
 
 
@@ -299,12 +301,12 @@ def test_digest_is_that_of_all_ranks_after_compute_and_else_local(two_ranks):
 
 
 def test_a_second_compute_after_one_rank_updated_again_does_not_hang(two_ranks):
-    assert_all_have(two_ranks, "one_rank_updates_again", losses_of_parts((0, 0), (1, 0), (1, 1)))
+    assert_all_have(two_ranks, "one_rank_updates_again", losses_of_all((0, 0), (1, 0), (1, 1)))
     assert [len(outcome["one_rank_updates_again"]["calls"]) for outcome in two_ranks] == [2, 2]
 
 
 def test_seven_views_computed_one_after_another_take_one_collective(two_ranks):
-    assert_all_have(two_ranks, "views_one_after_another", losses_of_parts((0, 0), (1, 0)))
+    assert_all_have(two_ranks, "views_one_after_another", losses_of_all((0, 0), (1, 0)))
     for outcome in two_ranks:
         outcome = outcome["views_one_after_another"]
         assert len(outcome["calls"]) == 1
@@ -313,29 +315,29 @@ def test_seven_views_computed_one_after_another_take_one_collective(two_ranks):
 
 
 def test_views_see_that_one_rank_updated_again_and_do_not_hang(two_ranks):
-    everything = losses_of_parts((0, 0), (1, 0), (1, 1))
+    everything = losses_of_all((0, 0), (1, 0), (1, 1))
     assert_all_have(two_ranks, "views_after_one_rank_updates_again", everything)
     calls = [len(outcome["views_after_one_rank_updates_again"]["calls"]) for outcome in two_ranks]
     assert calls == [2, 2]
 
 
 def test_a_bare_sync_takes_one_collective_and_can_be_undone(two_ranks):
-    assert_all_have(two_ranks, "bare_sync", losses_of_parts((0, 0), (0, 1), (1, 0), (1, 1)))
+    assert_all_have(two_ranks, "bare_sync", losses_of_all((0, 0), (0, 1), (1, 0), (1, 1)))
     for outcome in two_ranks:
         assert len(outcome["bare_sync"]["calls"]) == 1
         assert outcome["bare_sync"]["synced"] == 200
 
 
 def test_forward_gives_this_ranks_batch_without_a_collective(two_ranks):
-    assert_all_have(two_ranks, "forward", losses_of_parts((0, 0), (0, 1), (1, 0), (1, 1)))
+    assert_all_have(two_ranks, "forward", losses_of_all((0, 0), (0, 1), (1, 0), (1, 1)))
     for rank, outcome in enumerate(two_ranks):
         assert outcome["forward"]["calls"] == []
-        expected = [losses_of(rank, part).double().mean().item() for part in range(2)]
+        expected = [losses_of_part(rank, part).double().mean().item() for part in range(2)]
         assert outcome["forward"]["batches"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_an_error_inside_compute_leaves_each_rank_its_own_state(two_ranks):
-    everything = losses_of_parts((0, 0), (0, 1), (1, 0), (1, 1))
+    everything = losses_of_all((0, 0), (0, 1), (1, 0), (1, 1))
     for outcome in two_ranks:
         assert outcome["an_error_inside_compute"]["result"]["count"] == len(everything)
         assert outcome["an_error_inside_compute"]["result"]["nonfinite"] == 2
@@ -344,26 +346,28 @@ def test_an_error_inside_compute_leaves_each_rank_its_own_state(two_ranks):
 
 
 def test_ranks_whose_modules_have_different_dtypes_are_merged_like_any(two_ranks):
-    assert_all_have(two_ranks, "cast_on_one_rank", losses_of_parts((0, 0), (1, 0)))
+    assert_all_have(two_ranks, "cast_on_one_rank", losses_of_all((0, 0), (1, 0)))
 
 
 def test_one_rank_may_compute_alone_what_it_saw_itself_without_a_collective(two_ranks):
-    assert_all_have(two_ranks, "without_sync_on_one_rank", losses_of_parts((0, 0), (1, 0)))
+    assert_all_have(two_ranks, "without_sync_on_one_rank", losses_of_all((0, 0), (1, 0)))
     for outcome in two_ranks:
         assert outcome["without_sync_on_one_rank"]["calls"] == []
         assert outcome["without_sync_on_one_rank"]["own"] == 50
 
 
 def test_a_compute_on_rank_0_alone_waits_for_the_timeout_of_its_group_and_raises():
-    first, second = run_ranks(compute_on_rank_0_alone, 2, timeout=40)
+    first, second = run_function_on_ranks(compute_on_rank_0_alone, 2, timeout=40)
     assert "Timed out" in first["said"]
     assert first["count"] == second["count"] == 50  # each has its own state still
 
 
 def test_three_ranks_give_the_percentiles_of_all_tokens_together_by_one_collective():
-    ranks = run_ranks(unequal_batches_of_rank, 3, timeout=60)
+    ranks = run_function_on_ranks(unequal_batches_of_rank, 3)
     sizes = [50, 57, 64]
-    everything = [losses_of(rank, part, sizes[part]) for rank, n in enumerate([3, 1, 2]) for part in range(n)]
+    everything = [
+        losses_of_part(rank, part, sizes[part]) for rank, n in enumerate([3, 1, 2]) for part in range(n)
+    ]
     assert_all_have(ranks, None, torch.cat(everything))
     bits = [torch.stack(list(outcome["result"].values())).view(torch.int64) for outcome in ranks]
     assert torch.equal(bits[0], bits[1])
@@ -372,5 +376,5 @@ def test_three_ranks_give_the_percentiles_of_all_tokens_together_by_one_collecti
 
 
 def test_views_of_which_only_some_were_computed_before_one_rank_updated_again_do_not_hang():
-    first, second = run_ranks(some_views_before_one_rank_updates_again, 2, timeout=10)
+    first, second = run_function_on_ranks(some_views_before_one_rank_updates_again, 2)
     assert torch.equal(first, second)

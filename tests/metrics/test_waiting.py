@@ -1,76 +1,24 @@
 """Values wait before they are sorted; nobody who looks at a metric may notice."""
 
 import copy
-import io
 import math
 import operator
 import warnings
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics import MetricCollection
-from torchmetrics.utilities.exceptions import TorchMetricsUserError
-from torchmetrics.wrappers import MetricTracker, Running
 
 from lightning_pce import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce import digest as td
-from tests.helpers.casts_and_copies import COPIES
 from tests.helpers.distributions import exact_quantile
-from tests.helpers.processes import run_ranks
+from tests.helpers.holding import add, assert_holds, forty, holding
+from tests.helpers.metric_states import state_name_of, state_of, waits
+from tests.helpers.token_batches import V
 
-V = 13
 INF, NAN = math.inf, math.nan
 CLASSES = [PercentileCrossEntropy, StreamingQuantiles]
-
-
-def losses_of(seed=0, n=40):
-    return 1 + 5 * torch.rand(n, generator=torch.Generator().manual_seed(seed))
-
-
-def add(metric, values, **more):
-    metric.update(**{"losses" if isinstance(metric, PercentileCrossEntropy) else "values": values}, **more)
-
-
-def fed(*seeds, cls=StreamingQuantiles, **settings_):
-    metric = cls(**settings_)
-    for seed in seeds:
-        add(metric, losses_of(seed))
-    return metric
-
-
-def waits(metric):
-    """Whether values wait: then the state is not there until somebody asks for it."""
-    return not set(metric._defaults) & set(vars(metric))
-
-
-def state_of(metric):
-    (state,) = metric.metric_state.values()
-    return state
-
-
-def name_of(metric):
-    (name,) = metric._defaults
-    return name
-
-
-def assert_holds(metric, *seeds):
-    """The metric has seen these batches and nothing else, each as often as it is named."""
-    values = torch.cat([losses_of(seed) for seed in seeds]).double() if seeds else torch.empty(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = metric.compute()
-    assert result["count"] == len(values)
-    if seeds:
-        torch.testing.assert_close(result["mean"], values.mean(), rtol=1e-12, atol=0)
-        torch.testing.assert_close(result["p50"], exact_quantile(values, 0.5), rtol=1e-12, atol=0)
-        torch.testing.assert_close(result["p95"], exact_quantile(values, 0.95), rtol=1e-12, atol=0)
-    assert td.count(metric.digest) == len(values)
-
-
-# ----------------------------------------------------------------------------------- values wait, and count
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -78,11 +26,11 @@ def test_values_wait_until_somebody_asks_for_the_state(cls):
     metric = cls()
     assert not waits(metric)
     for seed in range(3):
-        add(metric, losses_of(seed))
+        add(metric, forty(seed))
         assert waits(metric)
     assert_holds(metric, 0, 1, 2)
     assert not waits(metric)
-    add(metric, losses_of(3))
+    add(metric, forty(3))
     assert waits(metric)
     assert_holds(metric, 0, 1, 2, 3)
 
@@ -92,7 +40,7 @@ LOOKS = {
     "digest": lambda metric: metric.digest,
     "group_digests and digest": lambda metric: (metric.group_digests, metric.digest),
     "metric_state": lambda metric: metric.metric_state,
-    "attribute": lambda metric: getattr(metric, name_of(metric)),
+    "attribute": lambda metric: getattr(metric, state_name_of(metric)),
     "to": lambda metric: metric.to("cpu"),
     "view": lambda metric: metric.view("p50").compute(),
 }
@@ -100,7 +48,7 @@ LOOKS = {
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_whoever_looks_sees_what_waits_and_looking_twice_adds_nothing(look):
-    metric = fed(0)
+    metric = holding(0)
     for seed in (1, 2):
         assert waits(metric)
         LOOKS[look](metric)
@@ -108,23 +56,23 @@ def test_whoever_looks_sees_what_waits_and_looking_twice_adds_nothing(look):
         before = state_of(metric)
         LOOKS[look](metric)
         assert torch.equal(state_of(metric), before)
-        add(metric, losses_of(seed))
+        add(metric, forty(seed))
     assert_holds(metric, 0, 1, 2)
 
 
 def test_a_hash_makes_nothing_enter_and_does_not_change_when_it_does():
-    metric = fed(0)
+    metric = holding(0)
     before = hash(metric)
     assert waits(metric)
-    add(metric, losses_of(1))
+    add(metric, forty(1))
     assert_holds(metric, 0, 1)
     assert hash(metric) == before
 
 
 def test_the_state_is_that_of_a_metric_that_never_waited():
-    metric, eager = fed(0, 1, 2), StreamingQuantiles()
+    metric, eager = holding(0, 1, 2), StreamingQuantiles()
     for seed in range(3):
-        add(eager, losses_of(seed))
+        add(eager, forty(seed))
         assert state_of(eager).dtype == torch.float64
         assert td.count(state_of(eager)) == 40 * (seed + 1)
     torch.testing.assert_close(state_of(metric), state_of(eager), rtol=1e-15, atol=0)
@@ -132,7 +80,7 @@ def test_the_state_is_that_of_a_metric_that_never_waited():
 
 
 def test_an_unknown_attribute_is_still_unknown_while_values_wait():
-    metric = fed(0)
+    metric = holding(0)
     with pytest.raises(AttributeError, match="digest_of_somebody"):
         operator.attrgetter("digest_of_somebody")(metric)
     assert not hasattr(metric, "nothing")
@@ -140,12 +88,12 @@ def test_an_unknown_attribute_is_still_unknown_while_values_wait():
 
 
 def forwarded(metric, seen, seed):
-    assert metric(losses_of(seed))["count"] == 40
+    assert metric(forty(seed))["count"] == 40
     return metric, [*seen, seed]
 
 
 def merged(metric, seen, seed):
-    metric.merge_state(fed(seed, 100 + seed))
+    metric.merge_state(holding(seed, 100 + seed))
     return metric, [*seen, seed, 100 + seed]
 
 
@@ -156,12 +104,12 @@ def looked_at(metric, seen, seed):
 
 def refused(metric, seen, seed):
     with pytest.raises(ValueError, match="`weights`"):
-        metric.update(losses_of(seed), torch.ones(3))
+        metric.update(forty(seed), torch.ones(3))
     return metric, seen
 
 
 STEPS = {
-    "update": lambda metric, seen, seed: (metric.update(losses_of(seed)), (metric, [*seen, seed]))[1],
+    "update": lambda metric, seen, seed: (metric.update(forty(seed)), (metric, [*seen, seed]))[1],
     "compute": lambda metric, seen, seed: (metric.compute() if seen else None, (metric, seen))[1],
     "reset": lambda metric, seen, seed: (metric.reset(), (metric, []))[1],
     "copy": lambda metric, seen, seed: (copy.deepcopy(metric), seen),
@@ -180,9 +128,6 @@ def test_any_order_of_calls_gives_what_was_added_since_the_last_reset(steps):
     for seed, step in enumerate(steps):
         metric, seen = STEPS[step](metric, seen, seed)
     assert_holds(metric, *seen)
-
-
-# --------------------------------------------------------------------------------------- the list is emptied
 
 
 def test_the_list_is_emptied_after_so_many_updates():
@@ -232,7 +177,7 @@ def test_empty_batches_wait_too_and_add_nothing():
     metric = StreamingQuantiles()
     for _ in range(1100):
         metric.update([])
-    metric.update(losses_of(0))
+    metric.update(forty(0))
     metric.update(torch.empty(0), torch.empty(0))
     assert_holds(metric, 0)
 
@@ -247,33 +192,30 @@ def test_nothing_but_empty_batches_is_an_empty_metric():
     assert torch.equal(state_of(metric), td.empty(1024, shape=(2,)))
 
 
-# --------------------------------------------------------------------------------------- forward and compute
-
-
 def test_forward_between_updates_gives_its_own_batch_and_keeps_what_waits():
-    metric = fed(0, 1)
+    metric = holding(0, 1)
     assert waits(metric)
-    result = metric(losses_of(2))
+    result = metric(forty(2))
     assert result["count"] == 40
-    torch.testing.assert_close(result["p50"], exact_quantile(losses_of(2), 0.5), rtol=1e-12, atol=0)
-    add(metric, losses_of(3))
+    torch.testing.assert_close(result["p50"], exact_quantile(forty(2), 0.5), rtol=1e-12, atol=0)
+    add(metric, forty(3))
     assert_holds(metric, 0, 1, 2, 3)
     assert metric.update_count == 4
 
 
 def test_updates_after_compute_are_in_the_next_one():
-    metric = fed(0)
+    metric = holding(0)
     for seed in range(1, 4):
         metric.compute()
-        add(metric, losses_of(seed))
+        add(metric, forty(seed))
     assert_holds(metric, 0, 1, 2, 3)
 
 
 def test_a_view_sees_what_waits():
-    metric = fed(0)
+    metric = holding(0)
     views = [metric.view("count"), metric.view("mean")]
     assert views[0].compute() == 40
-    add(metric, losses_of(1))
+    add(metric, forty(1))
     assert waits(metric)
     assert views[0].compute() == 80
     assert views[1].compute() == metric.compute()["mean"]
@@ -282,21 +224,18 @@ def test_a_view_sees_what_waits():
 def test_update_and_mean_waits_and_has_its_mean_at_once():
     metric = PercentileCrossEntropy()
     for seed in range(3):
-        mean = metric.update_and_mean(losses=losses_of(seed).requires_grad_())
+        mean = metric.update_and_mean(losses=forty(seed).requires_grad_())
         assert waits(metric)
-        assert mean.item() == pytest.approx(losses_of(seed).mean().item())
+        assert mean.item() == pytest.approx(forty(seed).mean().item())
         assert mean.requires_grad
     assert_holds(metric, 0, 1, 2)
     assert metric.update_count == 3
 
 
-# -------------------------------------------------------------------------------------------- what is added
-
-
 def test_tensors_overwritten_after_update_have_been_copied():
     metric = PercentileCrossEntropy(groups=("a", "b"))
     own = {
-        "losses": losses_of(0).double(),
+        "losses": forty(0).double(),
         "mask": torch.arange(40) < 30,
         "weights": 1 + torch.arange(40.0) % 3,
         "group": torch.arange(40) % 2,
@@ -328,13 +267,13 @@ def test_a_number_and_an_expanded_tensor_overwritten_after_update_have_been_copi
 def test_a_buffer_that_is_filled_again_and_again_gives_every_filling():
     metric, buffer = PercentileCrossEntropy(), torch.empty(40)
     for seed in range(6):
-        metric.update(losses=buffer.copy_(losses_of(seed)))
+        metric.update(losses=buffer.copy_(forty(seed)))
     buffer.fill_(NAN)
     assert_holds(metric, *range(6))
 
 
 def test_values_without_weights_with_a_mask_and_with_numbers_wait_together():
-    values, mask, numbers = losses_of(0), torch.arange(40) % 3 > 0, torch.arange(40) % 4
+    values, mask, numbers = forty(0), torch.arange(40) % 3 > 0, torch.arange(40) % 4
     forms = [None, mask, numbers, numbers.double() / 2, numbers.half(), numbers.bool(), None]
     metric, eager = StreamingQuantiles(), StreamingQuantiles()
     for weights in forms:
@@ -349,7 +288,7 @@ def test_values_without_weights_with_a_mask_and_with_numbers_wait_together():
 
 def test_what_a_mask_leaves_out_is_not_counted_as_nan_nor_invalid():
     metric = StreamingQuantiles()
-    values, mask = losses_of(0), torch.arange(40) % 3 > 0
+    values, mask = forty(0), torch.arange(40) % 3 > 0
     metric.update(torch.where(mask, values, NAN), mask)
     metric.update(values)
     weights = td.centroids(metric.digest)[1]
@@ -407,391 +346,24 @@ def test_updates_in_inference_mode_and_out_of_it_wait_together(first, weighted):
     for seed, inference in enumerate(modes):
         with torch.inference_mode(inference):
             weights = torch.ones(40) if weighted else None
-            metric.update(losses=losses_of(seed), weights=weights)
+            metric.update(losses=forty(seed), weights=weights)
     assert waits(metric)
     assert_holds(metric, 0, 1, 2, 3)
     with torch.inference_mode():
-        metric.update(losses=losses_of(4))
+        metric.update(losses=forty(4))
         metric.compute()
-    metric.update(losses=losses_of(5))
+    metric.update(losses=forty(5))
     assert_holds(metric, 0, 1, 2, 3, 4, 5)
     with torch.inference_mode():
-        metric.update(losses=losses_of(6))
+        metric.update(losses=forty(6))
     metric.reset()
-    metric.update(losses=losses_of(7))
+    metric.update(losses=forty(7))
     assert_holds(metric, 7)
 
 
 def test_what_waits_keeps_no_graph():
     metric = PercentileCrossEntropy()
     metric.update_and_mean(torch.randn(2, 5, V, requires_grad=True), torch.zeros(2, 5, dtype=torch.long))
-    metric.update(losses=losses_of(0).requires_grad_())
+    metric.update(losses=forty(0).requires_grad_())
     assert not any(each.values.requires_grad for each in metric._waiting)
     assert not state_of(metric).requires_grad
-
-
-# ------------------------------------------------------------------------------------------------- refused
-
-REFUSED = {
-    "shape of the weights": {"values": torch.ones(3), "weights": torch.ones(2)},
-    "negative weights": {"values": torch.ones(3), "weights": -torch.ones(3)},
-    "no numbers": {"values": "abc"},
-    "complex": {"values": torch.ones(3, dtype=torch.complex64)},
-    "a group": {"values": torch.ones(3), "group": torch.zeros(3, dtype=torch.long)},
-    "values without data": {"values": torch.ones(3, device="meta")},
-    "sparse values": {"values": torch.tensor([0.0, 1.0]).to_sparse()},
-    "weights elsewhere": {"values": torch.ones(3, device="meta"), "weights": torch.ones(3)},
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("call", ["update", "forward"])
-@pytest.mark.parametrize("waiting", [True, False])
-def test_a_refused_batch_leaves_state_and_waiting_values_as_they_were(case, call, waiting):
-    metric = fed(0, 1)
-    if not waiting:
-        metric.compute()
-    with pytest.raises((ValueError, RuntimeError)):  # of torch, where it is not the metric that refuses
-        getattr(metric, call)(**REFUSED[case])
-    add(metric, losses_of(2))
-    assert_holds(metric, 0, 1, 2)
-    metric.reset()
-    add(metric, losses_of(3))
-    assert_holds(metric, 3)
-
-
-def test_a_refused_batch_leaves_a_metric_usable_that_has_seen_nothing():
-    metric = StreamingQuantiles()
-    with pytest.raises(RuntimeError):
-        metric.update(torch.tensor([0.0, 1.0]).to_sparse())
-    assert torch.equal(state_of(metric), td.empty(1024))
-
-
-@pytest.mark.parametrize("call", ["update", "update_and_mean", "forward"])
-def test_impossible_labels_leave_waiting_losses_as_they_were(call):
-    metric = fed(0, 1, cls=PercentileCrossEntropy)
-    with pytest.raises(ValueError, match="`labels`"):
-        getattr(metric, call)(torch.zeros(2, 3, V), torch.full((2, 3), V))
-    assert_holds(metric, 0, 1)
-
-
-# ------------------------------------------------------------------------------------------ reset and copies
-
-
-@pytest.mark.parametrize("computed_before", [False, True])
-def test_reset_forgets_what_waits_and_nothing_comes_back(computed_before):
-    metric = fed(0)
-    if computed_before:
-        metric.compute()
-        add(metric, losses_of(1))
-    assert waits(metric)
-    metric.reset()
-    assert not waits(metric)
-    assert torch.equal(state_of(metric), td.empty(1024))
-    assert_holds(metric)
-    add(metric, losses_of(2))
-    assert_holds(metric, 2)
-    metric.reset()
-    metric.reset()
-    assert_holds(metric)
-
-
-ALL_COPIES = COPIES | {"copy": copy.copy}
-
-
-@pytest.mark.parametrize("how", ALL_COPIES)
-@pytest.mark.parametrize("groups", [None, ("a", "b")])
-def test_a_copy_of_a_metric_with_waiting_values_goes_its_own_way(how, groups):
-    more = {} if groups is None else {"group": 1}
-    metric = StreamingQuantiles(groups=groups)
-    metric.update(losses_of(0), **more)
-    metric.compute()
-    metric.update(losses_of(1), **more)
-    assert waits(metric)
-    clone = ALL_COPIES[how](metric)
-    clone.update(losses_of(2), **more)
-    metric.update(losses_of(3), **more)
-    metric.update(losses_of(4), **more)
-    assert_holds(clone, 0, 1, 2)
-    assert_holds(metric, 0, 1, 3, 4)
-    clone.reset()
-    assert_holds(clone)
-    assert_holds(metric, 0, 1, 3, 4)
-
-
-def test_torch_save_holds_what_waits():
-    metric, file = fed(0, 1), io.BytesIO()
-    torch.save(metric, file)
-    file.seek(0)
-    assert_holds(torch.load(file, weights_only=False), 0, 1)
-
-
-def test_the_state_dict_of_a_persistent_metric_holds_what_waits():
-    metric, other = fed(0, 1), fed(2)
-    for each in (metric, other):
-        each.persistent(True)
-        assert waits(each)
-    (saved,) = metric.state_dict().values()
-    assert td.count(saved) == 80
-    other.load_state_dict(metric.state_dict())  # what waited in the other is replaced, as a state is
-    assert not waits(other)
-    assert_holds(other, 0, 1)
-    add(other, losses_of(3))
-    assert_holds(other, 0, 1, 3)
-    assert_holds(metric, 0, 1)
-    assert td.count(saved) == 80
-
-
-def test_loading_a_module_that_saves_no_state_keeps_what_waits():
-    metric = fed(0)
-    module = torch.nn.ModuleDict({"metric": metric, "layer": torch.nn.Linear(2, 2)})
-    module.load_state_dict(module.state_dict())
-    add(metric, losses_of(1))
-    assert_holds(metric, 0, 1)
-
-
-def test_a_state_assigned_from_outside_takes_the_place_of_what_waits():
-    metric, other = fed(0, 1), fed(2)
-    setattr(metric, name_of(metric), state_of(other))
-    assert_holds(metric, 2)
-    add(metric, losses_of(3))
-    assert_holds(metric, 2, 3)
-
-
-# -------------------------------------------------------------------------------------- merging and moving
-
-
-@pytest.mark.parametrize("form", ["metric", "dict"])
-@pytest.mark.parametrize("settled", ["neither", "this", "other"])
-def test_merge_state_takes_what_waits_on_both_sides(form, settled):
-    metric, other = fed(0, 1), fed(2, 3)
-    if settled != "neither":
-        {"this": metric, "other": other}[settled].compute()
-    metric.merge_state(other if form == "metric" else other.metric_state)
-    assert_holds(metric, 0, 1, 2, 3)
-    assert_holds(other, 2, 3)
-    add(metric, losses_of(4))
-    add(other, losses_of(5))
-    assert_holds(metric, 0, 1, 2, 3, 4)
-    assert_holds(other, 2, 3, 5)
-
-
-def test_merge_state_that_is_refused_keeps_what_waits():
-    metric = fed(0, 1)
-    for other in (fed(2, percentiles=(50,)), {"nothing": torch.zeros(3)}, fed(2).compute()):
-        with pytest.raises(ValueError):
-            metric.merge_state(other)
-    add(metric, losses_of(2))
-    assert_holds(metric, 0, 1, 2)
-
-
-MOVES = {
-    "to cpu": lambda module: module.to("cpu"),
-    "half": lambda module: module.half(),
-    "double": lambda module: module.double(),
-    "bfloat16": lambda module: module.bfloat16(),
-    "to(float16)": lambda module: module.to(torch.float16),
-    "set_dtype": lambda module: module["metric"].set_dtype(torch.bfloat16),
-    "train and eval": lambda module: module.train().eval(),
-    "requires_grad_": lambda module: module.requires_grad_(False),
-}
-
-
-@pytest.mark.parametrize("move", MOVES)
-def test_moves_and_casts_lose_nothing_that_waits_nor_its_precision(move):
-    metric = StreamingQuantiles()
-    module = torch.nn.ModuleDict({"metric": metric, "layer": torch.nn.Linear(2, 2)})
-    metric.update(torch.tensor([1 + 1e-12, 2 + 1e-12], dtype=torch.float64))
-    MOVES[move](module)
-    metric.update(torch.tensor([3 + 1e-12], dtype=torch.float64))
-    MOVES[move](module)
-    assert state_of(metric).dtype == torch.float64
-    assert metric.compute()["p50"] == 2 + 1e-12
-    assert metric.compute()["count"] == 3
-
-
-def test_what_waits_on_the_meta_device_is_not_there_on_the_cpu():
-    with torch.device("meta"):
-        metric = PercentileCrossEntropy()
-        metric.update(losses=torch.empty(40))
-    assert waits(metric)
-    metric = metric.to_empty(device="cpu")
-    metric.update(losses=losses_of(0))
-    assert_holds(metric, 0)
-
-
-# ------------------------------------------------------------------------------------------ sync by hand
-
-
-def doubled(metric):
-    metric.sync(dist_sync_fn=lambda state, group=None: [state, state], distributed_available=lambda: True)
-
-
-def test_a_sync_by_hand_takes_what_waits_and_unsync_brings_it_back_once():
-    metric = fed(0, 1)
-    assert waits(metric)
-    doubled(metric)
-    assert td.count(state_of(metric)) == 160
-    metric.unsync()
-    assert td.count(state_of(metric)) == 80
-    add(metric, losses_of(2))
-    assert_holds(metric, 0, 1, 2)
-
-
-def test_what_came_while_synced_is_gone_after_unsync():
-    metric = fed(0)
-    doubled(metric)
-    add(metric, losses_of(1))
-    assert waits(metric)
-    metric.unsync()
-    assert not waits(metric)
-    assert_holds(metric, 0)
-    add(metric, losses_of(2))
-    assert_holds(metric, 0, 2)
-
-
-def test_forward_of_a_synced_metric_is_refused_and_unsync_still_works():
-    metric = fed(0)
-    doubled(metric)
-    with pytest.raises(TorchMetricsUserError, match="synced"):
-        metric(losses_of(1))
-    metric.unsync()
-    add(metric, losses_of(2))
-    assert_holds(metric, 0, 2)
-
-
-def test_reset_of_a_synced_metric_with_waiting_values_forgets_all():
-    metric = fed(0)
-    doubled(metric)
-    add(metric, losses_of(1))
-    metric.reset()
-    add(metric, losses_of(2))
-    assert_holds(metric, 2)
-    with pytest.raises(TorchMetricsUserError):
-        metric.unsync()
-
-
-# ------------------------------------------------------------------------------ collections and wrappers
-
-
-def test_a_collection_of_equal_metrics_is_right_after_two_updates():
-    collection = MetricCollection({"a": StreamingQuantiles(), "b": StreamingQuantiles()})
-    for seed in range(2):
-        collection.update(values=losses_of(seed))
-    result = collection.compute()
-    assert len(collection.compute_groups) == 1
-    assert result["a_count"] == result["b_count"] == 80
-    collection.update(values=losses_of(2))
-    for metric in collection.values():
-        assert_holds(metric, 0, 1, 2)
-    collection.reset()
-    for seed in range(3, 5):
-        collection.update(values=losses_of(seed))
-    for name in ("a", "b"):
-        assert_holds(collection[name], 3, 4)
-
-
-def test_a_collection_of_metrics_that_differ_lets_each_wait():
-    collection = MetricCollection({"a": StreamingQuantiles(), "b": StreamingQuantiles(compression=512)})
-    for seed in range(3):
-        collection.update(values=losses_of(seed))
-    assert len(collection.compute_groups) == 2
-    for metric in collection.values(copy_state=False):
-        assert waits(metric)
-        assert_holds(metric, 0, 1, 2)
-
-
-def test_a_collection_without_compute_groups_lets_each_wait():
-    collection = MetricCollection(
-        {"a": StreamingQuantiles(), "b": StreamingQuantiles()}, compute_groups=False
-    )
-    for seed in range(3):
-        collection.update(values=losses_of(seed))
-    copied = copy.deepcopy(collection)
-    collection.update(values=losses_of(3))
-    for metric in collection.values():
-        assert_holds(metric, 0, 1, 2, 3)
-    for metric in copied.values():
-        assert_holds(metric, 0, 1, 2)
-
-
-def test_a_member_that_was_updated_alone_follows_its_collection_again():
-    collection = MetricCollection({"a": StreamingQuantiles(), "b": StreamingQuantiles()})
-    collection.update(values=losses_of(0))
-    add(collection["b"], losses_of(1))  # and waits
-    collection.update(values=losses_of(2))  # shares the state of the first member, as torchmetrics does
-    assert_holds(collection["b"], 0, 2)
-    add(collection["b"], losses_of(3))
-    assert_holds(collection._modules["b"], 0, 2, 3)
-
-
-def test_forward_of_a_collection_gives_the_batch_and_keeps_what_waits():
-    collection = MetricCollection({"a": StreamingQuantiles(), "b": StreamingQuantiles()})
-    collection.update(values=losses_of(0))
-    collection.update(values=losses_of(1))
-    result = collection(values=losses_of(2))
-    assert result["a_count"] == result["b_count"] == 40
-    for metric in collection.values():
-        assert_holds(metric, 0, 1, 2)
-
-
-def test_running_and_tracker_see_what_waits():
-    running, tracker = Running(StreamingQuantiles(), window=2), MetricTracker(PercentileCrossEntropy())
-    tracker.increment()
-    for seed in range(3):
-        running.update(losses_of(seed))
-        tracker.update(losses=losses_of(seed))
-    assert running.compute()["count"] == 80
-    assert tracker.compute()["count"] == 120
-    tracker.increment()
-    tracker.update(losses=losses_of(3))
-    assert tracker.compute_all()["count"].tolist() == [120, 40]
-
-
-# ---------------------------------------------------------------------------------------------- two ranks
-
-
-def waiting_on_one_rank(rank, _):
-    metric = PercentileCrossEntropy()
-    add(metric, losses_of(rank))
-    if rank == 1:
-        state_of(metric)
-        add(metric, losses_of(2))
-        assert waits(metric)
-    else:
-        state_of(metric)
-        assert not waits(metric)
-    calls, original = [], dist.all_gather
-
-    def counting(*args, **kwargs):
-        calls.append(1)
-        return original(*args, **kwargs)
-
-    dist.all_gather = counting
-    try:
-        first = metric.compute()
-    finally:
-        dist.all_gather = original
-    if rank == 0:
-        add(metric, losses_of(3))
-    second = metric.compute()
-    metric.sync()
-    synced = td.count(state_of(metric))
-    metric.unsync()
-    add(metric, losses_of(4 + rank))
-    own = td.count(state_of(metric))
-    return {"first": first, "second": second, "calls": calls, "synced": synced, "own": own}
-
-
-def test_values_that_wait_on_one_rank_only_are_in_the_result_of_both():
-    ranks = run_ranks(waiting_on_one_rank, 2, timeout=60)
-    for name, seeds in {"first": (0, 1, 2), "second": (0, 1, 2, 3)}.items():
-        values = torch.cat([losses_of(seed) for seed in seeds]).double()
-        for outcome in ranks:
-            assert outcome[name]["count"] == len(values)
-            torch.testing.assert_close(outcome[name]["p50"], exact_quantile(values, 0.5), rtol=1e-12, atol=0)
-        first, second = (torch.stack(list(outcome[name].values())).view(torch.int64) for outcome in ranks)
-        assert torch.equal(first, second)
-    assert [outcome["calls"] for outcome in ranks] == [[1], [1]]
-    assert [outcome["synced"] for outcome in ranks] == [160, 160]
-    assert [outcome["own"] for outcome in ranks] == [120, 120]

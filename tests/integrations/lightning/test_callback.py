@@ -2,18 +2,15 @@
 
 import csv
 import warnings
-from collections import namedtuple
 from copy import deepcopy
 
 import lightning.pytorch as L
 import pytest
 import pytorch_lightning
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
-from transformers.modeling_outputs import CausalLMOutput
 
 from lightning_pce import PercentileCECallback
 from lightning_pce import digest as td
@@ -23,200 +20,19 @@ from tests.helpers.lit_modules import (
     LitLM,
     Oracle,
     PlainLM,
+    Returning,
+    ReturningLosses,
     all_ignored,
     assert_logged,
-    expected,
     fit,
     loader,
+    losses_and_mask,
     make_batches,
     make_loader,
     make_trainer,
     numbers,
 )
-
-Scored = namedtuple("Scored", ["logits", "labels"])
-
-
-class Returning(PlainLM):
-    """Returns what ``give(logits, batch)`` says, from validation_step and test_step."""
-
-    def __init__(self, give=lambda logits, batch: {"logits": logits, "labels": batch["labels"]}):
-        super().__init__()
-        self.give = give
-
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        return self.give(self(batch), batch)
-
-    test_step = validation_step
-
-
-class ReturningLosses(Returning):
-    """Returns the losses that training sees, which it keeps."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def training_step(self, batch, batch_idx):
-        losses, mask = losses_and_mask(self(batch), batch)
-        self.seen.append(losses.detach()[mask])
-        return {"loss": losses[mask].mean(), "losses": losses, "mask": mask, "logits": torch.zeros(1)}
-
-
-def losses_and_mask(logits, batch):
-    losses = F.cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none", ignore_index=IGNORED)
-    return losses, batch["labels"] != IGNORED
-
-
-def losses_of(logits, batch):
-    losses, mask = losses_and_mask(logits, batch)
-    return {"losses": losses, "mask": mask}
-
-
-FORMS = {
-    "dict": lambda logits, batch: {"logits": logits, "labels": batch["labels"]},
-    "namedtuple": lambda logits, batch: Scored(logits, batch["labels"]),
-    "labels in the batch": lambda logits, batch: CausalLMOutput(loss=logits.mean(), logits=logits),
-    "losses": losses_of,
-    "losses beside labels in the batch": lambda logits, batch: {"losses": losses_of(logits, batch)["losses"]},
-    "flat losses": lambda logits, batch: {"losses": losses_of(logits, batch)["losses"].flatten()},
-    "losses that all count": lambda logits, batch: {
-        "losses": losses_of(logits, batch)["losses"][batch["labels"] >= 0]
-    },
-    "losses beside logits that a kernel overwrote": lambda logits, batch: {
-        **losses_of(logits, batch),
-        "logits": torch.zeros_like(logits),
-    },
-    "a list": lambda logits, batch: [
-        {"logits": each, "labels": of} for each, of in zip(logits, batch["labels"], strict=True)
-    ],
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("how", ["fit", "validate", "test"])
-def test_the_outputs_of_the_step_are_read_and_logged_under_the_names_of_the_mixin(tmp_path, form, how):
-    oracle, module = Oracle(), Returning(FORMS[form])
-    callback = PercentileCECallback()
-    if how == "fit":
-        fit(tmp_path, module, callback, oracle, max_epochs=2)
-    else:
-        getattr(make_trainer(tmp_path, callback, oracle), how)(module, make_loader(3), verbose=False)
-    assert len(oracle.single) == (2 if how == "fit" else 1)
-    for losses, logged in oracle.single:
-        assert_logged(logged, losses, "test" if how == "test" else "val")
-
-
-def test_a_module_measured_by_callback_or_by_mixin_logs_the_same_numbers(tmp_path):
-    results = []
-    for module, callbacks in (
-        (LitLM(percentiles=(5, 50)), []),
-        (Returning(), [PercentileCECallback((5, 50))]),
-    ):
-        results.append(numbers(fit(tmp_path, module, *callbacks, max_epochs=2).callback_metrics))
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize(
-    "read",
-    [
-        {"logits": "scores", "labels": "targets"},
-        lambda outputs, batch: {"logits": outputs["scores"], "labels": batch["labels"]},
-        lambda outputs, batch: losses_of(outputs["scores"], batch),
-        lambda outputs, batch: [losses_of(outputs["scores"], batch)],
-    ],
-)
-def test_names_or_a_function_say_where_the_arguments_are(tmp_path, read):
-    oracle = Oracle()
-    module = Returning(lambda logits, batch: {"scores": logits, "targets": batch["labels"]})
-    make_trainer(tmp_path, PercentileCECallback(read=read), oracle).validate(
-        module, make_loader(3), verbose=False
-    )
-    assert_logged(oracle.single[0][1], oracle.single[0][0])
-
-
-def test_a_function_reads_a_tuple_as_it_is(tmp_path):
-    oracle = Oracle()
-    module = Returning(lambda logits, batch: (logits.mean(), logits))
-    callback = PercentileCECallback(read=lambda outs, batch: {"logits": outs[1], "labels": batch["labels"]})
-    make_trainer(tmp_path, callback, oracle).validate(module, make_loader(3), verbose=False)
-    assert_logged(oracle.single[0][1], oracle.single[0][0])
-
-
-def test_a_named_mask_may_stand_in_the_batch_and_must_stand_somewhere(tmp_path):
-    batches = [{**batch, "counts": batch["labels"] > 3} for batch in make_batches(3)]
-    module = Returning(lambda logits, batch: {"losses": losses_of(logits, batch)["losses"]})
-    trainer = make_trainer(tmp_path, PercentileCECallback((50,), read={"mask": "counts"}))
-    result = trainer.validate(module, loader(batches), verbose=False)[0]
-    losses = [losses_and_mask(module(batch), batch)[0][batch["counts"]] for batch in batches]
-    assert_logged(result, torch.cat(losses).detach(), percentiles=(50,))
-    trainer = make_trainer(tmp_path, PercentileCECallback(read={"mask": "count"}))
-    with pytest.raises(ValueError, match=r"`mask` under 'count'.*neither the output, a dict with 'losses'"):
-        trainer.validate(module, loader(batches), verbose=False)
-
-
-def test_a_mask_beside_logits_and_labels_is_refused(tmp_path):
-    module = Returning(lambda logits, batch: {"logits": logits, "mask": batch["labels"] > 3})
-    with pytest.raises(ValueError, match="no argument `mask`"):
-        fit(tmp_path, module, PercentileCECallback())
-
-
-@pytest.mark.parametrize("given", [("logits", "labels"), {"label": 1}, 3])
-def test_a_function_that_returns_something_else_is_told_what_it_may(tmp_path, given):
-    callback = PercentileCECallback(read=lambda outputs, batch: given)
-    with pytest.raises(ValueError, match="Expected the function `read` to return a dict with some of logits"):
-        fit(tmp_path, Returning(), callback)
-
-
-def test_statistics_need_the_logits_even_beside_losses(tmp_path):
-    module = Returning(lambda logits, batch: {"logits": logits, **losses_of(logits, batch)})
-    trainer = make_trainer(tmp_path, PercentileCECallback((50,), statistics=("ce", "entropy")))
-    assert "val_entropy_p50" in trainer.validate(module, make_loader(2), verbose=False)[0]
-
-
-def test_outputs_of_several_dataloaders_take_the_labels_of_their_own_batches(tmp_path):
-    class AtOnce(PlainLM):
-        def validation_step(self, batch, batch_idx):
-            return [{"logits": self(each)} for each in batch]
-
-    module, oracle = AtOnce(), [make_batches(2, seed=3), make_batches(2, seed=4)]
-    together = CombinedLoader([loader(each) for each in oracle], "min_size")
-    trainer = make_trainer(tmp_path, PercentileCECallback((50,)))
-    result = trainer.validate(module, together, verbose=False)[0]
-    parts = [losses_and_mask(module(batch), batch) for batches in oracle for batch in batches]
-    losses = torch.cat([losses[mask] for losses, mask in parts])
-    assert_logged(result, losses.detach(), percentiles=(50,))
-
-
-@pytest.mark.parametrize(
-    ("give", "described"),
-    [
-        (lambda logits, batch: None, "None"),
-        (lambda logits, batch: logits.mean(), "a tensor of shape ()"),
-        (lambda logits, batch: {"loss": logits.mean(), "acc": 1.0}, "a dict with 'loss', 'acc'"),
-        (lambda logits, batch: {}, "a dict with nothing"),
-        (lambda logits, batch: (logits, batch["labels"]), "a tuple"),
-    ],
-)
-def test_a_step_that_returns_nothing_readable_is_named_once_and_logs_nan(tmp_path, give, described):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trainer = fit(tmp_path, Returning(give), PercentileCECallback((50,)), max_epochs=2)
-    said = [str(each.message) for each in caught if "PercentileCECallback" in str(each.message)]
-    assert len(said) == 1
-    assert f"what validation_step returned, {described}: it logs NaN" in said[0]
-    assert '{"logits": ..., "labels": ...}' in said[0]
-    assert {name for name, value in numbers(trainer.callback_metrics).items() if value != value} == {
-        "val_ce_mean",
-        "val_ce_p50",
-        "val_ce_trimmed_mean",
-    }
-
-
-def test_outputs_that_do_not_fit_raise_and_name_the_step(tmp_path):
-    module = Returning(lambda logits, batch: {"logits": logits, "labels": batch["labels"][:, :-1]})
-    with pytest.raises(ValueError, match=r"what validation_step returned. Expected .*labels"):
-        fit(tmp_path, module, PercentileCECallback())
+from tests.helpers.summaries import expected_log
 
 
 def test_only_the_stages_asked_for_are_measured(tmp_path):
@@ -263,9 +79,9 @@ def test_each_dataloader_has_its_results_and_all_together_on_request(tmp_path):
     assert len(oracle.runs) == 2
     for losses, logged in oracle.runs:
         promised = {
-            **expected(losses[0], "val_web", (50,)),
-            **expected(losses[1], "val_code", (50,)),
-            **expected(torch.cat([losses[0], losses[1]]), "val", (50,)),
+            **expected_log(losses[0], "val_web", (50,)),
+            **expected_log(losses[1], "val_code", (50,)),
+            **expected_log(torch.cat([losses[0], losses[1]]), "val", (50,)),
         }
         assert logged == pytest.approx(promised, rel=1e-6)
     assert float(td.count(callback.metric("val", None).digest)) == 0  # Lightning has reset it
@@ -319,7 +135,7 @@ def test_windows_of_training_steps_reach_every_logger_and_callback_metrics(tmp_p
     assert len(rows) == 5
     for row, losses in zip(rows, windows, strict=True):
         logged = {name: float(value) for name, value in row.items() if name.startswith("train_ce")}
-        assert logged == pytest.approx(expected(losses, "train", (50,)), rel=1e-6)
+        assert logged == pytest.approx(expected_log(losses, "train", (50,)), rel=1e-6)
     assert [int(row["step"]) for row in rows] == [1, 3, 5, 7, 9]  # where Lightning puts these steps
     assert float(best.best_model_score) == pytest.approx(min(float(row["train_ce_p50"]) for row in rows))
 
@@ -329,7 +145,7 @@ def test_a_window_counts_optimizer_steps_when_gradients_accumulate(tmp_path):
     callback = PercentileCECallback((50,), train_every_n_steps=2)
     trainer = fit(tmp_path, module, callback, train=8, accumulate_grad_batches=2)
     logged = {n: v for n, v in numbers(trainer.callback_metrics).items() if n.startswith("train")}
-    assert logged == pytest.approx(expected(torch.cat(module.seen[4:]), "train", (50,)), rel=1e-6)
+    assert logged == pytest.approx(expected_log(torch.cat(module.seen[4:]), "train", (50,)), rel=1e-6)
 
 
 def test_a_training_step_without_losses_is_named_even_if_it_returns_logits(tmp_path):
@@ -451,7 +267,7 @@ def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path, broken, callback)
     assert not hasattr(broken, "percentile_ce_of_callback")
-    broken.give, oracle = FORMS["dict"], Oracle()
+    broken.give, oracle = Returning().give, Oracle()
     fit(tmp_path, broken, callback, oracle)
     assert_logged(oracle.single[0][1], oracle.single[0][0])
 

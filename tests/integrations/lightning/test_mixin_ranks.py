@@ -7,18 +7,17 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.distributions import bound, exact_quantile, worst_rank_error
-from tests.helpers.lightning_processes import OTHER_SETTINGS
+from tests.helpers.lightning_scenarios import OTHER_SETTINGS
 from tests.helpers.lit_modules import (
-    DEFAULT,
     IGNORED,
     LitLM,
     assert_logged,
-    expected,
     loader,
     logged_under,
     make_batches,
     make_trainer,
 )
+from tests.helpers.summaries import PERCENTILES, expected_log
 
 
 @pytest.fixture
@@ -113,15 +112,15 @@ def test_the_mesh_of_one_trainer_does_not_hold_under_the_next(ranks):
 def test_without_a_batch_on_any_rank_both_log_nan(ranks):
     [(losses, logged)] = pooled(ranks, "no_batch_anywhere")
     assert len(losses) == 0
-    assert sorted(logged) == sorted(expected(torch.ones(1)))
+    assert sorted(logged) == sorted(expected_log(torch.ones(1), "val"))
     assert all(value != value for value in logged.values())
 
 
 def test_above_the_compression_the_promised_rank_error_holds_over_ranks(ranks):
     [(losses, logged)] = pooled(ranks, "more_than_a_digest")
     assert len(losses) == 15000
-    estimates = [logged[f"val_ce_p{p}"] for p in DEFAULT]
-    assert worst_rank_error(losses, estimates, [p / 100 for p in DEFAULT]) <= bound(len(losses))
+    estimates = [logged[f"val_ce_p{p}"] for p in PERCENTILES]
+    assert worst_rank_error(losses, estimates, [p / 100 for p in PERCENTILES]) <= bound(len(losses))
     assert logged["val_ce_mean"] == pytest.approx(float(losses.double().mean()), rel=1e-6)
 
 

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from tests.helpers import lightning_processes
 from tests.helpers import situations as si
-from tests.helpers.lit_modules import expected
+from tests.helpers.ranks import run_module_on_ranks
+from tests.helpers.summaries import expected_log
 
 # Every value of every axis occurs in these; the slow part runs the others.
 REPRESENTATIVE = [si.NAMES[number] for number in (0, 2, 3, 6, 8, 11, 22, 38, 39)]
@@ -72,7 +72,7 @@ def two_processes(tmp_path_factory, worker_id):
     def notes_of(names):
         """Of the runs that need two processes; whoever asks first makes them all."""
         directory = root / f"situations_{len(names)}"
-        return lightning_processes.run_ranks(directory, "tests.helpers.situations", *names, seconds=400)
+        return run_module_on_ranks(directory, "tests.helpers.situations", *names, seconds=400)
 
     return notes_of
 
@@ -131,7 +131,7 @@ def check_run(situation, runs):
     promised = {}
     for index, losses in enumerate([joined(seen)] if pooled else seen):
         prefix = stage if digests == 1 else f"{stage}_dl{index}"
-        promised |= expected(torch.tensor(losses), prefix, si.PERCENTILES)
+        promised |= expected_log(torch.tensor(losses), prefix, si.PERCENTILES)
     assert runs[0]["logged"] == pytest.approx(promised, rel=1e-6)
 
 
@@ -156,7 +156,7 @@ def check_training(situation, notes):
         last = si.WINDOW * (2 if situation.twist == "accumulate" else 1)
     losses = joined(joined(note["seen"][-last:]) for note in notes)
     assert notes[0]["logged"] == pytest.approx(
-        expected(torch.tensor(losses), "train", si.PERCENTILES), rel=1e-6
+        expected_log(torch.tensor(losses), "train", si.PERCENTILES), rel=1e-6
     )
     results = epochs * si.TRAIN_BATCHES // last
     assert [note["gathers"] for note in notes] == [results if len(notes) > 1 else 0] * len(notes)

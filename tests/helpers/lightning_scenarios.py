@@ -1,19 +1,9 @@
-"""Two real processes under DDP: ``run_ranks`` starts them, each runs this module.
-
-They run all scenarios one after the other and note each result at once. A scenario that hangs ends its
-process with the stacks of all threads, and ``run_ranks`` ends the other.
-"""
+"""What two real processes under DDP do, one scenario after the other: ``run_module_on_ranks`` starts them."""
 
 import copy
-import faulthandler
-import fcntl
-import json
 import os
 import pickle
-import socket
-import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -31,73 +21,10 @@ from lightning_pce.integrations.lightning.checkpoints import percentile_checkpoi
 from lightning_pce.integrations.lightning.figures import PercentileFigures
 from tests.helpers import lit_modules as lit
 from tests.helpers.distributions import ce_like
-from tests.helpers.processes import counted_collectives
+from tests.helpers.ranks import WORLD, counted_collectives, note_all
 
-SCENARIO_SECONDS, TOTAL_SECONDS = 45, 180
-WORLD = 2
-ROOT = Path(__file__).parents[2]
 BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
 RANK = int(os.environ.get("RANK", "0"))
-
-
-def run_ranks(directory, module="tests.helpers.lightning_processes", *arguments, seconds=TOTAL_SECONDS):
-    """The notes of all ranks and what they wrote to stderr; run once for all pytest workers that ask."""
-    directory.mkdir(exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "done").exists():
-            _run_ranks(directory, ["-m", module, str(directory), *arguments], seconds)
-            (directory / "done").touch()
-    return [_Notes(directory, rank) for rank in range(WORLD)]
-
-
-class _Notes(dict):
-    """Results by scenario; a missing one fails with the stacks of its rank."""
-
-    def __init__(self, directory, rank):
-        path = directory / f"rank{rank}.json"
-        super().__init__(json.loads(path.read_text()) if path.exists() else {})
-        self.rank, self.stderr = rank, (directory / f"rank{rank}.err").read_text()
-
-    def __missing__(self, scenario):
-        raise AssertionError(
-            f"rank {self.rank} did not finish {scenario!r}, only {list(self)}:\n{self.stderr[-6000:]}"
-        )
-
-
-def _run_ranks(directory, command, seconds):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(WORLD):
-        environment = {
-            **os.environ,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "NODE_RANK": "0",
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(WORLD),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONWARNINGS": "default",
-        }
-        with (directory / f"rank{rank}.err").open("w") as stderr:
-            python = [sys.executable, *command]
-            processes.append(
-                subprocess.Popen(python, env=environment, cwd=ROOT, stdout=stderr, stderr=stderr)
-            )
-    deadline = time.monotonic() + seconds
-    try:
-        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-            if any(process.poll() for process in processes):
-                deadline = min(deadline, time.monotonic() + 5)  # the other waits for one that is dead
-            time.sleep(0.05)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
 
 
 class BusyLM(lit.TrainedLM):
@@ -185,15 +112,7 @@ def own(count):
     return lit.make_batches(count, seed=10 + RANK)
 
 
-def stream(batches):
-    return lit.loader(lit.Stream(batches))
-
-
-def sized(batches):
-    return lit.loader(lit.Sized(batches))
-
-
-def make_trainer(*callbacks, **arguments):
+def trainer_on_ranks(*callbacks, **arguments):
     return lit.make_trainer(
         Path(sys.argv[1]),
         *callbacks,
@@ -207,13 +126,13 @@ def observed(oracle):
 
 def validate(loader, module=None, **arguments):
     oracle = lit.Oracle()
-    make_trainer(oracle, **arguments).validate(module or lit.LitLM(), loader, verbose=False)
+    trainer_on_ranks(oracle, **arguments).validate(module or lit.LitLM(), loader, verbose=False)
     return {"runs": observed(oracle)}
 
 
 def fit(module, train, val, *callbacks, **arguments):
     oracle = lit.Oracle()
-    trainer = make_trainer(oracle, *callbacks, **arguments)
+    trainer = trainer_on_ranks(oracle, *callbacks, **arguments)
     trainer.fit(module, train, val)
     epochs = [[losses.tolist(), logged] for losses, logged in oracle.epochs]
     return {"runs": observed(oracle), "epochs": epochs, "stopped_after": trainer.current_epoch}
@@ -223,26 +142,26 @@ def sampled():
     """Lightning distributes one dataset over the ranks."""
     batches, module = lit.make_batches(6, seed=50), lit.LitLM()
     everything = torch.cat([lit.token_losses(module, batch) for batch in batches])
-    return {**validate(sized(batches), module, use_distributed_sampler=True), "all": everything.tolist()}
+    return {**validate(lit.sized(batches), module, use_distributed_sampler=True), "all": everything.tolist()}
 
 
 def padded():
     """Lightning's sampler repeats one of five samples; what the ranks warn of is on stderr."""
-    return validate(sized(lit.make_batches(5, seed=50)), use_distributed_sampler=True)
+    return validate(lit.sized(lit.make_batches(5, seed=50)), use_distributed_sampler=True)
 
 
 def more_than_a_digest():
     random = np.random.default_rng(RANK)
     batches = [torch.from_numpy(ce_like(3000, random)) for _ in range(3 - RANK)]
-    trainer = make_trainer()
-    trainer.validate(LossesLM(), stream(batches), verbose=False)
+    trainer = trainer_on_ranks()
+    trainer.validate(LossesLM(), lit.stream(batches), verbose=False)
     return {"runs": [[{0: torch.cat(batches).tolist()}, lit.numbers(trainer.callback_metrics)]]}
 
 
 def every_statistic():
     """What both ranks log, and what one process would of the batches of both."""
     module, batches = lit.LitLM(statistics=("ce", "entropy", "log_rank")), own(3 - 2 * RANK)
-    notes = validate(stream(batches), module)
+    notes = validate(lit.stream(batches), module)
     return {
         **notes,
         "ids": [batch["ids"].tolist() for batch in batches],
@@ -255,7 +174,7 @@ def under_mesh(data_parallel, tensor_parallel, **configuration):
     module, batches = MeshLM(**configuration), lit.make_batches(4, seed=50)
     everything = torch.cat([lit.token_losses(module, batch) for batch in batches])
     strategy = ModelParallelStrategy(data_parallel, tensor_parallel)
-    notes = validate(sized(batches), module, strategy=strategy, use_distributed_sampler=True)
+    notes = validate(lit.sized(batches), module, strategy=strategy, use_distributed_sampler=True)
     return {**notes, "all": everything.tolist(), "counts": module.counts}
 
 
@@ -263,7 +182,7 @@ def fit_under_mesh():
     """The train and the validation stage of two epochs, and then copies of the module."""
     module, batches = MeshLM(), lit.make_batches(4, seed=50)
     strategy = ModelParallelStrategy(1, WORLD)
-    notes = fit(module, sized(batches), sized(batches[:3]), strategy=strategy, max_epochs=2)
+    notes = fit(module, lit.sized(batches), lit.sized(batches[:3]), strategy=strategy, max_epochs=2)
     median = module.percentile_ce.metric("val")
     median.update(losses=torch.tensor([1.0 + RANK]))
     copies = [copy.deepcopy(module.percentile_ce), pickle.loads(pickle.dumps(module.percentile_ce))]
@@ -278,41 +197,41 @@ def mesh_then_ddp():
     """What one Trainer's mesh said does not hold under the next."""
     module = MeshLM()
     strategy = ModelParallelStrategy(1, WORLD)
-    validate(sized(lit.make_batches(2)), module, strategy=strategy)
+    validate(lit.sized(lit.make_batches(2)), module, strategy=strategy)
     again = MeshLM()
     again.percentile_ce = module.percentile_ce
     again.percentile_ce.forget()
-    return {**validate(sized(own(2)), again), "counts": again.counts}
+    return {**validate(lit.sized(own(2)), again), "counts": again.counts}
 
 
 def fit_with_views(validation):
     """Two epochs, validated in the middle of each too, and the checkpoint of the lowest median."""
     best = ModelCheckpoint(Path(sys.argv[1]) / f"views_{validation}", monitor="val_ce_p50")
     val = {"uneven": own(3 - 2 * RANK), "no_batch": own(2 * RANK)}[validation]
-    train = sized(own(4))
-    notes = fit(ViewsLM(), train, stream(val), best, max_epochs=2, val_check_interval=2)
+    train = lit.sized(own(4))
+    notes = fit(ViewsLM(), train, lit.stream(val), best, max_epochs=2, val_check_interval=2)
     return {**notes, "score": float(best.best_model_score)}
 
 
 def fit_with_a_buffer(kind, empty_rank):
     module = BufferedLM() if kind == "mixin" else ReturningBufferedLM()
     callbacks = [] if kind == "mixin" else [PercentileCECallback()]
-    validation = stream(own(0 if empty_rank == RANK else 2))
-    return fit(module, sized(own(3)), validation, *callbacks, max_epochs=2)
+    validation = lit.stream(own(0 if empty_rank == RANK else 2))
+    return fit(module, lit.sized(own(3)), validation, *callbacks, max_epochs=2)
 
 
 def two_loaders():
-    loaders = [stream(lit.make_batches(n, seed=60 + 10 * RANK + n)) for n in (2 + RANK, 2 - 2 * RANK)]
+    loaders = [lit.stream(lit.make_batches(n, seed=60 + 10 * RANK + n)) for n in (2 + RANK, 2 - 2 * RANK)]
     return validate(loaders, lit.LoadersLM())
 
 
 def fit_with_bar(kind, validation):
     uneven = validation == "uneven"
     module = BusyLM() if uneven else lit.TrainedLM()
-    val = stream(own(3 - 2 * RANK if uneven else 2 * RANK))
+    val = lit.stream(own(3 - 2 * RANK if uneven else 2 * RANK))
     # Up to Lightning 2.5.3 the rich bar fails when a rank has no batch in the sanity check.
     check = {"num_sanity_val_steps": 0} if (kind, validation) == ("rich", "no_batch") else {}
-    return fit(module, sized(own(3)), val, BARS[kind](), max_epochs=2, enable_progress_bar=True, **check)
+    return fit(module, lit.sized(own(3)), val, BARS[kind](), max_epochs=2, enable_progress_bar=True, **check)
 
 
 def fit_with_callbacks():
@@ -320,7 +239,7 @@ def fit_with_callbacks():
     stop = EarlyStopping("val_ce_p95", patience=1)
     module = lit.LevelsLM(levels=(3.0, 1.0 + RANK, 2.0 + RANK, 0.1))
     scripted = lit.make_batches(2 + RANK, seed=30 + RANK)
-    result = fit(module, sized(own(2)), stream(scripted), best, stop, max_epochs=4)
+    result = fit(module, lit.sized(own(2)), lit.stream(scripted), best, stop, max_epochs=4)
     result["scripted"] = torch.cat([lit.scripted_losses(b).flatten() for b in scripted]).tolist()
     return {**result, "path": best.best_model_path, "score": float(best.best_model_score)}
 
@@ -332,9 +251,9 @@ def resume_inside_an_epoch():
 
     def run(*callbacks, **how):
         oracle = lit.Oracle()
-        trainer = make_trainer(oracle, *callbacks, max_epochs=2, val_check_interval=2)
+        trainer = trainer_on_ranks(oracle, *callbacks, max_epochs=2, val_check_interval=2)
         train = lit.ResumableLoader(own(4), batch_size=None)
-        trainer.fit(lit.TrainedLM(), train, stream(own(1 + 2 * RANK)), **how)
+        trainer.fit(lit.TrainedLM(), train, lit.stream(own(1 + 2 * RANK)), **how)
         epochs = [[losses.tolist(), logged] for losses, logged in oracle.epochs]
         return {"runs": observed(oracle), "epochs": epochs}
 
@@ -353,8 +272,8 @@ class OwnMeanLM(lit.LitLM):
 
 
 def own_mean_beside():
-    trainer = make_trainer()
-    trainer.validate(OwnMeanLM(), stream(own(3 - RANK)), verbose=False)
+    trainer = trainer_on_ranks()
+    trainer.validate(OwnMeanLM(), lit.stream(own(3 - RANK)), verbose=False)
     return lit.numbers(trainer.callback_metrics)
 
 
@@ -369,8 +288,8 @@ class ConfiguredLM(BusyLM):
 def configured_callbacks():
     arguments = {"max_epochs": 2, "enable_progress_bar": True, "enable_checkpointing": True}
     oracle = lit.Oracle()
-    trainer = make_trainer(oracle, TQDMProgressBar(), **arguments)
-    trainer.fit(ConfiguredLM(), sized(own(3)), stream(own(3 - 2 * RANK)))
+    trainer = trainer_on_ranks(oracle, TQDMProgressBar(), **arguments)
+    trainer.fit(ConfiguredLM(), lit.sized(own(3)), lit.stream(own(3 - 2 * RANK)))
     best = {callback.monitor: callback.best_model_path for callback in trainer.checkpoint_callbacks}
     return {"runs": observed(oracle), "best": best}
 
@@ -378,13 +297,15 @@ def configured_callbacks():
 def other_settings(rank_settings):
     """What one rank configures differs from what the other does."""
     module = lit.LitLM(**rank_settings[RANK])
-    return {"error": error_of(make_trainer().validate, module, sized(own(2)), verbose=False)}
+    return {"error": error_of(trainer_on_ranks().validate, module, lit.sized(own(2)), verbose=False)}
 
 
 def other_windows():
     """The callbacks of the two ranks log training at different steps."""
     callback = PercentileCECallback(train_every_n_steps=2 + RANK)
-    return {"error": error_of(make_trainer(callback).fit, lit.PlainLM(), sized(own(2)), sized(own(2)))}
+    return {
+        "error": error_of(trainer_on_ranks(callback).fit, lit.PlainLM(), lit.sized(own(2)), lit.sized(own(2)))
+    }
 
 
 def figures():
@@ -393,8 +314,8 @@ def figures():
     for number, callbacks in enumerate(([], [PercentileFigures()])):
         logger = TensorBoardLogger(sys.argv[1], name="figures", version=number)
         with counted_collectives() as counted:
-            loaders = [stream(own(3 - 2 * RANK)), stream(own(2 * RANK))]
-            notes = fit(lit.LoadersLM(), sized(own(2)), loaders, *callbacks, max_epochs=3, logger=logger)
+            loaders = [lit.stream(own(3 - 2 * RANK)), lit.stream(own(2 * RANK))]
+            notes = fit(lit.LoadersLM(), lit.sized(own(2)), loaders, *callbacks, max_epochs=3, logger=logger)
         calls.append(counted)
     return {
         **notes,
@@ -407,40 +328,40 @@ def figures():
 def empty_beside_full(allowed_by):
     """The second dataloader of rank 1 is empty, and the user has said that this may be."""
     data, module, oracle = L.LightningDataModule(), lit.LoadersLM(), lit.Oracle()
-    data.val_dataloader = lambda: [sized(own(2)), sized(lit.make_batches(2 * (1 - RANK), seed=70))]
+    data.val_dataloader = lambda: [lit.sized(own(2)), lit.sized(lit.make_batches(2 * (1 - RANK), seed=70))]
     allowing = {"datamodule": data, "module": module}[allowed_by]
     allowing.allow_zero_length_dataloader_with_multiple_devices = True
-    error = error_of(make_trainer(oracle).validate, module, datamodule=data, verbose=False)
+    error = error_of(trainer_on_ranks(oracle).validate, module, datamodule=data, verbose=False)
     return {"error": error, "runs": observed(oracle)}
 
 
 def empty_on_rank(how, empty_rank, allowed):
     """The sized dataloader of one rank has no batches."""
-    module, trainer = lit.LitLM(), make_trainer()
+    module, trainer = lit.LitLM(), trainer_on_ranks()
     module.allow_zero_length_dataloader_with_multiple_devices = allowed
-    loader = sized(own(0 if empty_rank == RANK else 2))
+    loader = lit.sized(own(0 if empty_rank == RANK else 2))
     if how == "fit":
-        return {"error": error_of(trainer.fit, module, sized(own(2)), loader)}
+        return {"error": error_of(trainer.fit, module, lit.sized(own(2)), loader)}
     return {"error": error_of(getattr(trainer, how), module, loader, verbose=False)}
 
 
 def empty_first_of_two():
-    loaders = [sized(own(2 - 2 * RANK)), sized(own(2))]
-    return {"error": error_of(make_trainer().validate, lit.LoadersLM(), loaders, verbose=False)}
+    loaders = [lit.sized(own(2 - 2 * RANK)), lit.sized(own(2))]
+    return {"error": error_of(trainer_on_ranks().validate, lit.LoadersLM(), loaders, verbose=False)}
 
 
 def empty_for_the_second_module():
     """One Trainer validates two modules in turn; the second meets a rank without batches."""
-    trainer = make_trainer()
-    trainer.validate(lit.LitLM(), sized(own(2)), verbose=False)
-    return {"error": error_of(trainer.validate, lit.LitLM(), sized(own(2 * RANK)), verbose=False)}
+    trainer = trainer_on_ranks()
+    trainer.validate(lit.LitLM(), lit.sized(own(2)), verbose=False)
+    return {"error": error_of(trainer.validate, lit.LitLM(), lit.sized(own(2 * RANK)), verbose=False)}
 
 
 def too_small_a_fraction():
     """limit_val_batches leaves less than a batch on one rank, which Lightning refuses there alone."""
-    trainer = make_trainer(limit_val_batches=0.1)
+    trainer = trainer_on_ranks(limit_val_batches=0.1)
     try:
-        trainer.validate(lit.LitLM(), sized(own(20 - 15 * RANK)), verbose=False)
+        trainer.validate(lit.LitLM(), lit.sized(own(20 - 15 * RANK)), verbose=False)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     return {"error": None}
@@ -466,15 +387,14 @@ OTHER_SETTINGS = {
     "statistics": (("ce",), ("ce", "entropy")),
     "loader_names": (("web",), ("code",)),
 }
-
 SCENARIOS = {
-    "equal": lambda: validate(sized(own(3))),
+    "equal": lambda: validate(lit.sized(own(3))),
     "sampled": sampled,
     "padded": padded,
-    "uneven": lambda: validate(stream(own(3 - 2 * RANK))),
-    "no_batch": lambda: validate(stream(own(3 * RANK))),
-    "all_ignored": lambda: validate(stream(lit.all_ignored(own(2)) if RANK == 0 else own(2))),
-    "no_batch_anywhere": lambda: validate(stream([])),
+    "uneven": lambda: validate(lit.stream(own(3 - 2 * RANK))),
+    "no_batch": lambda: validate(lit.stream(own(3 * RANK))),
+    "all_ignored": lambda: validate(lit.stream(lit.all_ignored(own(2)) if RANK == 0 else own(2))),
+    "no_batch_anywhere": lambda: validate(lit.stream([])),
     "more_than_a_digest": more_than_a_digest,
     "every_statistic": every_statistic,
     "two_loaders": two_loaders,
@@ -491,7 +411,7 @@ SCENARIOS = {
         for validation in ("uneven", "no_batch")
     },
     "inside_an_epoch": lambda: fit(
-        lit.TrainedLM(), sized(own(4)), stream(own(1 + RANK)), val_check_interval=2
+        lit.TrainedLM(), lit.sized(own(4)), lit.stream(own(1 + RANK)), val_check_interval=2
     ),
     **{
         f"buffer_{kind}_{empty_rank}": partial(fit_with_a_buffer, kind, empty_rank)
@@ -508,7 +428,7 @@ SCENARIOS = {
     },
     "other_train_every_n_steps": other_windows,
     "alike": lambda: validate(
-        sized(own(2)), lit.LitLM(percentiles=[(5, 25, 50, 75, 95, 99), [5.0, 25, 50, 75, 95, 99]][RANK])
+        lit.sized(own(2)), lit.LitLM(percentiles=[(5, 25, 50, 75, 95, 99), [5.0, 25, 50, 75, 95, 99]][RANK])
     ),
     "figures": figures,
     "beside_module": lambda: empty_beside_full("module"),
@@ -523,22 +443,10 @@ SCENARIOS = {
     "second_module": empty_for_the_second_module,
     "fraction": too_small_a_fraction,
     "own_setup": lambda: {
-        "error": error_of(make_trainer().validate, OwnSetupLM(), sized(own(2)), verbose=False)
+        "error": error_of(trainer_on_ranks().validate, OwnSetupLM(), lit.sized(own(2)), verbose=False)
     },
-    "after_the_errors": lambda: validate(sized(own(3))),
+    "after_the_errors": lambda: validate(lit.sized(own(3))),
 }
-
-
-def note_all(scenarios):
-    """Run scenarios as one of the ranks and note what each returns."""
-    torch.set_num_threads(1)
-    notes = {}
-    for name, scenario in scenarios.items():
-        faulthandler.dump_traceback_later(SCENARIO_SECONDS, exit=True)
-        print(f"=== {name}", file=sys.stderr, flush=True)
-        notes[name] = scenario()  # an unforeseen error ends this rank, and run_ranks the other
-        (Path(sys.argv[1]) / f"rank{RANK}.json").write_text(json.dumps(notes))
-    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

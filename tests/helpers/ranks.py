@@ -1,10 +1,17 @@
-"""Run a function as the ranks of one gloo group, never wait for ever, and count its collectives."""
+"""Run a function or a module as several ranks, never wait for ever, and count collectives.
 
-from __future__ import annotations
+``run_function_on_ranks`` makes the ranks of one gloo group by itself: for metrics. ``run_module_on_ranks``
+starts ``python -m MODULE`` twice, as ``torchrun`` would: for Trainers, which make their process group.
+"""
 
 import datetime
 import faulthandler
+import fcntl
+import json
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -35,13 +42,15 @@ COLLECTIVES = [
     "send",
 ]
 _DUMP_BEFORE_DEADLINE = 2.0
+ROOT = Path(__file__).parents[2]
+WORLD, SCENARIO_SECONDS = 2, 45  # of run_module_on_ranks
 
 # One server imports torch and lightning once, 4 seconds, and every rank is a fork of it.
 _CONTEXT = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
 _CONTEXT.set_forkserver_preload(["torch", "lightning_pce", "pytest"])
 
 
-def run_ranks(function, world_size, *args, timeout=60.0):
+def run_function_on_ranks(function, world_size, *args, timeout=60.0):
     """What ``function(rank, world_size, *args)`` returned, by rank; ``function`` must live in a module.
 
     If a rank fails, or not all are done within ``timeout`` seconds, all are killed and an ``AssertionError``
@@ -103,6 +112,82 @@ def _rank(function, rank, world_size, folder, deadline, args):
             os._exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def run_module_on_ranks(directory, module, *arguments, seconds=180):
+    """The notes of both ranks of ``python -m module directory *arguments``, whose last call is ``note_all``.
+
+    They run once for all pytest workers that ask. A scenario that hangs ends its process with the stacks of
+    all threads, and this function ends the other.
+    """
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "done").exists():
+            _start_and_wait(directory, ["-m", module, str(directory), *arguments], seconds)
+            (directory / "done").touch()
+    return [_Notes(directory, rank) for rank in range(WORLD)]
+
+
+class _Notes(dict):
+    """Results by scenario; a missing one fails with the stacks of its rank."""
+
+    def __init__(self, directory, rank):
+        path = directory / f"rank{rank}.json"
+        super().__init__(json.loads(path.read_text()) if path.exists() else {})
+        self.rank, self.stderr = rank, (directory / f"rank{rank}.err").read_text()
+
+    def __missing__(self, scenario):
+        raise AssertionError(
+            f"rank {self.rank} did not finish {scenario!r}, only {list(self)}:\n{self.stderr[-6000:]}"
+        )
+
+
+def _start_and_wait(directory, command, seconds):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(WORLD):
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(WORLD),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "default",
+        }
+        with (directory / f"rank{rank}.err").open("w") as stderr:
+            python = [sys.executable, *command]
+            processes.append(
+                subprocess.Popen(python, env=environment, cwd=ROOT, stdout=stderr, stderr=stderr)
+            )
+    deadline = time.monotonic() + seconds
+    try:
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            if any(process.poll() for process in processes):
+                deadline = min(deadline, time.monotonic() + 5)  # the other waits for one that is dead
+            time.sleep(0.05)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def note_all(scenarios):
+    """Run scenarios, functions by name, as one of the two ranks, and note what each returns."""
+    torch.set_num_threads(1)
+    notes = {}
+    for name, scenario in scenarios.items():
+        faulthandler.dump_traceback_later(SCENARIO_SECONDS, exit=True)
+        print(f"=== {name}", file=sys.stderr, flush=True)
+        notes[name] = scenario()  # an unforeseen error ends this rank, and run_module_on_ranks the other
+        (Path(sys.argv[1]) / f"rank{os.environ['RANK']}.json").write_text(json.dumps(notes))
+    faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager
