@@ -1,94 +1,138 @@
-"""A batch of values enters a digest, or the digests of several groups.
+"""Values enter a digest, or the digests of several groups.
 
-The values are sorted, on an accelerator once by group and value, and cut at fixed ranks into eight times as
-many cells as there are centroids; cells and the halves of the centroids are then compressed together. A CPU
-takes one group after the other, and has two short cuts for values without weights: many are counted instead
-of sorted, see :mod:`lightning_pce.digest._cpu.counting`, and what is in order is cut against the digest, see
-:mod:`lightning_pce.digest._cpu.cutting`.
+They are sorted, on an accelerator once by group and value, and cut at fixed ranks into eight times as many
+cells as there are centroids; cells and the halves of the centroids are then compressed together. A CPU takes
+one group after the other, and asks for a short cut first.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lightning_pce.digest._arrays import (
-    Array,
-    after_zero,
-    arange,
-    at_most,
-    is_numpy,
-    just_above,
-    namespace,
-    nan_to_inf,
-    not_negative,
-    running_sum,
-    search,
-    sort,
-    stable_order,
-    sum_of_groups,
-    take,
-    to_float,
-    to_int,
-    to_ordered,
-)
-from lightning_pce.digest._centroids import (
-    BOOK_ROWS,
+from lightning_pce._threads import single_threaded
+from lightning_pce.digest import _short_cuts
+from lightning_pce.digest._arrays import Array, after_zero, is_numpy, namespace, on_arrays
+from lightning_pce.digest._batch import Entries, SortedBatch, cells_of, sorted_batch
+from lightning_pce.digest._centroids import compress, halves
+from lightning_pce.digest._format import (
     Items,
-    compress,
-    halves,
-    k1_edges,
-    merged_books,
+    add_to_invalid,
+    check_digest,
+    compression_of,
+    empty,
+    footer_of,
+    merged_footers,
     packed,
-    summarised,
-    sums_between,
+    replicates_of,
+    rows_of,
+    with_footer,
 )
-from lightning_pce.digest._cpu.counting import counted
-from lightning_pce.digest._cpu.cutting import Ordered, add_ordered
+
+# A larger batch is added in pieces, so that the float64 scratch stays small (8 MiB).
+_PIECE = 1 << 20
 
 # A batch is cut into at most this many cells per centroid. Worst rank error of 4e6 values in batches of
 # 2 ** 20: up to 8.1e-5 with 2 cells, 3.7e-5 with 8.
 _CELLS_PER_CENTROID = 8
 
-# From so many values on a CPU counts instead of sorting: a third less time for 131,072, half for 524,288.
-_MANY = 1 << 17
 
+def add(
+    digest: Tensor,
+    values: Tensor,
+    weights: Tensor | None = None,
+    *,
+    groups: Tensor | None = None,
+    replicates: Tensor | None = None,
+) -> Tensor:
+    """A new digest that has also seen ``values``.
 
-class Entries(NamedTuple):
-    """Values as they come, or in order of group and value."""
+    NaN is counted and left out; infinities are counted and lie below or above everything else.
 
-    x: Array  # [n] float32 or float64
-    weights: Array | None  # [n] bool or numbers; None: one each
-    columns: Array | None  # [n, R] numbers: weights in R replicates
-    groups: Array | None  # [n] integers in [0, G)
+    Args:
+        digest: ``[K + 3, 2 + R]``, or with ``groups`` ``[G, K + 3, 2 + R]``.
+        values: any shape, float16, bfloat16, float32 or float64, on the digest's device.
+        weights: shaped like ``values``. Bool: ``False`` leaves a value out. Otherwise numbers >= 0: a whole
+            number is repetition, 0 leaves out; a negative, NaN or infinite weight leaves out too and is
+            counted as invalid.
+        groups: integers shaped like ``values``: which of the G digests each value enters. All are updated
+            together, on an accelerator in one sort.
+        replicates: numbers >= 0, ``[*values.shape, R]``, if the digest has R further columns: the weight of
+            each value in R resamples of the same data (0 where the value itself has weight 0, and instead of
+            what is no weight). They share the centroids, see
+            :func:`~lightning_pce.digest.replicate_digests`.
 
-    def at(self, index: Array) -> Entries:
-        return Entries(*(None if each is None else each[index] for each in self))
+    Returns:
+        A digest of the same shape, float64.
 
+    Raises:
+        ValueError: if shapes or dtypes do not fit; on a CPU also if a value that counts has a group outside
+            [0, G). On accelerators, where looking would make the host wait, such a value is left out and
+            counted as invalid in group 0.
 
-class Sorted(NamedTuple):
-    """Entries in order; the finite ones that count are ``[start, stop)``, the others are in the book.
-
-    Each of G groups has a part of its own, one after the other: start and stop are ``[G]``, the book is
-    ``[G, 3, 2 + R]``.
+    Example:
+        >>> from lightning_pce.digest import add, count, empty, mean
+        >>> digest = add(empty(64), torch.tensor([1.0, 2.0]), torch.tensor([3, 1]))
+        >>> count(digest), mean(digest)
+        (tensor(4., dtype=torch.float64), tensor(1.2500, dtype=torch.float64))
+        >>> two = add(empty(64, shape=(2,)), torch.tensor([1.0, 5.0, 3.0]), groups=torch.tensor([0, 1, 0]))
+        >>> mean(two)
+        tensor([2., 5.], dtype=torch.float64)
     """
+    check_digest(digest, "digest", "[K + 3, 2]" if groups is None else "[G, K + 3, 2]")
+    _check_entries(digest, values, weights, groups, replicates)
+    with single_threaded():  # beside busy processes a parallel operation waits for every thread
+        entries = _flat(values, weights, groups, replicates)
+        digest, entries = _without_unknown_groups(digest, entries)
+        if not values.numel():
+            return digest.clone()
+        piece = _PIECE // digest.shape[-1] * 2
+        for start in range(0, values.numel(), piece):
+            digest = on_arrays(_add_piece, digest, *entries.at(slice(start, start + piece)))
+        return digest
 
-    entries: Entries
-    start: Array
-    stop: Array
-    book: Array
+
+def from_values(values: Tensor, weights: Tensor | None = None, *, compression: int = 1024) -> Tensor:
+    """The digest of ``values`` (any shape, any floating dtype), see :func:`add`.
+
+    Example:
+        >>> from lightning_pce.digest import from_values, quantile
+        >>> digest = from_values(torch.arange(101.0))
+        >>> quantile(digest, 0.5)
+        tensor(50., dtype=torch.float64)
+    """
+    return add(empty(compression, device=values.device), values, weights)
 
 
-def add_batch(digest: Array, entries: Entries) -> Array:
+def add_invalid(digest: Tensor, number: Tensor) -> Tensor:
+    """A new digest that counts ``number`` more invalid entries.
+
+    Example:
+        >>> from lightning_pce.digest import add_invalid, empty, invalid
+        >>> invalid(add_invalid(empty(8), torch.tensor(3)))
+        tensor(3., dtype=torch.float64)
+    """
+    digest = digest.clone()
+    add_to_invalid(digest, number)
+    return digest
+
+
+def _add_piece(digest: Array, *entries: Any) -> Array:
+    return add_entries(digest, Entries(*entries))
+
+
+def add_entries(digest: Array, entries: Entries) -> Array:
     """``[K + 3, 2 + R]``, or with groups ``[G, K + 3, 2 + R]``, with a batch added."""
     if not is_numpy(digest):
-        return _add_sorted(digest, _sorted(entries, None if entries.groups is None else len(digest)))
+        number = None if entries.groups is None else len(digest)
+        return _add_sorted(digest, sorted_batch(entries, number))
     if entries.groups is None:
-        return _add_numpy(digest, entries)
+        return _add_to_one(digest, entries)
     if not len(digest):
         return digest.copy()
     # In order of their groups only: one sort for each is faster than one by group and value.
@@ -96,178 +140,103 @@ def add_batch(digest: Array, entries: Entries) -> Array:
     cut = after_zero(np.bincount(entries.groups, minlength=len(digest)).cumsum())
     entries = entries._replace(groups=None).at(order)
     parts = (entries.at(slice(*ends)) for ends in pairwise(cut))
-    return np.stack([_add_numpy(one, part) for one, part in zip(digest, parts, strict=True)])
+    return np.stack([_add_to_one(one, part) for one, part in zip(digest, parts, strict=True)])
 
 
-def _add_numpy(digest: Array, entries: Entries) -> Array:
+def _add_to_one(digest: Array, entries: Entries) -> Array:
     """A batch without groups enters a NumPy digest ``[K + 3, 2 + R]``."""
     x, weights, columns, _ = entries
     if weights is not None and weights.dtype == np.bool_:
         x, columns, weights = x[weights], None if columns is None else columns[weights], None
     if not len(x):
         return digest.copy()
-    if weights is not None or columns is not None:
-        return _add_sorted(digest, _sorted(Entries(x, weights, columns, None), None))
-    compression = len(digest) - BOOK_ROWS
-    levels = counted(x, compression) if len(x) >= _MANY else None
-    if levels is None:
-        return _add_sorted(digest, _sorted(Entries(x, None, None, None), None))
-    books = np.stack([digest[compression:], _finite_book(x.min(), x.max())])
-    return np.concatenate([add_ordered(digest, levels), merged_books(books)])
+    if weights is None and columns is None:
+        added = _short_cuts.add_values(digest, x)
+        if added is not None:
+            return added
+    return _add_sorted(digest, sorted_batch(Entries(x, weights, columns, None), None))
 
 
-def _add_sorted(digest: Array, batch: Sorted) -> Array:
-    xp = namespace(digest)
-    compression = digest.shape[-2] - BOOK_ROWS
-    x, weights, columns, _ = batch.entries
-    book = merged_books(xp.stack([digest[..., compression:, :], batch.book]))
+def _add_sorted(digest: Array, batch: SortedBatch) -> Array:
+    xp, compression, x = namespace(digest), compression_of(digest), batch.entries.x
+    footer = merged_footers(xp.stack([footer_of(digest), batch.footer]))
     if xp is np and not batch.stop > batch.start:
-        return np.concatenate([digest[:compression], book])
-    if xp is np and weights is None and columns is None and digest[:compression, 1].min() < 0:
-        return np.concatenate([add_ordered(digest, Ordered(x[batch.start : batch.stop])), book])
-    own, new = halves(digest), _cells(batch, min(len(x), _CELLS_PER_CENTROID * compression))
-    means, weight, blend = (xp.concatenate(pair, -1) for pair in zip(own[:3], new[:3], strict=True))
-    replicates = None if columns is None else xp.concatenate([own.columns, new.columns], -2)
-    return packed(compress(Items(means, weight, blend, replicates), compression), book)
+        return with_footer(rows_of(digest), footer)
+    own, new = halves(digest), cells_of(batch, min(len(x), _CELLS_PER_CENTROID * compression))
+    means, weights, blend = (xp.concatenate(pair, -1) for pair in zip(own[:3], new[:3], strict=True))
+    columns = None if new.columns is None else xp.concatenate([own.columns, new.columns], -2)
+    return packed(compress(Items(means, weights, blend, columns), compression), footer)
 
 
-def _sorted(entries: Entries, number: int | None) -> Sorted:
-    """Sort by group and value, and keep the book of what is not finite or does not count."""
+def _check_entries(
+    digest: Tensor, values: Tensor, weights: Tensor | None, groups: Tensor | None, replicates: Tensor | None
+) -> None:
+    if not values.is_floating_point():
+        raise ValueError(f"Expected argument `values` to be floating point but got {values.dtype}.")
+    for name, given in (("weights", weights), ("groups", groups), ("replicates", replicates)):
+        _check_beside(name, given, values)
+    if groups is not None and (groups.is_floating_point() or groups.dtype == torch.bool):
+        raise ValueError(f"Expected argument `groups` to hold integers but got {groups.dtype}.")
+    wanted, got = replicates_of(digest), 0
+    if replicates is not None:
+        got = replicates.shape[-1] if replicates.shape[:-1] == values.shape else -1
+    if wanted != got:
+        raise ValueError(
+            "Expected argument `replicates` with the shape of the values and a column for each of the "
+            f"digest's {wanted} replicates, {(*values.shape, wanted)}, but got "
+            f"{None if replicates is None else tuple(replicates.shape)}."
+        )
+
+
+def _check_beside(name: str, given: Tensor | None, values: Tensor) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Tensor):
+        raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(given).__name__}.")
+    if given.is_complex():
+        raise ValueError(f"Expected argument `{name}` to hold real numbers but got {given.dtype}.")
+    if name != "replicates" and given.shape != values.shape:
+        raise ValueError(
+            f"Expected argument `{name}` to have the shape of the values, {tuple(values.shape)}, but got "
+            f"{tuple(given.shape)}."
+        )
+
+
+def _flat(
+    values: Tensor, weights: Tensor | None, groups: Tensor | None, replicates: Tensor | None
+) -> Entries:
+    """Entries ``[n]`` in the dtypes that sorting and adding up take."""
+    values = values.detach().reshape(-1)
+    values = values if values.dtype in (torch.float32, torch.float64) else values.float()
+    weights = None if weights is None else weights.detach().reshape(-1)
+    if weights is not None and weights.is_floating_point():
+        weights = weights.double()
+    groups = None if groups is None else groups.reshape(-1).long()
+    if replicates is not None:
+        columns = replicates.detach().reshape(len(values), replicates.shape[-1])
+        columns = columns.double() if columns.dtype in (torch.float64, torch.int64) else columns.float()
+        replicates = torch.where((columns >= 0) & (columns < math.inf), columns, 0.0)
+    return Entries(values, weights, replicates, groups)
+
+
+def _without_unknown_groups(digest: Tensor, entries: Entries) -> tuple[Tensor, Entries]:
+    """Entries that have weight 0 if their group is out of range, and a digest that has counted these."""
     x, weights, columns, groups = entries
-    xp = namespace(x)
-    refused, present, w = 0.0, weights, None
-    if weights is not None and weights.dtype not in (np.bool_, torch.bool):
-        weights = to_float(weights)
-        bad = ~((weights >= 0) & (weights < math.inf))
-        refused, w = sum_of_groups(to_float(bad), groups, number), xp.where(bad, 0.0, weights)
-        present = w > 0
-    if present is not None and xp is np and present.any():
-        if not present.all():
-            x, w, columns, groups = Entries(x, w, columns, groups).at(present)
-        present = None
-    plain = w is None and columns is None and groups is None
-    if plain and present is None and xp is np:
-        x = sort(x)
-        if -math.inf < x[0] and x[-1] < math.inf:
-            return Sorted(
-                Entries(x, None, None, None), np.int64(0), np.int64(len(x)), _finite_book(x[0], x[-1])
+    if groups is None:
+        return digest, entries
+    number = len(digest)
+    unknown = (groups < 0) | (groups >= number)
+    counted = torch.ones_like(unknown) if weights is None else weights != 0
+    if groups.device.type == "cpu":
+        if not unknown.any():
+            return digest, entries
+        wrong = groups[unknown & counted]
+        if len(wrong):
+            raise ValueError(
+                f"Expected argument `groups` to hold numbers in [0, {number}) but got {wrong[0]}."
             )
-    nan = x != x
-    if present is not None:
-        nan, x = nan & present, xp.where(present, x, math.nan)
-    low, high = x == -math.inf, x == math.inf
-    begin = sum_of_groups(to_int(low), groups, number)
-    start = begin if groups is None else begin + _offsets(groups, number)
-    stop = start - begin + sum_of_groups(to_int(x < math.inf), groups, number)
-    odd = xp.stack([_weight(flags, w, columns, groups, number) for flags in (nan, low, high)], -2)
-    if plain:
-        x = nan_to_inf(sort(x))
     else:
-        x, w, columns, groups = Entries(x, w, columns, groups).at(_order(x, groups))
-        x = nan_to_inf(x)
-    some, last = stop > start, len(x) - 1
-    outer = xp.zeros_like(odd[..., :1])
-    # take(), because x[tensor] would read a single index on the host.
-    outer[..., 0, 0] = refused
-    outer[..., 1, 0] = xp.where(some, take(x, at_most(start, last)), math.inf) + 0.0
-    outer[..., 2, 0] = xp.where(some, take(x, not_negative(stop - 1)), -math.inf) + 0.0
-    return Sorted(Entries(x, w, columns, groups), start, stop, xp.concatenate([outer, odd], -1))
-
-
-def _finite_book(lowest: float, highest: float) -> Array:
-    """``[3, 2]``: the book of finite values without weights."""
-    return np.array([[0.0, 0.0], [lowest + 0.0, 0.0], [highest + 0.0, 0.0]])  # -0.0 becomes 0.0
-
-
-def _offsets(groups: Array, number: int | None) -> Array:
-    """Where the entries of each group begin, once they are in order."""
-    sizes = sum_of_groups(to_int(groups == groups), groups, number)
-    return sizes.cumsum(-1) - sizes
-
-
-def _weight(
-    flags: Array, weights: Array | None, columns: Array | None, groups: Array | None, number: int | None
-) -> Array:
-    """The weight of flagged entries, and that in each replicate: ``[1 + R]`` or ``[G, 1 + R]``."""
-    xp = namespace(flags)
-    total = sum_of_groups(
-        to_float(flags) if weights is None else xp.where(flags, weights, 0.0), groups, number
-    )
-    if columns is None:
-        return total[..., None]
-    replicates = sum_of_groups(xp.where(flags[:, None], to_float(columns), 0.0), groups, number)
-    return xp.concatenate([total[..., None], replicates], -1)
-
-
-def _order(x: Array, groups: Array | None) -> Array:
-    """By group and value, NaN last in each group."""
-    xp = namespace(x)
-    if x.dtype in (np.float32, torch.float32):
-        key = to_ordered(xp.where(x == x, x, math.nan))  # a NaN with a sign would come first
-        return stable_order(key if groups is None else (groups << 32) + key)
-    order = stable_order(x)
-    return order if groups is None else order[stable_order(groups[order])]
-
-
-def _cells(batch: Sorted, cells: int) -> Items:
-    """Cut sorted entries along scale function k1 into ``[..., cells]``; those of weight 0 hold nothing.
-
-    If there are no more distinct values than cells each gets a cell of its own.
-    """
-    (x, weights, columns, _), start, stop, _ = batch
-    xp, edges = namespace(x), k1_edges(cells, x)
-    start, stop = start[..., None], stop[..., None]
-    if weights is None:
-        cut = start + to_int(xp.round(edges * (stop - start)))
-    else:
-        upto = running_sum(weights)
-        below, above = take(after_zero(upto), start), take(after_zero(upto), stop)
-        cut = search(upto - weights / 2, below + edges * (above - below))
-        cut = xp.minimum(xp.maximum(cut, start), stop)
-        cut[..., :1], cut[..., -1:] = start, stop
-    cut = _numpy_cuts(x, cut, start, stop) if xp is np else _torch_cuts(x, cut, start, stop)
-    low, high = cut[..., :-1], cut[..., 1:]
-    first = to_float(take(x, at_most(low, len(x) - 1))) + 0.0  # -0.0 becomes 0.0
-    last = to_float(take(x, not_negative(high - 1))) + 0.0
-    if columns is not None:
-        columns = sums_between(to_float(columns), cut, rows=True)
-    if weights is None:
-        sums, weight = sums_between(to_float(x), cut), to_float(high - low)
-    else:
-        mass = to_float(xp.where(weights > 0, x, 0.0)) * weights
-        sums, weight = sums_between(mass, cut), sums_between(weights, cut)
-    return summarised(first, last, sums, weight, first < last, columns)
-
-
-def _numpy_cuts(x: Array, cut: Array, start: Array, stop: Array) -> Array:
-    """Cuts moved out of runs of equal values; with few values a cut between any two that differ."""
-    cells, (start,), (stop,) = len(cut) - 1, start, stop
-    finite = x[start:stop]
-    new = np.flatnonzero(finite[1:] != finite[:-1]) + start + 1
-    if len(new) < cells:
-        cut = np.full(cells + 1, stop)
-        cut[0], cut[1 : len(new) + 1] = start, new
-        return cut
-    inner = (cut > start) & (cut < stop)
-    tied = np.flatnonzero(inner)[x[cut[inner] - 1] == x[cut[inner]]]
-    if len(tied):
-        value, at = x[cut[tied]], cut[tied]
-        left, right = search(x, value), search(x, just_above(value))
-        cut[tied] = np.where(at - left <= right - at, left, right)
-    return cut
-
-
-def _torch_cuts(x: Array, cut: Array, start: Array, stop: Array) -> Array:
-    """The same for ``[..., cells + 1]`` cuts, where nothing may depend on what a value is."""
-    new = torch.cat([x[1:] != x[:-1], x.new_zeros(1, dtype=torch.bool)])
-    new = torch.nn.functional.pad(new, (1, 0)).index_fill(0, start.reshape(-1), True)[:-1]
-    number = new.cumsum(-1)  # of each entry's run of equal values
-    first = take(number, at_most(start, len(x) - 1))
-    distinct = torch.where(stop > start, take(number, not_negative(stop - 1)) - first + 1, 0)
-    between = torch.minimum(search(number, first + arange(cut.shape[-1], x)), stop)
-    between = torch.maximum(between, start)  # of a group without a value there is no run
-    run = take(number, at_most(cut, len(x) - 1))
-    left, right = torch.maximum(search(number, run), start), torch.minimum(search(number, run + 1), stop)
-    nearer = torch.where(cut - left <= right - cut, left, right)
-    cut = torch.where((cut > start) & (cut < stop), nearer, cut)
-    return torch.where(distinct < cut.shape[-1], between, cut)
+        digest = digest.clone()
+        add_to_invalid(digest[:1], (unknown & counted).sum())
+    weights = ~unknown if weights is None else torch.where(unknown, 0, weights).to(weights.dtype)
+    return digest, Entries(x, weights, columns, torch.where(unknown, 0, groups))

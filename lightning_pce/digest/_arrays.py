@@ -7,18 +7,15 @@ is a third of torch's; on an accelerator the same lines are torch operations tha
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 # A NumPy array or a tensor. The two have no common type, and a union would need a cast on every line.
 Array = Any
-
-# From here on torch sorts 32-bit integers by their digits; below it compares.
-_RADIX_SORT = 1 << 15
 
 
 def is_numpy(x: Array) -> bool:
@@ -27,6 +24,13 @@ def is_numpy(x: Array) -> bool:
 
 def namespace(x: Array) -> Any:
     return np if is_numpy(x) else torch
+
+
+def on_arrays(function: Callable[..., Any], *tensors: torch.Tensor | None) -> torch.Tensor:
+    """Call a function with NumPy views of tensors on the CPU, elsewhere with the tensors."""
+    if tensors[0] is None or tensors[0].device.type != "cpu":
+        return cast(torch.Tensor, function(*tensors))
+    return torch.from_numpy(function(*(None if tensor is None else tensor.numpy() for tensor in tensors)))
 
 
 def arange(n: int, like: Array) -> Array:
@@ -77,6 +81,9 @@ def not_negative(index: Array) -> Array:
 
 
 def just_above(x: Array) -> Array:
+    """The next number of the same dtype."""
+    if x.dtype == torch.int64:
+        return x + 1
     if is_numpy(x):
         with np.errstate(over="ignore"):  # above the largest number lies infinity
             return np.nextafter(x, x.dtype.type(math.inf))
@@ -130,7 +137,7 @@ def search(x: Array, v: Array) -> Array:
     return np.stack(rows).reshape(*x.shape[:-1], v.shape[-1])
 
 
-def segment_sums(data: Array, cut: Array) -> Array:
+def _segment_sums(data: Array, cut: Array) -> Array:
     """``data[cut[j]:cut[j + 1]].sum(0)`` for each j: data ``[M]`` or ``[M, R]``, cut ``[S + 1]``."""
     if not is_numpy(data):
         return torch.segment_reduce(data, "sum", offsets=cut, unsafe=True)
@@ -143,6 +150,24 @@ def segment_sums(data: Array, cut: Array) -> Array:
             np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
         sums[cut[1:] == cut[:-1]] = 0.0
     return sums
+
+
+def sums_between(data: Array, cut: Array, *, rows: bool = False) -> Array:
+    """Sums between cuts ``[..., S + 1]`` of data ``[..., M]`` (or rows ``[..., M, R]``): ``[..., S]``.
+
+    Flat data with cuts that have leading dimensions: all cuts together ascend in the same data.
+    """
+    lead, width = cut.shape[:-1], data.shape[-1:] if rows else ()
+    if not lead:
+        return _segment_sums(data, cut)
+    if data.ndim > 1 + rows:
+        size = data.shape[-1 - rows]
+        cut = cut + arange(math.prod(lead), cut).reshape(*lead, 1) * size
+        data = data.reshape(-1, *width)
+    # The segment between the last cut of one and the first of the next belongs to neither.
+    sums = _segment_sums(data, cut.reshape(-1))
+    sums = namespace(data).concatenate([sums, sums[:1]]).reshape(*lead, -1, *width)
+    return sums[..., :-1, :] if rows else sums[..., :-1]
 
 
 def sum_of_groups(data: Array, groups: Array | None, number: int | None) -> Array:
@@ -170,72 +195,3 @@ def blockwise_sum(x: torch.Tensor, block: int = 64) -> torch.Tensor:
     inner = blockwise_sum(blocks, block)
     before = blockwise_sum(inner[..., -1], block) - inner[..., -1]
     return (inner + before[..., None]).flatten(-2)[..., :size]
-
-
-def sort(x: Array) -> Array:
-    """Ascending along the last axis, NaN last."""
-    if not is_numpy(x):
-        return x.sort().values
-    if x.dtype != np.float32 or x.ndim > 1 or x.size < _RADIX_SORT or numpy_sorts_fast():
-        return np.sort(x)
-    return _sorted_by_digits(x)
-
-
-def _sorted_by_digits(x: Array) -> Array:
-    bits = x.view(np.int32)
-    signed = bits.min() < 0
-    bits = torch.from_numpy(to_ordered(x)).sort().values.numpy()
-    if signed:
-        negative = bits[: np.searchsorted(bits, 0)]
-        negative ^= 0x7FFFFFFF
-    ordered = bits.view(np.float32)
-    if ordered[0] == ordered[0] or not signed:
-        return ordered
-    return _sorted_by_digits(np.abs(x, where=x != x, out=x.copy()))  # a NaN with a sign comes first
-
-
-def stable_order(x: Array) -> Array:
-    """Where each element of the sorted array was, along the last axis; equal ones keep their order."""
-    if not is_numpy(x):
-        return x.argsort(dim=-1, stable=True)
-    if x.dtype.kind != "i" or x.ndim > 1 or x.size < _RADIX_SORT:
-        # Items come as a few sorted runs, which NumPy's stable sort only has to merge.
-        return np.argsort(x, axis=-1, kind="stable")
-    bits = x.size.bit_length()
-    if not numpy_sorts_fast() or (x.dtype == np.int64 and np.abs(x).max() >> (62 - bits)):
-        return torch.from_numpy(x).sort(stable=True).indices.numpy()
-    key = x.astype(np.int64)
-    key <<= bits
-    key |= np.arange(x.size)
-    key.sort()
-    key &= (1 << bits) - 1
-    return key
-
-
-def to_ordered(x: Array) -> Array:
-    """float32 as int32 in the same order; -0.0 comes before 0.0."""
-    bits = x.view(np.int32) if is_numpy(x) else x.view(torch.int32)
-    if is_numpy(x) and bits.min(initial=0) >= 0:
-        return bits
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@lru_cache(maxsize=1)
-def numpy_sorts_fast() -> bool:
-    """Whether NumPy sorts float32 faster than torch sorts int32, measured once: it depends on the CPU.
-
-    NumPy's sort for AVX-512 takes 70 microseconds for 32,768 on a Zen 5 and 600 on a Zen 4, torch's 240 on
-    both. The result is the same.
-    """
-    x = np.random.default_rng(0).random(_RADIX_SORT, dtype=np.float32)
-    bits = torch.from_numpy(to_ordered(x))
-
-    def seconds(job: Any) -> float:
-        times = []
-        for _ in range(4):
-            begin = time.perf_counter()
-            job()
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    return seconds(lambda: np.sort(x)) < seconds(bits.sort)

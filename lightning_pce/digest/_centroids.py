@@ -1,17 +1,11 @@
 """Centroids: what is inside one, and how many become few.
 
-The arithmetic under :mod:`lightning_pce.digest`. Each function takes NumPy arrays or tensors and returns the
-same kind, so that there is one algorithm and two speeds (see :mod:`lightning_pce.digest._arrays`).
+This is the definition, for NumPy arrays and for tensors (see :mod:`lightning_pce.digest._arrays`).
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import NamedTuple
-
 import numpy as np
-import torch
 
 from lightning_pce.digest._arrays import (
     Array,
@@ -21,60 +15,26 @@ from lightning_pce.digest._arrays import (
     between,
     count,
     interleave,
-    is_numpy,
-    just_above,
     namespace,
     not_negative,
     running_sum,
     search,
-    segment_sums,
-    sort,
-    stable_order,
+    sums_between,
     take,
     take_rows,
-    to_ordered,
 )
-
-# The last rows of a packed digest, see digest.py.
-BOOK_ROWS = 3
-INVALID, LOWEST, HIGHEST = 0, 1, 2
-
-# From here on items are sorted by their means as float32, as integers: 1024 digests of 1024 centroids take
-# 10 ms instead of 300.
-_SHORT_SORT = 1 << 14
-
-
-class Items(NamedTuple):
-    """Centroids, or what becomes centroids. What is not there has mean +inf and weight 0."""
-
-    means: Array  # [..., M] float64
-    weights: Array  # [..., M] float64
-    blend: Array  # [..., M] bool
-    columns: Array | None  # [..., M, R] float64: weights of replicates
-
-
-def columns_of(digest: Array) -> Array | None:
-    """The weights of replicates, ``[..., K, R]``, if there are any."""
-    return digest[..., :-BOOK_ROWS, 2:] if digest.shape[-1] > 2 else None
-
-
-def packed(items: Items, book: Array) -> Array:
-    """Centroids ``[..., K]`` and book ``[..., 3, C]`` -> ``[..., K + 3, C]``."""
-    means, weights, blend, columns = items
-    xp = namespace(means)
-    rows = xp.stack([xp.where(weights > 0, means, 0.0), xp.where(blend, -weights, weights)], -1)
-    if columns is not None:
-        rows = xp.concatenate([rows, columns], -1)
-    return xp.concatenate([rows, book], -2)
-
-
-def merged_books(books: Array) -> Array:
-    """Books ``[M, ..., 3, C]`` -> ``[..., 3, C]``: counts add up, of the extremes the extreme stays."""
-    book = books.sum(0)
-    xp = namespace(book)
-    book[..., LOWEST, 0] = xp.amin(books[..., LOWEST, 0], 0)
-    book[..., HIGHEST, 0] = xp.amax(books[..., HIGHEST, 0], 0)
-    return book
+from lightning_pce.digest._cells import k1_edges, out_of_runs, summarised
+from lightning_pce.digest._format import (
+    Items,
+    footer_of,
+    highest_of,
+    lowest_of,
+    merged_footers,
+    packed,
+    signed_weights_of,
+    unpacked,
+)
+from lightning_pce.digest._sorting import order_of_means, sort
 
 
 def compress(items: Items, compression: int) -> Items:
@@ -85,116 +45,52 @@ def compress(items: Items, compression: int) -> Items:
     one centroid.
 
     Args:
-        items: ``[..., M]``.
+        items: ``[..., M]``; what is not there has mean +inf.
         compression: the number K of centroids.
 
     Returns:
         The centroids ``[..., K]``.
     """
     xp = namespace(items.means)
-    order, m = _sorted_means(items.means)
+    order, m = order_of_means(items.means)
     w, b = take(items.weights, order), take(items.blend, order)
     with np.errstate(over="ignore"):  # the mean is held between the outermost values
         mass = xp.where(w > 0, m, 0.0) * w
-    n = count(m < math.inf)[..., None]
-    upto = running_sum(w)
+    n = count(m < np.inf)[..., None]
+    upto = after_zero(running_sum(w))
     new = m[..., 1:] != m[..., :-1]
-    exact = (count(new & (m[..., 1:] < math.inf))[..., None] < compression) & (count(b) == 0)[..., None]
-    middle, goal = upto - w / 2, k1_edges(compression, m)[1:-1] * upto[..., -1:]
+    exact = (count(new & (m[..., 1:] < np.inf))[..., None] < compression) & (count(b) == 0)[..., None]
+    middle, goal = upto[..., 1:] - w / 2, k1_edges(compression, m)[1:-1] * upto[..., -1:]
     if xp is not np or exact.any():
         steps = arange(compression, m)[1:]
         middle = xp.where(exact, after_zero(xp.cumsum(new, -1)), middle)
         goal = xp.where(exact, steps, goal)
     cut = xp.minimum(search(middle, goal), n)
-    cut = _out_of_runs(m, w, upto, cut, goal, n)
+    cut = out_of_runs(m, upto, cut, goal, 0, n)
     ends = xp.concatenate([cut, n], -1)
     # Cells that hold nothing go to the end: their cuts become n.
     ends = sort(xp.where(ends > after_zero(ends[..., :-1]), ends, n))
     cut = after_zero(ends)
     start, stop = at_most(cut[..., :-1], m.shape[-1] - 1), not_negative(ends - 1)
-    weight = take(after_zero(upto), ends) - take(after_zero(upto), cut[..., :-1])
     # Equal means in one cell: an atom, unless one of them is a blend.
     first, last = take(m, start), take(m, stop)
-    blended = (first < last) | take(b, start) | take(b, stop)
+    blend = (first < last) | take(b, start) | take(b, stop)
     columns = None
     if items.columns is not None:
         columns = sums_between(take_rows(items.columns, order), cut, rows=True)
-    return summarised(first, last, sums_between(mass, cut), weight, blended, columns)
+    # Not by differences of running sums: a heavy item would cost the light ones behind it their weight.
+    return summarised(first, last, sums_between(mass, cut), sums_between(w, cut), blend, columns)
 
 
-def _sorted_means(means: Array) -> tuple[Array, Array]:
-    """The order of means, and the means in it."""
-    if is_numpy(means) and means.ndim == 1 and means.size >= _SHORT_SORT:
-        return order_of_many(means)
-    order = stable_order(means)
-    return order, take(means, order)
-
-
-def order_of_many(means: Array) -> tuple[Array, Array]:
-    """The same for a flat NumPy array by way of float32, whose few ties are put right by swaps."""
-    with np.errstate(over="ignore", under="ignore"):
-        order = stable_order(to_ordered(means.astype(np.float32)))
-    ascending = means.take(order)
-    for _ in range(8):
-        wrong = np.flatnonzero(ascending[1:] < ascending[:-1])
-        if not len(wrong):
-            return order, ascending
-        low = wrong[np.diff(wrong, prepend=-2) > 1]
-        for pair in (order, ascending):
-            pair[low], pair[low + 1] = pair[low + 1], pair[low]
-    order = stable_order(means)
-    return order, means.take(order)
-
-
-def _out_of_runs(m: Array, w: Array, upto: Array, cut: Array, goal: Array, n: Array) -> Array:
-    """Move each cut inside a run of equal means to the end with less weight between it and the goal."""
-    xp = namespace(m)
-    value = take(m, at_most(cut, m.shape[-1] - 1))
-    tied = (take(m, not_negative(cut - 1)) == value) & (cut > 0) & (cut < n)
-    if xp is np and not tied.any():
-        return cut
-    if xp is np and m.ndim == 1:
-        cut = cut.copy()
-        cut[tied] = _lighter_end(m, w, upto, value[tied], goal[tied])
-        return cut
-    return xp.where(tied, _lighter_end(m, w, upto, value, goal), cut)
-
-
-def _lighter_end(m: Array, w: Array, upto: Array, value: Array, goal: Array) -> Array:
-    left, right = search(m, value), search(m, just_above(value))
-    before = take(upto, left) - take(w, left)
-    after = take(upto, not_negative(right - 1))
-    return namespace(m).where(goal - before <= after - goal, left, right)
-
-
-def sums_between(data: Array, cut: Array, *, rows: bool = False) -> Array:
-    """Sums between cuts ``[..., S + 1]`` of data ``[..., M]`` (or rows ``[..., M, R]``): ``[..., S]``.
-
-    Flat data and cuts with leading dimensions: ascending cuts in the same data.
-    """
-    lead, width = cut.shape[:-1], data.shape[-1:] if rows else ()
-    if not lead:
-        return segment_sums(data, cut)
-    if data.ndim > 1 + rows:
-        size = data.shape[-1 - rows]
-        cut = cut + arange(math.prod(lead), cut).reshape(*lead, 1) * size
-        data = data.reshape(-1, *width)
-    # The segment between the last cut of one and the first of the next is nobody's.
-    sums = segment_sums(data, cut.reshape(-1))
-    sums = namespace(data).concatenate([sums, sums[:1]]).reshape(*lead, -1, *width)
-    return sums[..., :-1, :] if rows else sums[..., :-1]
-
-
-def summarised(
-    first: Array, last: Array, sums: Array, weight: Array, blend: Array, columns: Array | None = None
-) -> Items:
-    """Cells from their first and last value, the sum of all and its weight; an atom's mean is its value."""
-    xp = namespace(first)
-    some = weight > 0
-    blend = blend & some
-    mean = xp.minimum(xp.maximum(sums / xp.where(some, weight, 1.0), first), last)
-    mean = xp.where(blend, mean, xp.where(some, first, math.inf))
-    return Items(mean, weight, blend, columns)
+def merge_halves(digests: Array, compression: int) -> Array:
+    """Digests ``[M, ..., K + 3, C]`` become one ``[..., compression + 3, C]``."""
+    xp, parts = namespace(digests), halves(digests)
+    lead, columns = digests.shape[1:-2], parts.columns
+    means, weights, blend = (xp.moveaxis(part, 0, -2).reshape(*lead, -1) for part in parts[:3])
+    if columns is not None:
+        columns = xp.moveaxis(columns, 0, -3).reshape(*lead, -1, columns.shape[-1])
+    items = compress(Items(means, weights, blend, columns), compression)
+    return packed(items, merged_footers(footer_of(digests)))
 
 
 def halves(digest: Array) -> Items:
@@ -203,7 +99,8 @@ def halves(digest: Array) -> Items:
     Whole weights stay whole numbers, so that counts stay exact through any number of merges.
     """
     xp = namespace(digest)
-    means, weights, blend, left, middle, _ = inside(digest)
+    centroids, left, middle, _ = inside(digest)
+    means, weights, blend, columns = centroids
     half = weights / 2
     whole = xp.floor(half)
     lower = xp.where(blend, xp.where(whole >= 1, whole, xp.where(weights == 1, weights, half)), weights)
@@ -212,8 +109,7 @@ def halves(digest: Array) -> Items:
     upper = weights - lower
     split = upper > 0
     high = (means - part * low) / (1 - part + ~split)
-    absent = xp.where(weights > 0, means, math.inf)
-    columns = columns_of(digest)
+    absent = xp.where(weights > 0, means, np.inf)
     if columns is not None:
         share = columns * part[..., None]
         columns = interleave(share, columns - share, axis=-2)
@@ -225,7 +121,7 @@ def halves(digest: Array) -> Items:
     )
 
 
-def inside(digest: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+def inside(digest: Array) -> tuple[Items, Array, Array, Array]:
     """Centroids, and the quantile function inside each at its left edge, its middle and its right edge.
 
     Straight lines between the three keep the centroid's mean. An edge is the value there of the curve through
@@ -233,12 +129,11 @@ def inside(digest: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
     the opposite edge from the mean. Atoms are flat.
 
     Returns:
-        means, weights, blend, left, middle, right, each ``[..., K]``.
+        The centroids; left, middle, right, each ``[..., K]``.
     """
-    xp = namespace(digest)
-    means, signed = digest[..., :-BOOK_ROWS, 0], digest[..., :-BOOK_ROWS, 1]
-    weights, blend = abs(signed), signed < 0
-    lowest, highest = digest[..., -BOOK_ROWS + LOWEST, :1], digest[..., -BOOK_ROWS + HIGHEST, :1]
+    xp, signed, centroids = namespace(digest), signed_weights_of(digest), unpacked(digest)
+    means, weights, blend, _ = centroids
+    lowest, highest = lowest_of(digest)[..., None], highest_of(digest)[..., None]
     used, half = weights > 0, weights / 2
     some = lowest <= highest
     lowest, highest = xp.where(some, lowest, 0.0), xp.where(some, highest, 0.0)
@@ -266,7 +161,7 @@ def inside(digest: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
     left, right = xp.maximum(left, thrice - 2 * right), xp.minimum(right, thrice - 2 * left)
     left, right = xp.where(blend, left, means), xp.where(blend, right, means)
     middle = xp.where(blend, twice - (left + right) / 2, means)
-    return means, weights, blend, left, middle, right
+    return centroids, left, middle, right
 
 
 def _growth(rise: Array, weight: Array, before: Array, weight_before: Array) -> Array:
@@ -275,22 +170,3 @@ def _growth(rise: Array, weight: Array, before: Array, weight_before: Array) -> 
     xp = namespace(rise)
     growth = rise * weight_before / xp.where(known, before * weight + (weight == 0), 1.0)
     return xp.where(known, growth, 1.0).clip(0.5, 2.0)
-
-
-def k1_edges(cells: int, like: Array) -> Array:
-    """Where scale function k1 crosses 0, 1, ..., cells: ``[cells + 1]`` float64 from 0 to 1."""
-    if is_numpy(like):
-        return _k1_edges_numpy(cells)
-    return (
-        torch.arange(cells + 1, dtype=torch.float64, device=like.device)
-        .mul_(math.pi / 2 / cells)
-        .sin_()
-        .square_()
-    )
-
-
-@lru_cache(maxsize=8)
-def _k1_edges_numpy(cells: int) -> Array:
-    edges = np.square(np.sin(np.arange(cells + 1) * (math.pi / 2 / cells)))
-    edges.flags.writeable = False
-    return edges

@@ -11,8 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_pce import digest as td
-from lightning_pce.digest._centroids import BOOK_ROWS, HIGHEST, LOWEST
+from lightning_pce.digest._format import (
+    FOOTER_ROWS,
+    LEAST_COMPRESSION,
+    Items,
+    check_compression,
+    empty,
+    new_footer,
+    packed,
+    unpacked,
+)
+from lightning_pce.digest._merge import merge
 
 if TYPE_CHECKING:
     from tdigest import TDigest
@@ -32,10 +41,11 @@ def to_dict(digest: Tensor) -> dict[str, Any]:
         order.
 
     Example:
-        >>> stored = to_dict(td.from_values(torch.tensor([1.0, 2.0]), compression=8))
+        >>> from lightning_pce.digest import count, from_values
+        >>> stored = to_dict(from_values(torch.tensor([1.0, 2.0]), compression=8))
         >>> stored["format"], stored["version"], stored["shape"]
         ('lightning-pce/t-digest', 1, [11, 2])
-        >>> td.count(from_dict(stored))
+        >>> count(from_dict(stored))
         tensor(2., dtype=torch.float64)
     """
     numbers = digest.detach().cpu().numpy().astype("<f8")
@@ -57,8 +67,11 @@ def from_dict(stored: dict[str, Any]) -> Tensor:
         raise ValueError(f"Expected the keys {sorted(_KEYS)} but got {sorted(map(str, stored))}.")
     shape, data = stored["shape"], stored["data"]
     whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-    if not whole or len(shape) < 2 or shape[-1] != 2 or shape[-2] < 8 + BOOK_ROWS:
-        raise ValueError(f"Expected a `shape` [..., K + {BOOK_ROWS}, 2] with K at least 8 but got {shape!r}.")
+    if not whole or len(shape) < 2 or shape[-1] != 2 or shape[-2] < LEAST_COMPRESSION + FOOTER_ROWS:
+        raise ValueError(
+            f"Expected a `shape` [..., K + {FOOTER_ROWS}, 2] with K at least {LEAST_COMPRESSION} but got "
+            f"{shape!r}."
+        )
     try:
         numbers = base64.b64decode(data, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
@@ -83,8 +96,8 @@ def to_tdigest(digest: Tensor) -> TDigest:
     from tdigest.tdigest import Centroid
 
     if digest.ndim != 2:
-        raise ValueError(f"Expected one digest [K + {BOOK_ROWS}, 2] but got shape {tuple(digest.shape)}.")
-    means, weights, _ = td.centroids(digest)
+        raise ValueError(f"Expected one digest [K + {FOOTER_ROWS}, 2] but got shape {tuple(digest.shape)}.")
+    means, weights, _, _ = unpacked(digest)
     other = TDigest(delta=1 / len(means))
     for mean, weight in zip(means.tolist(), weights.tolist(), strict=True):
         if weight > 0:
@@ -100,16 +113,18 @@ def from_tdigest(other: TDigest, *, compression: int = 1024) -> Tensor:
     A centroid of weight 1 is taken for an atom, any other for a blend. The extremes are those of the means,
     because that package does not keep them.
     """
+    check_compression(compression)
     found = [(entry["m"], entry["c"]) for entry in other.centroids_to_list()]
     if not found:
-        return td.empty(compression)
-    rows = torch.tensor(found, dtype=torch.float64)
-    size = max(compression, len(rows))
-    digest = td.empty(size)
-    digest[: len(rows), 0] = rows[:, 0]
-    digest[: len(rows), 1] = torch.where(rows[:, 1] == 1, rows[:, 1], -rows[:, 1])
-    digest[size + LOWEST, 0], digest[size + HIGHEST, 0] = rows[0, 0], rows[-1, 0]
-    return digest if size == compression else td.merge(digest[None], compression=compression)
+        return empty(compression)
+    size = max(compression, len(found))
+    rows = torch.zeros(size, 2, dtype=torch.float64)
+    rows[: len(found)] = torch.tensor(found, dtype=torch.float64)
+    means, weights = rows.unbind(-1)
+    blend = (weights != 1) & (weights > 0)
+    footer = new_footer(0.0, means[0], means[len(found) - 1], rows.new_zeros(3, 1))
+    digest = packed(Items(means, weights, blend, None), footer)
+    return digest if size == compression else merge(digest[None], compression=compression)
 
 
 def _shown(value: Any) -> str:

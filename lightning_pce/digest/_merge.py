@@ -2,262 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from lightning_pce.digest._arrays import Array, after_zero, between, is_numpy, namespace
-from lightning_pce.digest._centroids import (
-    BOOK_ROWS,
-    HIGHEST,
-    LOWEST,
-    Items,
-    compress,
-    halves,
-    k1_edges,
-    merged_books,
-    order_of_many,
-    packed,
-    summarised,
-)
-from lightning_pce.digest._cpu.counting import (
-    FEWER_DIGITS,
-    crowded_levels,
-    edges_of,
-    levels_of,
-    scale_of,
-    sums_at,
-)
-
-# Digests with so many centroids for each that is wanted are merged by whole centroids. Between those of
-# smaller digests the cdf is no straight line.
-_EACH, _LEAST = 32, 256
-# From four times so many on they are merged in parts, whose arrays stay in the cache.
-_PART = 128
-# When a level of centroids is crowded, as in _levels.py; here what lies across a cut is put right.
-_PART_OF_CELL, _PART_OF_ALL = 1.0, 2.0**-12
-# So many digests at a time are compared with the cuts.
-_AT_ONCE = 32
+from lightning_pce._threads import single_threaded
+from lightning_pce.digest import _short_cuts
+from lightning_pce.digest._arrays import Array, is_numpy, on_arrays
+from lightning_pce.digest._centroids import merge_halves
+from lightning_pce.digest._format import check_compression, check_digest, compression_of
 
 
-class _Cut(NamedTuple):
-    """Centroids in any order, cut by their means into S cells that all hold something."""
+def merge(digests: Tensor, *, compression: int | None = None) -> Tensor:
+    """One digest from a stack of them.
 
-    cell: Array  # [N] where each lies
-    at: Array  # [S - 1] the values between cells
-    weights: Array  # [S] what each holds
+    The result depends on the order only within the error of a digest; for one order it is the same on every
+    machine with the same libraries, bit for bit.
 
+    Args:
+        digests: ``[M, ..., K + 3, 2 + R]``.
+        compression: another number of centroids for the result; left out: the same.
 
-class _Cells(NamedTuple):
-    """What lies in each of S cells: the outermost values, sum and weight of all, and whether they differ."""
+    Returns:
+        ``[..., K + 3, 2 + R]``.
 
-    first: Array
-    last: Array
-    sums: Array
-    weights: Array
-    blend: Array
+    Raises:
+        ValueError: if there is none, or ``compression`` is below 8.
 
-
-def merge_stack(digests: Array, compression: int | None = None) -> Array:
-    """Digests ``[M, ..., K + 3, C]`` -> one ``[..., K + 3, C]``, or with another number of centroids."""
-    if len(digests) < _EACH or not is_numpy(digests) or digests.shape[-1] > 2:
-        return _merge_items(digests, compression)
-    if digests.ndim > 3:
-        inner = [merge_stack(digests[:, i], compression) for i in range(digests.shape[1])]
-        return np.stack(inner) if inner else _merge_items(digests, compression)
-    if len(digests) >= 4 * _PART:
-        parts = [merge_stack(digests[i : i + _PART]) for i in range(0, len(digests), _PART)]
-        return merge_stack(np.stack(parts), compression)
-    return _merge_whole(digests, digests.shape[-2] - BOOK_ROWS if compression is None else compression)
-
-
-def _merge_items(digests: Array, compression: int | None) -> Array:
-    """By halves of the centroids."""
-    xp = namespace(digests)
-    book = merged_books(digests[..., -BOOK_ROWS:, :])
-    compression = digests.shape[-2] - BOOK_ROWS if compression is None else compression
-    parts = halves(digests)
-    lead, columns = digests.shape[1:-2], parts.columns
-    means, weights, blend = (xp.moveaxis(part, 0, -2).reshape(*lead, -1) for part in parts[:3])
-    if columns is not None:
-        columns = xp.moveaxis(columns, 0, -3).reshape(*lead, -1, columns.shape[-1])
-    return packed(compress(Items(means, weights, blend, columns), compression), book)
-
-
-def _merge_whole(digests: Array, compression: int) -> Array:
-    """NumPy digests ``[M, K + 3, 2]`` by whole centroids; then what they reach across cuts is put right."""
-    # In an order of their own, so that the stack's mostly does not matter. In the last bit it does where
-    # means are equal over digests, and of stacks that are merged in parts.
-    by = np.lexsort(digests[:, :: digests.shape[1] // 8, 0].T)
-    # The book stays, as rows that hold nothing: at a distance of a power of two, rows would share a place in
-    # the cache, and random reads take three times as long.
-    means, signed = digests[by, :, 0], digests[by, :, 1]
-    signed[:, -BOOK_ROWS:] = 0
-    absent = signed == 0
-    used = signed.size - np.count_nonzero(absent)
-    few = used < _EACH * compression or min(compression, digests.shape[1]) < _LEAST
-    if few or signed.min() >= 0:  # without a blend perhaps few values: exact
-        return _merge_items(digests, compression)
-    book = merged_books(digests[:, -BOOK_ROWS:])
-    lowest, highest = book[LOWEST, 0], book[HIGHEST, 0]
-    means[absent] = lowest  # in the first cell
-    weights = np.abs(signed)
-    cut = _cut_by_levels(means.reshape(-1), weights.reshape(-1), compression)
-    if cut is None:
-        order, ordered = order_of_many(np.where(absent, math.inf, means).reshape(-1))
-        order, ordered = order[:used], ordered[:used]
-        cut = _cut_by_order(order, ordered, weights.reshape(-1), compression, len(digests) // 4)
-    counts = _counts(cut, len(digests))
-    counts[:, 0] -= absent.sum(1)
-    cells = _cells(cut, means, weights, signed, counts.sum(0))
-    at = between(lowest, np.minimum(np.maximum(cut.at, lowest), highest), highest)
-    means[absent] = math.inf
-    cells = _exchanged(cells, at, _across(counts, at[1:-1], means, weights, signed))
-    items = summarised(cells.first, cells.last, cells.sums, cells.weights, cells.blend)
-    merged = packed(items, book)
-    return np.insert(merged, len(items.means), np.zeros((compression - len(items.means), 2)), axis=0)
-
-
-def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Cut | None:
-    """Cells of whole levels, see :mod:`lightning_pce.digest._cpu.counting`; None if some are crowded."""
-    scale, size = scale_of(means, FEWER_DIGITS), 1 << FEWER_DIGITS
-    if scale is None:
-        return None
-    at = levels_of(torch.from_numpy(means), scale).long()
-    all_mass = sums_at(at, torch.from_numpy(weights), size)
-    used = np.flatnonzero(all_mass != 0)  # of flags: four times as fast
-    level, mass = at.numpy(), all_mass.take(used)
-    upto = after_zero(mass.cumsum())
-    crowded = crowded_levels(mass, upto, compression, _PART_OF_CELL, _PART_OF_ALL)
-    if crowded[0]:  # unless by the smallest value and no others: mostly zeros
-        crowded[0] = np.count_nonzero(level <= used[0]) != np.count_nonzero(means == means.min())
-    if crowded.any():
-        return None
-    goal = k1_edges(compression, weights)[1:-1] * upto[-1]
-    cut = np.searchsorted((upto[1:] + upto[:-1]) / 2, goal)
-    cut = _distinct(cut, len(used))
-    ends, starts = edges_of(used[cut - 1] + 1, scale), edges_of(used[cut], scale)
-    cells = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, used[cut], size)))
-    return _Cut(cells.take(level), (ends + starts) / 2, np.add.reduceat(mass, between(0, cut, 0)[:-1]))
-
-
-def _cut_by_order(order: Array, means: Array, weights: Array, compression: int, block: int) -> _Cut:
-    """Cells of the centroids that hold something, in the order of their means, cut out of runs of equal ones.
-
-    At multiples of a block, so that running sums and searches are short, and beside each that is heavy.
+    Example:
+        >>> import torch
+        >>> from lightning_pce.digest import from_values, merge, quantile
+        >>> parts = torch.stack([from_values(torch.tensor([1.0, 2.0])), from_values(torch.tensor([3.0]))])
+        >>> quantile(merge(parts), 0.5)
+        tensor(2., dtype=torch.float64)
     """
-    number, weights = len(weights), weights.take(order)
-    heavy = np.flatnonzero(weights > weights.sum() / (4 * compression))
-    beside = np.unique(np.concatenate([heavy, heavy + 1]))
-    beside = beside[(beside % block > 0) & (beside < len(weights))]
-    edges = np.insert(np.arange(0, len(weights), block), beside // block + 1, beside)
-    blocks = np.add.reduceat(weights, edges)
-    upto = blocks.cumsum()
-    goal = k1_edges(compression, weights)[1:-1] * upto[-1]
-    cut = between(0, edges, len(weights))[1 + np.searchsorted(upto - blocks / 2, goal)]
-    cut = cut[(cut > 0) & (cut < len(weights))]
-    tied = means[cut - 1] == means[cut]
-    if tied.any():  # into the end nearer of a run of equal means
-        inner, value = cut[tied], means[cut[tied]]
-        left, right = np.searchsorted(means, value), np.searchsorted(means, value, side="right")
-        cut[tied] = np.where(inner - left <= right - inner, left, right)
-    cut = _distinct(cut, len(weights))
-    cell = np.zeros(number, dtype=np.intp)
-    cell[order] = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, cut, len(order))))
-    return _Cut(cell, means[cut - 1] / 2 + means[cut] / 2, np.add.reduceat(weights, between(0, cut, 0)[:-1]))
+    check_digest(digests, "digests", "[M, ..., K + 3, 2]")
+    if not len(digests):
+        raise ValueError("Expected argument `digests` to be a stack of at least one but got none.")
+    if compression is None:
+        compression = compression_of(digests)
+    check_compression(compression)
+    with single_threaded():  # beside busy processes a parallel operation waits for every thread
+        return on_arrays(partial(merge_stack, compression=compression), digests)
 
 
-def _distinct(cut: Array, stop: int) -> Array:
-    """Ascending cuts inside (0, stop), each once."""
-    cut = cut[(cut > 0) & (cut < stop)]
-    return cut[np.append(True, cut[1:] > cut[:-1])[: len(cut)]]
-
-
-def _counts(cut: _Cut, number: int) -> Array:
-    """How many centroids each of a number of digests has in each cell: ``[M, S]``."""
-    cells = len(cut.at) + 1
-    place = cut.cell.reshape(number, -1) + np.arange(number)[:, None] * cells
-    counts = torch.from_numpy(place.reshape(-1)).bincount(minlength=number * cells)
-    return counts.numpy().reshape(number, cells)
-
-
-def _cells(cut: _Cut, means: Array, weights: Array, signed: Array, members: Array) -> _Cells:
-    """What lies in each cell; of members so many hold something."""
-    with np.errstate(over="ignore"):  # the mean is held between the outermost values
-        mass = (means * weights).reshape(-1)
-    sums = sums_at(torch.from_numpy(cut.cell), torch.from_numpy(mass), len(members))
-    atoms = np.flatnonzero(signed > 0)
-    value, at = means.reshape(-1).take(atoms), cut.cell.take(atoms)
-    first, last = np.full((2, len(members)), [[math.inf], [-math.inf]])
-    np.minimum.at(first, at, value)
-    np.maximum.at(last, at, value)
-    # Equal means in one cell: an atom, unless one of them is a blend.
-    blend = (first != last) | (np.bincount(at, minlength=len(members)) < members)
-    return _Cells(first, last, sums, cut.weights, blend)
-
-
-def _exchanged(cells: _Cells, at: Array, across: tuple[Array, Array]) -> _Cells:
-    """Cells that hold what lies between the values ``at [S + 1]``, not the centroids whose means do.
-
-    Atoms take no part, nor does a cell that would keep less than half its weight or get a mean outside.
-    """
-    flow, moment = across
-    if (cells.weights == np.rint(cells.weights)).all():
-        flow = np.rint(flow)  # counts stay exact
-    with np.errstate(all="ignore"):  # what is not finite fails the tests
-        moment = at[1:-1] * flow - moment
-        flows, before = cells.blend[1:] & cells.blend[:-1], None
-        while before is None or (flows != before).any():
-            weights = cells.weights + np.diff(between(0, np.where(flows, flow, 0), 0))
-            sums = cells.sums + np.diff(between(0, np.where(flows, moment, 0), 0))
-            mean = sums / weights
-            fine = (weights >= cells.weights / 2) & (mean >= at[:-1]) & (mean <= at[1:])
-            flows, before = flows & fine[1:] & fine[:-1], flows
-    first, last = np.where(cells.blend, [at[:-1], at[1:]], [cells.first, cells.last])
-    return cells._replace(first=first, last=last, sums=sums, weights=weights)
-
-
-def _across(counts: Array, at: Array, means: Array, weights: Array, signed: Array) -> tuple[Array, Array]:
-    """The weight below each inner cut of centroids above it, less the reverse; and its moment about the cut.
-
-    Between neighbours in a digest ``[M, N]`` the cdf counts as a straight line. Half of 64 digests at once:
-    where the allocator gives memory back page faults took a third of the merge.
-    """
-    weight, moment = np.zeros((2, len(at)))
-    for i in range(0, len(means), _AT_ONCE):
-        part = slice(i, i + _AT_ONCE)
-        edge, slope = _lines(means[part].reshape(-1), weights[part].reshape(-1), signed[part].reshape(-1))
-        # How many centroids each digest has below each cut, and so which of all lines crosses it.
-        before = counts[part, :-1]
-        before[:, 0] += np.arange(len(before)) * means.shape[1] - 1
-        line = before.cumsum(1)
-        beyond = edge.take(line)
-        np.subtract(at, beyond, out=beyond)
-        moved = slope.take(line)
-        moved *= beyond
-        weight += moved.sum(0)
-        moved *= beyond
-        moment += moved.sum(0)
-    return weight, moment / 2
-
-
-def _lines(means: Array, weights: Array, signed: Array) -> tuple[Array, Array]:
-    """From each centroid to the next: the value where they meet, and the weight per value.
-
-    Both are 0 where there is no line: behind the last of a digest follows what has mean +inf.
-    """
-    width = weights - signed
-    width *= 0.25  # half the weight of a blend; atoms have none
-    slope = np.empty(len(means))
-    slope[-1] = 0
-    np.add(width[:-1], width[1:], out=slope[:-1])
-    with np.errstate(all="ignore"):
-        slope[:-1] /= means[1:] - means[:-1]
-        edge = np.divide(width, slope, out=width)
-        edge += means
-        none = ~((slope > 0) & (slope < math.inf))
-    for line in (edge, slope):
-        np.copyto(line, 0, where=none)
-    return edge, slope
+def merge_stack(digests: Array, compression: int) -> Array:
+    """Digests ``[M, ..., K + 3, C]`` become one ``[..., compression + 3, C]``."""
+    if not is_numpy(digests):
+        return merge_halves(digests, compression)
+    if digests.ndim > 3 and digests.shape[1]:
+        return np.stack([merge_stack(digests[:, i], compression) for i in range(digests.shape[1])])
+    merged = _short_cuts.merge_many(digests, compression)
+    return merge_halves(digests, compression) if merged is None else merged

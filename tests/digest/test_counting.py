@@ -223,7 +223,7 @@ def test_a_large_batch_is_as_good_counted_as_sorted(monkeypatch, name):
     values = values_of(name, 3 * N)
     answers = []
     for many in (1, 1 << 30):
-        monkeypatch.setattr("lightning_pce.digest._add._MANY", many)
+        monkeypatch.setattr("lightning_pce.digest._cpu.adding._MANY", many)
         digest = dg.empty()
         for part in values.split(N):
             digest = dg.add(digest, part)
@@ -238,7 +238,7 @@ def test_a_large_batch_is_as_good_counted_as_sorted(monkeypatch, name):
 @pytest.mark.parametrize("many", [1, 1 << 30])
 @pytest.mark.parametrize("value", [0.25, 7.0, 0.0])
 def test_an_atom_that_appears_late_is_one(monkeypatch, many, value):
-    monkeypatch.setattr("lightning_pce.digest._add._MANY", many)
+    monkeypatch.setattr("lightning_pce.digest._cpu.adding._MANY", many)
     rng = np.random.default_rng(9)
     late = rng.permutation(np.concatenate([rng.normal(0, 1, 60_000), np.full(40_000, value), [20.0]]))
     digest = dg.add(dg.from_values(torch.from_numpy(rng.normal(0, 1, 50_000))), torch.from_numpy(late))
@@ -255,7 +255,7 @@ def test_masked_and_grouped_batches_are_counted_too(monkeypatch):
         asked.append(len(x))
         return counted(x, compression)
 
-    monkeypatch.setattr("lightning_pce.digest._add.counted", spied)
+    monkeypatch.setattr("lightning_pce.digest._cpu.adding.counted", spied)
     values = torch.from_numpy(ce_like(3 * N, np.random.default_rng(10)))
     mask = torch.rand(len(values), generator=torch.Generator().manual_seed(1)) < 0.7
     group = torch.arange(len(values)) % 2

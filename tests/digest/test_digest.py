@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_pce import digest as dg
-from lightning_pce.digest._add import Entries, add_batch
+from lightning_pce.digest._add import add_entries
+from lightning_pce.digest._batch import Entries
 from lightning_pce.digest._merge import merge_stack
 from tests.helpers.distributions import (
     ALL,
@@ -496,7 +497,7 @@ def test_trimmed_means_are_infinite_where_an_infinity_is_left_even_in_part():
     assert dg.tail_mean(digest, 1.0) == INF
 
 
-def test_infinities_count_and_leave_the_finite_extremes_in_the_book():
+def test_infinities_count_and_leave_the_finite_extremes_in_the_footer():
     digest = dg.from_values(f64(INF, 1, -INF, 2, INF, NAN), f64(1, 1, 3, 2, 4, 7))
     assert dg.count(digest) == 11
     assert dg.nonfinite(digest) == 15
@@ -733,7 +734,7 @@ def test_merging_is_associative_and_commutative_within_the_error(drawn):
 def test_an_extreme_inside_a_blend_behind_another_value_is_still_the_extreme():
     digest = dg.from_values(torch.arange(100.0), compression=8)
     used = int((dg.centroids(digest)[1] > 0).sum())
-    digest[0], digest[1] = f64(4.0, 1.0), f64(5.0, -3.0)  # of which one is 0, the book says
+    digest[0], digest[1] = f64(4.0, 1.0), f64(5.0, -3.0)  # of which one is 0, the footer says
     digest[used - 2], digest[used - 1] = f64(94.0, -3.0), f64(95.0, 1.0)  # of which one is 99
     assert dg.minimum(digest) == dg.quantile(digest, 0.0) == 0
     assert dg.maximum(digest) == dg.quantile(digest, 1.0) == 99
@@ -1021,8 +1022,8 @@ def test_numpy_and_torch_give_the_same_digest(name, kind, batch):
     for values in values_of(name, 5 * batch).split(batch):
         values[:4] = torch.tensor([NAN, INF, -INF, -0.0])
         entries = Entries(values, of_kind(kind, batch, rng), None, None)
-        a = add_batch(a, arrays(*entries))
-        b = add_batch(b, entries)
+        a = add_entries(a, arrays(*entries))
+        b = add_entries(b, entries)
         assert_same_paths(a, b)
 
 
@@ -1037,8 +1038,8 @@ def test_numpy_and_torch_give_the_same_digests_of_groups_with_replicates(kind, d
         groups = torch.from_numpy(rng.choice([0, 1, 3], 1000))  # group 2 stays empty
         columns = torch.from_numpy(rng.poisson(1, (1000, 2)))
         entries = Entries(values, of_kind(kind, 1000, rng), columns, groups)
-        a = add_batch(a, arrays(*entries))
-        b = add_batch(b, entries)
+        a = add_entries(a, arrays(*entries))
+        b = add_entries(b, entries)
         assert_same_paths(a, b)
 
 
@@ -1052,7 +1053,7 @@ def test_the_short_cut_of_a_cpu_is_as_good_as_the_long_way(name, kind, batch):
         values[:3] = torch.tensor([NAN, INF, -INF])
         weights = of_kind(kind, batch, rng)
         short = dg.add(short, values, weights)
-        long = add_batch(long, Entries(values, weights, None, None))
+        long = add_entries(long, Entries(values, weights, None, None))
         seen.append(values if weights is None else values[weights])
         torch.testing.assert_close(short[-3:], long[-3:])
         assert dg.count(short) == dg.count(long)
@@ -1068,15 +1069,15 @@ def test_torch_takes_nan_beside_many_equal_values_as_numpy_does():
     values = torch.tensor([0.0] * 30 + [NAN] * 10)
     digest = dg.empty(8)
     entries = Entries(values, None, None, None)
-    assert_same_paths(add_batch(digest.numpy(), arrays(*entries)), add_batch(digest, entries))
+    assert_same_paths(add_entries(digest.numpy(), arrays(*entries)), add_entries(digest, entries))
 
 
 def test_numpy_and_torch_merge_to_the_same_digest():
     stack = batched()
-    assert_same_paths(merge_stack(stack.numpy()), merge_stack(stack))
+    assert_same_paths(merge_stack(stack.numpy(), 128), merge_stack(stack, 128))
     for group in range(stack.shape[1]):
         part = stack[:, group]
-        assert_same_paths(merge_stack(part.numpy()), merge_stack(part))
+        assert_same_paths(merge_stack(part.numpy(), 128), merge_stack(part, 128))
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_pce import digest as dg
-from lightning_pce.digest import _arrays, _merge
-from lightning_pce.digest._add import Entries, add_batch
+from lightning_pce.digest import _arrays, _sorting
+from lightning_pce.digest._add import add_entries
+from lightning_pce.digest._batch import Entries
+from lightning_pce.digest._cpu import merging
 from tests.helpers.distributions import (
     PROMISED_Q,
     bound,
@@ -73,7 +75,7 @@ def assert_same_answers(digest, other, *, rtol=1e-12):
         torch.testing.assert_close(query(digest), query(other), **close)
 
 
-def assert_books_and_means(digest, values, weights):
+def assert_footers_and_means(digest, values, weights):
     """Count, extremes, what is not finite and the mean are exact whatever the number of values."""
     w = numbers_of(weights, len(values))
     values, w = values[w > 0].double(), w[w > 0]
@@ -165,7 +167,7 @@ def test_groups_of_many_values_keep_the_promise_each(kind, dtype):
     w = numbers_of(weights, n)
     for group in range(3):
         own = groups == group
-        assert_books_and_means(digest[group], values[own], w[own])
+        assert_footers_and_means(digest[group], values[own], w[own])
         error = weighted_rank_error(values[own], w[own], dg.quantile(digest[group], Q))
         # More than K different values of bfloat16: a light atom costs up to half of itself.
         assert error <= bound(int(own.sum())) + (1e-3 if dtype == torch.bfloat16 else 0)
@@ -184,14 +186,14 @@ def test_nan_and_infinities_are_counted_in_their_own_group(kind):
     digest = streamed(values, weights, groups=groups, number=4)
     w = numbers_of(weights, n)
     for group in range(4):
-        assert_books_and_means(digest[group], values[groups == group], w[groups == group])
+        assert_footers_and_means(digest[group], values[groups == group], w[groups == group])
     where = [(0, -3), (1, -1), (2, -2)]
-    book = digest[:, -3:, 1]
+    footer = digest[:, -3:, 1]
     for group, row in where:
         want = w[odd & (groups == group)].sum()
         torch.testing.assert_close(digest[group, row, 1], want, rtol=1e-12, atol=0)
         assert want > 0
-    assert book.count_nonzero() == 3
+    assert footer.count_nonzero() == 3
 
 
 def test_a_group_of_nothing_but_nan_or_one_infinity_stays_beside_full_ones():
@@ -225,7 +227,7 @@ def test_three_hundred_groups_are_told_apart(kind):
     torch.testing.assert_close(dg.count(digest), sums, rtol=1e-12, atol=0)
     assert ((sums == 0) == dg.mean(digest).isnan()).all()
     for group in groups.unique().tolist():
-        assert_books_and_means(digest[group], values[groups == group], w[groups == group])
+        assert_footers_and_means(digest[group], values[groups == group], w[groups == group])
 
 
 def test_a_batch_with_groups_larger_than_a_piece_is_counted_to_the_last_value():
@@ -237,7 +239,7 @@ def test_a_batch_with_groups_larger_than_a_piece_is_counted_to_the_last_value():
     digest = dg.add(dg.empty(shape=(3,)), values, groups=groups)
     for group in range(3):
         own = values[groups == group]
-        assert_books_and_means(digest[group], own, None)
+        assert_footers_and_means(digest[group], own, None)
         assert worst_rank_error(own, dg.quantile(digest[group], Q)) <= bound(len(own))
 
 
@@ -248,7 +250,7 @@ def test_a_piece_with_replicates_and_groups_is_counted_to_the_last_value():
     columns = torch.from_numpy(rng.poisson(1, (n, 9)))
     digest = dg.add(dg.empty(64, shape=(2,), replicates=9), values, groups=groups, replicates=columns)
     for group in range(2):
-        assert_books_and_means(digest[group, :, :2], values[groups == group], None)
+        assert_footers_and_means(digest[group, :, :2], values[groups == group], None)
         want = columns[groups == group].sum(0).double()
         torch.testing.assert_close(dg.count(dg.replicate_digests(digest))[:, group], want, rtol=1e-12, atol=0)
 
@@ -316,7 +318,7 @@ def test_a_merge_of_stacks_of_groups_is_that_of_each_group_alone(stack):
         assert torch.equal(merged[group], dg.merge(digests[:, group]))
     for group in (0, 1, 3):
         own = values[groups == group]
-        assert_books_and_means(merged[group], own, None)
+        assert_footers_and_means(merged[group], own, None)
         assert worst_rank_error(own, dg.quantile(merged[group], Q)) <= math.pi / 2 / 64
     assert torch.equal(merged[2], dg.empty(64))
 
@@ -352,8 +354,8 @@ def test_numpy_and_torch_give_the_same_digests_of_groups(kind, dtype, number, re
         groups = torch.from_numpy(np.minimum(rng.geometric(0.2, 1500), number) - 1)
         columns = torch.from_numpy(rng.poisson(1, (1500, replicates))) if replicates else None
         entries = Entries(values, weights_of(kind, 1500, rng), columns, groups)
-        a = add_batch(a, arrays(*entries))
-        b = add_batch(b, entries)
+        a = add_entries(a, arrays(*entries))
+        b = add_entries(b, entries)
         assert_same_paths(a, b)
 
 
@@ -367,8 +369,8 @@ def test_numpy_and_torch_give_the_same_replicates_without_groups(kind):
         entries = Entries(
             values, weights_of(kind, 1000, rng), torch.from_numpy(rng.poisson(1, (1000, 3))), None
         )
-        a = add_batch(a, arrays(*entries))
-        b = add_batch(b, entries)
+        a = add_entries(a, arrays(*entries))
+        b = add_entries(b, entries)
         assert_same_paths(a, b)
 
 
@@ -385,7 +387,7 @@ def test_masked_rows_of_a_tensor_never_reach_groups_or_replicates(kind):
     dirty = Entries(values.where(keep, INF), weights, torch.where(counted[:, None], columns, 0), groups)
     clean = Entries(values, weights, columns, groups).at(counted)
     empty = dg.empty(32, shape=(3,), replicates=2)
-    torch.testing.assert_close(add_batch(empty, dirty), add_batch(empty, clean), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(add_entries(empty, dirty), add_entries(empty, clean), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["unweighted", "masked", "fractional"])
@@ -491,7 +493,7 @@ def test_replicates_do_not_change_what_the_digest_itself_says():
     rng = np.random.default_rng(13)
     values = values_of("ce like", 20_000)
     digest = streamed(values, replicates=torch.from_numpy(rng.poisson(1, (20_000, 3))))
-    assert_books_and_means(digest[..., :2], values, None)
+    assert_footers_and_means(digest[..., :2], values, None)
     assert worst_rank_error(values, dg.quantile(digest[..., :2], Q)) <= bound(20_000)
 
 
@@ -626,7 +628,7 @@ SMOOTH = ["normal", "ce like", "uniform"]
 def test_64_shards_of_smooth_data_keep_the_promise(name):
     values, digests = large(name)
     merged = dg.merge(digests)
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
     assert worst_rank_error(values, dg.quantile(merged, Q)) <= bound(len(values))
 
 
@@ -644,7 +646,7 @@ def test_the_order_of_a_stack_of_many_changes_not_one_bit(name):
 def test_many_shards_of_atoms_among_other_values_keep_the_promise(name, number):
     values = values_of(name, 1_500_000)
     merged = dg.merge(shards(values, number))
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
     assert worst_rank_error(values, dg.quantile(merged, Q)) <= bound(len(values))
 
 
@@ -663,7 +665,7 @@ def test_whole_weights_of_many_digests_stay_whole_and_fractional_ones_are_not_ro
 def test_any_number_of_shards_counts_exactly_and_stays_close(number, compression):
     values = values_of("normal", 300_000)
     merged = dg.merge(shards(values, number, compression))
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
     assert worst_rank_error(values, dg.quantile(merged, Q)) <= limit(compression, len(values))
     assert (dg.quantile(merged, GRID).diff() >= 0).all()
 
@@ -674,7 +676,7 @@ def test_many_shards_become_a_digest_of_another_size(number, compression):
     values = values_of("ce like", 300_000)
     merged = dg.merge(shards(values, number), compression=compression)
     assert merged.shape == (compression + 3, 2)
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
     assert worst_rank_error(values, dg.quantile(merged, Q)) <= limit(compression, len(values))
 
 
@@ -696,14 +698,14 @@ def test_many_digests_of_atoms_merge_exactly(number, step):
 def test_shards_merge_as_well_by_levels_as_by_order(monkeypatch, name):
     values, by_levels = values_of(name, 640_000), []
     digests = shards(values, 128)
-    cut_by_levels = _merge._cut_by_levels
-    monkeypatch.setattr(_merge, "_cut_by_levels", lambda *what: by_levels.append(cut_by_levels(*what)))
+    cut_by_levels = merging._cut_by_levels
+    monkeypatch.setattr(merging, "_cut_by_levels", lambda *what: by_levels.append(cut_by_levels(*what)))
     ordered = dg.merge(digests)
     assert by_levels[0] is not None
-    monkeypatch.setattr(_merge, "_cut_by_order", None)
-    monkeypatch.setattr(_merge, "_cut_by_levels", cut_by_levels)
+    monkeypatch.setattr(merging, "_cut_by_order", None)
+    monkeypatch.setattr(merging, "_cut_by_levels", cut_by_levels)
     for merged in (ordered, dg.merge(digests)):
-        assert_books_and_means(merged, values, None)
+        assert_footers_and_means(merged, values, None)
         assert worst_rank_error(values, dg.quantile(merged, Q)) <= bound(len(values))
         means, weights, blend = dg.centroids(merged)
         zeros = (values == 0).sum().item()
@@ -730,14 +732,14 @@ def test_heavy_atoms_among_many_shards_keep_their_place(number):
     first, last = (values < 0).sum().item(), (values <= 0).sum().item() - 1
     ends = first / (len(values) - 1) + 1e-9, last / (len(values) - 1) - 1e-9
     assert dg.quantile(merged, torch.linspace(*ends, 2001, dtype=torch.float64)).eq(0).all()
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
 
 
 @pytest.mark.parametrize("compression", [64, 1024])
 def test_negative_values_in_many_shards_are_the_mirror_of_positive_ones(compression):
     values = values_of("lognormal", 400_000)
     merged = dg.merge(shards(-values, 64, compression))
-    assert_books_and_means(merged, -values, None)
+    assert_footers_and_means(merged, -values, None)
     assert worst_rank_error(-values, dg.quantile(merged, Q)) <= limit(compression, len(values))
 
 
@@ -748,7 +750,7 @@ def test_empty_digests_among_many_change_nothing_but_the_stack(number, compressi
     full = shards(values, number, compression)
     stack = torch.cat([dg.empty(compression, shape=(30,)), full, dg.empty(compression, shape=(30,))])
     merged = dg.merge(stack)
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
     assert worst_rank_error(values, dg.quantile(merged, Q)) <= limit(compression, len(values))
     assert torch.equal(dg.merge(dg.empty(compression, shape=(number,))), dg.empty(compression))
 
@@ -769,12 +771,12 @@ def test_one_digest_of_large_values_among_empty_ones_is_not_lost():
 
 
 @pytest.mark.parametrize("number", [64, 200])
-def test_books_of_many_shards_add_up(number):
+def test_footers_of_many_shards_add_up(number):
     values = values_of("normal", 200_000)
     values[::100], values[1::1000], values[2::2000] = NAN, INF, -INF
     merged = dg.merge(shards(values, number))
     assert merged[-3:, 1].tolist() == [2000, 100, 200]
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
     assert dg.merge(torch.stack([dg.add_invalid(merged, torch.tensor(3))] * number))[-3, 0] == 3 * number
 
 
@@ -803,7 +805,7 @@ def test_float64_values_that_float32_can_not_tell_apart_keep_their_order_in_a_me
     alone = worst_rank_error(values, dg.quantile(streamed(values, compression=compression), Q))
     error = worst_rank_error(values, dg.quantile(merged, Q))
     assert error <= max(limit(compression, len(values)), 3 * alone)
-    assert_books_and_means(merged, values, None)
+    assert_footers_and_means(merged, values, None)
 
 
 def test_float64_values_that_float32_can_not_tell_apart_keep_their_order_beside_empty_digests():
@@ -857,12 +859,12 @@ def hard_floats(n, rng, *, nan):
 @pytest.mark.parametrize("nan", [True, False])
 @pytest.mark.parametrize("sign", ["both", "positive", "negative"])
 def test_floats_are_sorted_as_numpy_sorts_them_whoever_sorts(monkeypatch, numpy_is_fast, n, nan, sign):
-    monkeypatch.setattr(_arrays, "numpy_sorts_fast", lambda: numpy_is_fast)
+    monkeypatch.setattr(_sorting, "numpy_sorts_fast", lambda: numpy_is_fast)
     x = hard_floats(n, np.random.default_rng(24), nan=nan)
     if sign != "both":
         x = np.copysign(x, 1 if sign == "positive" else -1)
     before = x.copy()
-    got = _arrays.sort(x)
+    got = _sorting.sort(x)
     np.testing.assert_array_equal(got, np.sort(x))
     assert got.dtype == np.float32
     np.testing.assert_array_equal(x.view(np.int32), before.view(np.int32))
@@ -870,10 +872,10 @@ def test_floats_are_sorted_as_numpy_sorts_them_whoever_sorts(monkeypatch, numpy_
 
 @pytest.mark.parametrize("numpy_is_fast", [True, False])
 def test_doubles_and_rows_are_sorted_as_numpy_sorts_them(monkeypatch, numpy_is_fast):
-    monkeypatch.setattr(_arrays, "numpy_sorts_fast", lambda: numpy_is_fast)
+    monkeypatch.setattr(_sorting, "numpy_sorts_fast", lambda: numpy_is_fast)
     x = hard_floats(80_000, np.random.default_rng(25), nan=True)
     for shaped in (x.astype(np.float64), x.reshape(2, -1)):
-        np.testing.assert_array_equal(_arrays.sort(shaped), np.sort(shaped))
+        np.testing.assert_array_equal(_sorting.sort(shaped), np.sort(shaped))
 
 
 INTEGERS = {
@@ -892,10 +894,10 @@ INTEGERS = {
 @pytest.mark.parametrize("n", [1000, 1 << 15, 50_001])
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_keep_the_order_of_equal_ones_whoever_sorts(monkeypatch, numpy_is_fast, n, name):
-    monkeypatch.setattr(_arrays, "numpy_sorts_fast", lambda: numpy_is_fast)
+    monkeypatch.setattr(_sorting, "numpy_sorts_fast", lambda: numpy_is_fast)
     x = INTEGERS[name](n, np.random.default_rng(26))
     before = x.copy()
-    np.testing.assert_array_equal(_arrays.stable_order(x), np.argsort(x, kind="stable"))
+    np.testing.assert_array_equal(_sorting.stable_order(x), np.argsort(x, kind="stable"))
     np.testing.assert_array_equal(x, before)
 
 
@@ -904,17 +906,17 @@ def test_a_digest_has_the_same_bits_whoever_sorts(monkeypatch, numpy_is_fast):
     values = torch.from_numpy(hard_floats(100_000, np.random.default_rng(27), nan=True))
     groups = torch.arange(100_000) % 3
     want, grouped = dg.from_values(values), dg.add(dg.empty(shape=(3,)), values, groups=groups)
-    monkeypatch.setattr(_arrays, "numpy_sorts_fast", lambda: numpy_is_fast)
+    monkeypatch.setattr(_sorting, "numpy_sorts_fast", lambda: numpy_is_fast)
     assert torch.equal(dg.from_values(values), want)
     assert torch.equal(dg.add(dg.empty(shape=(3,)), values, groups=groups), grouped)
 
 
 def test_the_faster_sort_is_measured_once():
-    _arrays.numpy_sorts_fast.cache_clear()
-    first = _arrays.numpy_sorts_fast()
+    _sorting.numpy_sorts_fast.cache_clear()
+    first = _sorting.numpy_sorts_fast()
     assert isinstance(first, bool)
-    assert _arrays.numpy_sorts_fast() is first
-    assert _arrays.numpy_sorts_fast.cache_info().misses == 1
+    assert _sorting.numpy_sorts_fast() is first
+    assert _sorting.numpy_sorts_fast.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("with_groups", [False, True])
@@ -970,8 +972,8 @@ def test_groups_without_a_finite_value_are_the_same_in_both_libraries(values):
     x, groups = torch.tensor(values[0]), torch.tensor(values[1])
     digest = dg.empty(8, shape=(3,))
     entries = Entries(x, None, None, groups)
-    want = add_batch(digest.numpy(), Entries(x.numpy(), None, None, groups.numpy()))
-    got = add_batch(digest, entries)
+    want = add_entries(digest.numpy(), Entries(x.numpy(), None, None, groups.numpy()))
+    got = add_entries(digest, entries)
     torch.testing.assert_close(got, torch.from_numpy(want))
     for group in range(3):
         own = x[(groups == group) & ~x.isnan()]
@@ -979,7 +981,7 @@ def test_groups_without_a_finite_value_are_the_same_in_both_libraries(values):
 
 
 def test_minus_infinities_alone_are_counted_once_as_tensors_too():
-    got = add_batch(dg.empty(8), Entries(torch.full((4,), -INF), None, None, None))
+    got = add_entries(dg.empty(8), Entries(torch.full((4,), -INF), None, None, None))
     assert dg.count(got) == 4
     assert dg.nonfinite(got) == 4
     assert dg.finite_mean(got).isnan()

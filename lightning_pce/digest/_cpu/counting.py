@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_pce.digest._arrays import Array, after_zero, sort
-from lightning_pce.digest._cpu.cutting import Ordered
+from lightning_pce.digest._arrays import Array, after_zero
+from lightning_pce.digest._cpu.cutting import Ascending
+from lightning_pce.digest._sorting import sort
 
 # 32,768 levels of values, 16,384 of centroids.
 DIGITS, FEWER_DIGITS = 15, 14
@@ -45,18 +46,18 @@ class Scale(NamedTuple):
     offset: int
 
 
-class _Items(NamedTuple):
+class _Levels(NamedTuple):
     """Values that lie together, in ascending order: their mean, how many, and whether they differ."""
 
     means: NDArray[np.float64]
     counts: Ints
     blend: Flags
 
-    def at(self, index: Flags) -> _Items:
-        return _Items(self.means[index], self.counts[index], self.blend[index])
+    def at(self, index: Flags) -> _Levels:
+        return _Levels(self.means[index], self.counts[index], self.blend[index])
 
 
-def counted(x: Values, compression: int) -> Ordered | None:
+def counted(x: Values, compression: int) -> Ascending | None:
     """Values ``[n]`` in any order, as levels.
 
     None if they are better sorted: if some are not finite, if there may be few distinct ones, which a digest
@@ -71,45 +72,45 @@ def counted(x: Values, compression: int) -> Ordered | None:
     if len(used) <= compression:
         return None
     lowest, highest = float(x.min()), float(x.max())
-    items = _items(x, level, used, counts.take(used), lowest)
-    upto = after_zero(items.counts.cumsum())
-    crowded = crowded_levels(items.counts, upto, compression, _PART_OF_CELL, _PART_OF_BATCH)
-    crowded[0] &= items.blend[0]
-    if 2 * items.counts[crowded].sum() > len(x):
+    levels = _levels_in_use(x, level, used, counts.take(used), lowest)
+    upto = after_zero(levels.counts.cumsum())
+    crowded = crowded_levels(levels.counts, upto, compression, _PART_OF_CELL, _PART_OF_BATCH)
+    crowded[0] &= levels.blend[0]
+    if 2 * levels.counts[crowded].sum() > len(x):
         return None
     if crowded.any():
         flags = np.zeros(1 << DIGITS, dtype=np.bool_)
         flags[used[crowded]] = True
         crowd = x[np.flatnonzero(flags.take(level.numpy()))]
-        items = _with_values(items.at(~crowded), sort(crowd))
-    items = _with_extremes(items, lowest, highest)
-    means = np.minimum(np.maximum(items.means, lowest), highest)
+        levels = _with_values(levels.at(~crowded), sort(crowd))
+    levels = _with_extremes(levels, lowest, highest)
+    means = np.minimum(np.maximum(levels.means, lowest), highest)
     means = np.maximum.accumulate(means)  # of float64 some may be rounded past their neighbours
-    return Ordered(means, after_zero(items.counts.cumsum()), items.blend)
+    return Ascending(means, after_zero(levels.counts.cumsum()), levels.blend)
 
 
-def _items(x: Values, level: torch.Tensor, used: Ints, counts: Ints, lowest: float) -> _Items:
+def _levels_in_use(x: Values, level: torch.Tensor, used: Ints, counts: Ints, lowest: float) -> _Levels:
     """The levels that hold something."""
     # Sums of so many float32 are exact; those of float64 could be rounded by more than a level is wide.
     start = lowest if x.dtype == np.float64 else 0.0
     sums = sums_at(level, torch.from_numpy(x), 1 << DIGITS, start).take(used)
     blend = counts > 1
     blend[0] = sums[0] != counts[0] * (lowest - start)  # else the smallest value and no others: mostly zeros
-    return _Items(sums / counts + start, counts, blend)
+    return _Levels(sums / counts + start, counts, blend)
 
 
-def _with_values(items: _Items, x: Values) -> _Items:
+def _with_values(levels: _Levels, x: Values) -> _Levels:
     """Items and sorted values that are in none of them."""
     first = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
     values = x[first].astype(np.float64)
-    at = np.searchsorted(items.means, values)
-    counts = np.insert(items.counts, at, np.diff(first, append=len(x)))
-    return _Items(np.insert(items.means, at, values), counts, np.insert(items.blend, at, False))
+    at = np.searchsorted(levels.means, values)
+    counts = np.insert(levels.counts, at, np.diff(first, append=len(x)))
+    return _Levels(np.insert(levels.means, at, values), counts, np.insert(levels.blend, at, False))
 
 
-def _with_extremes(items: _Items, lowest: float, highest: float) -> _Items:
+def _with_extremes(levels: _Levels, lowest: float, highest: float) -> _Levels:
     """The smallest and the largest value by themselves: a digest answers q = 0 and 1 with them."""
-    means, counts, blend = items
+    means, counts, blend = levels
     if blend[0]:
         counts[0] -= 1
         means[0] += (means[0] - lowest) / counts[0]
@@ -122,7 +123,7 @@ def _with_extremes(items: _Items, lowest: float, highest: float) -> _Items:
         counts[-1] -= 1
         means[-1] -= (highest - means[-1]) / counts[-1]
         means, counts, blend = np.append(means, highest), np.append(counts, 1), np.append(blend, False)
-    return _Items(means, counts, blend)
+    return _Levels(means, counts, blend)
 
 
 def scale_of(x: Values, digits: int) -> Scale | None:

@@ -1,9 +1,8 @@
-"""An ordered batch and a digest, cut against each other: the CPU's short cut to what `_centroids.py` does.
+"""A batch in order and a digest, cut against each other without becoming cells and items first.
 
-There a batch becomes cells, cells and centroids are sorted together and cut again. Where neither weights nor
-exactness are at stake (see :func:`add_ordered`) a cut is a pair of places, one in the batch and one among the
-halves of the centroids, that one binary search finds: 200 microseconds less for 32,768 values, and half the
-rank error, as the batch is cut between single values.
+Where neither weights nor exactness are at stake (see :func:`add_ascending`) a cut is a pair of places, one in
+the batch and one among the halves of the centroids, that one binary search finds: 200 microseconds less for
+32,768 values, and half the rank error, as the batch is cut between single values.
 """
 
 from __future__ import annotations
@@ -14,15 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_pce.digest._arrays import after_zero, between
-from lightning_pce.digest._centroids import BOOK_ROWS, halves, k1_edges
+from lightning_pce.digest._arrays import after_zero, between, sums_between
+from lightning_pce.digest._cells import k1_edges, lower_end_is_nearer, summarised
+from lightning_pce.digest._centroids import halves
+from lightning_pce.digest._cpu.packing import to_the_front
+from lightning_pce.digest._format import Items, compression_of
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Places = NDArray[np.int64]
 
 
-class Ordered(NamedTuple):
+class Ascending(NamedTuple):
     """Values in ascending order, or in their place the means of values that lie together."""
 
     values: NDArray[np.floating]  # [n] finite
@@ -31,20 +33,29 @@ class Ordered(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """The batch or the halves of the centroids: items in order, the means between -inf and +inf."""
+    """The batch or the halves of the centroids: n things in order, the means between -inf and +inf."""
 
     means: Floats  # [n + 2]
-    sums: Floats  # [n + 1] of each item, and 0
     blend: Flags | None  # [n + 2]; None: nowhere
-    upto: Floats | Places | None  # [n + 1] the weight before each item, and of all; None: 0, 1, ..., n
+    weights: Floats | Places | None  # [n]; None: 1 each
+    upto: Floats | Places | None  # [n + 1] the weight before each, and of all; None: 0, 1, ..., n
 
     def before(self, place: Any) -> Any:
-        """The weight before items."""
+        """The weight before places."""
         return place if self.upto is None else self.upto[place]
 
+    def weights_between(self, cut: Places) -> Floats | Places:
+        weights: Floats | Places = np.diff(cut) if self.weights is None else sums_between(self.weights, cut)
+        return weights
 
-class _Cuts(NamedTuple):
-    """Cut j lies before the batch's item ``new[j]`` and before half ``old[j]``, ``[K + 1]`` each.
+    def sums_between(self, cut: Places) -> Floats:
+        means = self.means[1:-1]
+        sums: Floats = sums_between(means if self.weights is None else means * self.weights, cut)
+        return sums
+
+
+class _JointCuts(NamedTuple):
+    """Cut j lies before the batch's value ``new[j]`` and before half ``old[j]``, ``[K + 1]`` each.
 
     ``below`` and ``above`` are the neighbours of each cut in the two together.
     """
@@ -55,44 +66,39 @@ class _Cuts(NamedTuple):
     above: Floats
 
 
-def add_ordered(digest: Floats, batch: Ordered) -> Floats:
-    """Centroids ``[K, 2]`` of a digest ``[K + 3, 2]`` and a batch which together are more than K values.
+def add_ascending(digest: Floats, batch: Ascending) -> Items:
+    """The centroids ``[K]`` of a digest ``[K + 3, 2]`` and a batch which together are more than K values.
 
     Such a digest is not exact any more: nothing is lost by cuts along scale function k1 alone.
     """
     means, weights, blend, _ = halves(digest)
     used = weights > 0
     means, weights, blend = means[used], weights[used], blend[used]
-    old = _Side(
-        between(-math.inf, means, math.inf),
-        np.append(means * weights, 0.0),
-        between(0, blend, 0),
-        after_zero(weights.cumsum()),
-    )
+    upto = after_zero(weights.cumsum())
+    old = _Side(between(-math.inf, means, math.inf), between(0, blend, 0), weights, upto)
     new = _side(batch)
     number = len(batch.values)
-    goal = k1_edges(len(digest) - BOOK_ROWS, digest) * (old.before(len(means)) + new.before(number))
-    # The batch's first item that is not below each half.
+    goal = k1_edges(compression_of(digest), digest) * (old.before(len(means)) + new.before(number))
+    # The batch's first value that is not below each half.
     first = between(0, np.searchsorted(batch.values, _not_below(means, batch.values.dtype)), number)
-    middle = weights.cumsum() - weights / 2 + new.before(first[1:-1])
+    middle = upto[1:] - weights / 2 + new.before(first[1:-1])
     at = np.searchsorted(middle, goal)
     at[0], at[-1] = 0, len(means)
     place = _nearest(new, goal - old.before(at))
     place = np.minimum(np.maximum(place, first[at]), first[at + 1])
     place[0], place[-1] = 0, number
-    return _centroids(new, old, _out_of_runs(new, old, goal, place, at))
+    cells = _cells_between(new, old, _out_of_joint_runs(new, old, goal, place, at))
+    return to_the_front(cells, compression_of(digest))
 
 
-def _side(batch: Ordered) -> _Side:
+def _side(batch: Ascending) -> _Side:
     values, upto, blend = batch
-    padded = np.empty(len(values) + 2)
-    padded[0], padded[-1] = -math.inf, math.inf
-    np.add(values, 0.0, out=padded[1:-1])  # -0.0 becomes 0.0
+    means = np.empty(len(values) + 2)
+    means[0], means[-1] = -math.inf, math.inf
+    np.add(values, 0.0, out=means[1:-1])  # -0.0 becomes 0.0
     if upto is None or blend is None:
-        sums = padded[1:].copy()
-        sums[-1] = 0.0
-        return _Side(padded, sums, None, None)
-    return _Side(padded, np.append(values * np.diff(upto), 0.0), between(0, blend, 0), upto)
+        return _Side(means, None, None, None)
+    return _Side(means, between(0, blend, 0), np.diff(upto), upto)
 
 
 def _nearest(side: _Side, weight: Floats) -> Places:
@@ -114,34 +120,29 @@ def _neighbours(new: _Side, old: _Side, place: Places, at: Places) -> tuple[Floa
     return below, np.minimum(new.means[place + 1], old.means[at + 1])
 
 
-def _out_of_runs(new: _Side, old: _Side, goal: Floats, place: Places, at: Places) -> _Cuts:
-    """Move each cut inside a run of equal values to the end of it with less weight before the goal."""
+def _out_of_joint_runs(new: _Side, old: _Side, goal: Floats, place: Places, at: Places) -> _JointCuts:
+    """Move each cut inside a run of equal values of both sides by the tie rule."""
     below, above = _neighbours(new, old, place, at)
     tied = below >= above
     if tied.any():
         run, goal = above[tied], goal[tied]
-        left, right = (
+        lower, upper = (
             [np.searchsorted(side.means[1:-1], run, side=end) for side in (new, old)]
             for end in ("left", "right")
         )
-        before, after = (new.before(one) + old.before(two) for one, two in (left, right))
-        low = goal - before <= after - goal
-        place[tied], at[tied] = np.where(low, left[0], right[0]), np.where(low, left[1], right[1])
+        before, upto = (new.before(one) + old.before(two) for one, two in (lower, upper))
+        low = lower_end_is_nearer(goal, before, upto)
+        place[tied], at[tied] = np.where(low, lower[0], upper[0]), np.where(low, lower[1], upper[1])
         below, above = _neighbours(new, old, place, at)
-    return _Cuts(place, at, below, above)
+    return _JointCuts(place, at, below, above)
 
 
-def _centroids(new: _Side, old: _Side, cuts: _Cuts) -> Floats:
+def _cells_between(new: _Side, old: _Side, cuts: _JointCuts) -> Items:
     first, last = cuts.above[:-1], cuts.below[1:]
-    weight = np.diff(new.before(cuts.new)) + np.diff(old.before(cuts.old))
-    sums = _sums_between(new.sums, cuts.new) + _sums_between(old.sums, cuts.old)
+    weight = new.weights_between(cuts.new) + old.weights_between(cuts.old)
+    sums = new.sums_between(cuts.new) + old.sums_between(cuts.old)
     blend = (first < last) | _ends_blended(new, cuts.new) | _ends_blended(old, cuts.old)
-    rows = np.zeros((len(first), 2))
-    some = np.flatnonzero(weight > 0)
-    mean = np.minimum(np.maximum(sums[some] / weight[some], first[some]), last[some])
-    rows[: len(some), 0] = np.where(blend[some], mean, first[some])
-    rows[: len(some), 1] = np.where(blend[some], -weight[some], weight[some])
-    return rows
+    return summarised(first, last, sums, weight, blend)
 
 
 def _ends_blended(side: _Side, cut: Places) -> Flags | bool:
@@ -149,10 +150,3 @@ def _ends_blended(side: _Side, cut: Places) -> Flags | bool:
     if side.blend is None:
         return False
     return (side.blend[cut[:-1] + 1] | side.blend[cut[1:]]) & (cut[1:] > cut[:-1])
-
-
-def _sums_between(data: Floats, cut: Places) -> Floats:
-    """``data[cut[j]:cut[j + 1]].sum()`` for each j; the last element is 0 and lies behind all cuts."""
-    with np.errstate(over="ignore"):  # the mean is held between the outermost values
-        sums: Floats = np.add.reduceat(data, cut[:-1])
-    return np.where(cut[1:] > cut[:-1], sums, 0.0)  # of nothing reduceat gives data[cut[j]]
