@@ -159,6 +159,7 @@ class StageMetrics(nn.Module):
             arguments: others of that method.
 
         Raises:
+            RuntimeError: if the stage has not begun.
             ValueError: if the arguments do not fit; nothing of the batch enters then.
         """
         index = self._checked_index(stage, dataloader_idx)
@@ -178,6 +179,8 @@ class StageMetrics(nn.Module):
         return scored.mean()
 
     def _checked_index(self, stage: str, dataloader_idx: int | None) -> int:
+        if stage not in self._open:
+            raise RuntimeError(f"The {stage} stage has not begun, or is over: it takes no batch.")
         loaders = self._open[stage]
         if dataloader_idx is None and loaders > 1:
             raise ValueError(

@@ -21,8 +21,8 @@ class WeightedMean(ViewedMetric, TotalsMetric):
     As input to ``update``, ``values``: floating point of any shape, and optionally ``weights``: bool or
     numbers >= 0 of that shape, and with ``groups`` the number of each value's ``group``. NaN is left out.
 
-    As output of ``compute``, 0-d float64 tensors: ``mean``, and ``{group}_mean`` of each group; NaN where
-    nothing counted.
+    As output of ``compute``, 0-d float64 tensors: ``mean``, NaN where nothing counted, and ``count``, the
+    weight of what did; then the same of each group, with its name in front: ``prompt_mean``.
 
     Args:
         groups: names of kinds of values that are told apart, of A-Z, a-z, 0-9, _.
@@ -46,7 +46,8 @@ class WeightedMean(ViewedMetric, TotalsMetric):
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys of ``compute()``, in order."""
-        return ("mean", *(f"{group}_mean" for group in self.groups or ()))
+        keys = ("mean", "count")
+        return (*keys, *(f"{group}_{key}" for group in self.groups or () for key in keys))
 
     @not_compiled
     def update(self, values: Tensor, weights: Tensor | None = None, *, group: GroupIds | None = None) -> None:
@@ -83,4 +84,5 @@ class WeightedMean(ViewedMetric, TotalsMetric):
         """The means of everything seen on all ranks, 0-d float64; see the class."""
         overall = self._state.sum(0, keepdim=True)
         sums = overall if self.groups is None else torch.cat([overall, self._state])
-        return dict(zip(self.keys, (sums[:, 0] / sums[:, 1]).unbind(), strict=True))
+        results = torch.stack([sums[:, 0] / sums[:, 1], sums[:, 1]], dim=-1)
+        return dict(zip(self.keys, results.flatten().unbind(), strict=True))

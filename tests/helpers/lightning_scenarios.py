@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as L
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -158,15 +159,37 @@ def more_than_a_digest():
     return {"runs": [[{0: torch.cat(batches).tolist()}, lit.numbers(trainer.callback_metrics)]]}
 
 
+class StatisticsLM(lit.LoadersLM):
+    """Five statistics of two groups."""
+
+    def __init__(self):
+        super().__init__(
+            statistics=("ce", "entropy", "log_rank", "margin", "max_prob"),
+            groups=("a", "b"),
+            percentiles=(50,),
+        )
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        group = torch.arange(batch["labels"].shape[1]).expand(batch["labels"].shape) % 2
+        self.update_percentile_ce(self(batch), batch["labels"], dataloader_idx, group=group)
+
+
 def every_statistic():
-    """What both ranks log, and what one process would of the batches of both."""
-    module, batches = lit.LitLM(statistics=("ce", "entropy", "log_rank")), own(3 - 2 * RANK)
-    notes = validate(lit.stream(batches), module)
-    return {
-        **notes,
-        "ids": [batch["ids"].tolist() for batch in batches],
-        "labels": [batch["labels"].tolist() for batch in batches],
-    }
+    """What both ranks log of two dataloaders, the batches they had, and how many gathers carried results."""
+    loaders, sizes, all_gather = [own(3 - 2 * RANK), own(1 + RANK)[1:]], [], dist.all_gather
+
+    def counting(parts, tensor, *arguments, **keywords):
+        if tensor.dtype == torch.float64:  # the states of metrics; settings and lengths are float32
+            sizes.append(tensor.numel())
+        return all_gather(parts, tensor, *arguments, **keywords)
+
+    dist.all_gather = counting
+    try:
+        notes = validate([lit.stream(batches) for batches in loaders], StatisticsLM())
+    finally:
+        dist.all_gather = all_gather
+    batches = [[{key: part.tolist() for key, part in batch.items()} for batch in each] for each in loaders]
+    return {**notes, "batches": batches, "sizes": sizes}
 
 
 def under_mesh(data_parallel, tensor_parallel, **configuration):

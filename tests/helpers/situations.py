@@ -326,14 +326,14 @@ def load_strictly(situation, state):
 
 
 class _Gathers:
-    """Counts the collectives that carry a digest."""
+    """Counts the collectives that carry digests."""
 
     def __init__(self):
         self.count, self._all_gather = 0, dist.all_gather
         dist.all_gather = self
 
     def __call__(self, parts, tensor, *args, **kwargs):
-        self.count += tensor.dtype == torch.float64 and tuple(tensor.shape) == (1027, 2)
+        self.count += tensor.dtype == torch.float64 and tensor.numel() >= 1027 * 2
         return self._all_gather(parts, tensor, *args, **kwargs)
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_pce import PercentileCEMixin
 from lightning_pce import digest as td
+from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
 from tests.helpers.lit_modules import (
     LitLM,
@@ -323,23 +324,66 @@ def test_where_lightning_logs_nothing_each_epoch_still_begins_empty(tmp_path):
     assert not trainer.callback_metrics
 
 
+def opened(loaders=1, **settings):
+    stages = StageMetrics(Settings(percentiles=(50,), **settings))
+    stages.open("val", loaders, torch.device("cpu"))
+    return stages
+
+
 def test_a_stage_that_is_not_open_takes_no_batch():
-    metrics = StageMetrics(percentiles=(50,))
-    with pytest.raises(RuntimeError, match="missed the beginning of the val stage"):
-        metrics.update("val", losses=torch.ones(3))
-    metrics.open("val", 1, torch.device("cpu"))
-    assert float(metrics.update("val", losses=torch.ones(3))) == 1
-    metrics.log("val", lambda *_, **__: None, "percentile_ce")
-    with pytest.raises(RuntimeError, match="missed the beginning of the val stage"):
-        metrics.update("val", losses=torch.ones(3))
+    stages = StageMetrics(Settings(percentiles=(50,)))
+    with pytest.raises(RuntimeError, match="val stage has not begun"):
+        stages.update("val", losses=torch.ones(3))
+    stages.open("val", 1, torch.device("cpu"))
+    assert float(stages.update("val", losses=torch.ones(3))) == 1
+    assert set(stages.results("val")) == {"ce_mean", "ce_p50", "ce_trimmed_mean"}
+    with pytest.raises(RuntimeError, match="val stage has not begun, or is over"):
+        stages.update("val", losses=torch.ones(3))
+
+
+def test_results_and_digests_have_the_names_of_loaders_and_groups():
+    stages = opened(2, loader_names=("web", "code"), groups=("a", "b"), pool_loaders=True)
+    for index in range(2):
+        losses = torch.tensor([1.0, 2.0]) + 10 * index
+        stages.update("val", losses=losses, group=torch.tensor([0, 1]), dataloader_idx=index)
+    results = {name: float(value) for name, value in stages.results("val").items()}
+    assert results["web_ce_p50"] == 1.5
+    assert results["code_ce_b_mean"] == 12
+    assert results["ce_mean"] == 6.5
+    digests = stages.digests("val")
+    assert {loader: sorted(groups) for loader, groups in digests.items()} == {
+        "web": ["", "a", "b"],
+        "code": ["", "a", "b"],
+    }
+    assert float(td.mean(digests["code"][""])) == 11.5
+    assert float(td.mean(digests["web"]["a"])) == 1
+    assert opened().digests("val").keys() == {""}
+
+
+def test_an_accuracy_is_a_metric_of_sums():
+    stages = opened(statistics=("ce", "rank"), groups=("a", "b"))
+    logits, labels = torch.eye(4)[None] * 9, torch.tensor([[0, 1, 3, -100]])
+    stages.update(
+        "val", logits, labels, group=torch.tensor([[0, 0, 1, 1]]), weights=torch.tensor([[3, 1, 1, 1]])
+    )
+    results = stages.results("val")
+    assert (results["accuracy"], results["accuracy_a"], results["accuracy_b"]) == (0.8, 1, 0)
+    assert stages.metric("val", 0, "accuracy").compute()["count"] == 5
+
+
+def test_settings_are_checked_once_and_frozen():
+    settings = Settings(percentiles=[50, 5], statistics=("rank", "ce"), groups=["a"])
+    assert (settings.percentiles, settings.statistics, settings.groups) == ((50, 5), ("ce", "rank"), ("a",))
+    with pytest.raises(AttributeError):
+        settings.shift = True
+    assert settings.described != Settings(percentiles=(50, 5), statistics=("rank", "ce")).described
 
 
 def test_stage_metrics_have_nothing_to_train_and_nothing_to_save():
-    metrics = StageMetrics(percentiles=(50,))
-    metrics.open("val", 2, torch.device("cpu"))
-    metrics.update("val", losses=torch.ones(3), dataloader_idx=1)
-    assert not list(metrics.parameters())
-    assert not metrics.state_dict()
+    stages = opened(2)
+    stages.update("val", losses=torch.ones(3), dataloader_idx=1)
+    assert not list(stages.parameters())
+    assert not stages.state_dict()
 
 
 def test_a_trial_of_the_batch_size_finder_that_ran_out_of_memory_leaves_nothing(tmp_path):

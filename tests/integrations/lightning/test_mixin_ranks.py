@@ -7,15 +7,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.distributions import bound, exact_quantile, worst_rank_error
-from tests.helpers.lightning_scenarios import OTHER_SETTINGS
+from tests.helpers.lightning_scenarios import OTHER_SETTINGS, StatisticsLM
 from tests.helpers.lit_modules import (
     IGNORED,
-    LitLM,
     assert_logged,
     loader,
     logged_under,
     make_batches,
     make_trainer,
+    numbers,
 )
 from tests.helpers.summaries import PERCENTILES, expected_log
 
@@ -124,20 +124,29 @@ def test_above_the_compression_the_promised_rank_error_holds_over_ranks(ranks):
     assert logged["val_ce_mean"] == pytest.approx(float(losses.double().mean()), rel=1e-6)
 
 
-def test_every_statistic_is_of_the_tokens_of_both_ranks(ranks, tmp_path):
-    [(_, logged)] = pooled(ranks, "every_statistic")
+def test_every_statistic_of_every_group_is_of_the_tokens_of_both_ranks(ranks, tmp_path):
+    notes = [rank["every_statistic"] for rank in ranks]
+    logged = [run["runs"][0][1] for run in notes]
+    assert logged[0] == logged[1]
     batches = [
-        {"ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-        for notes in ranks
-        for ids, labels in zip(
-            notes["every_statistic"]["ids"], notes["every_statistic"]["labels"], strict=True
-        )
+        [
+            {key: torch.tensor(part) for key, part in batch.items()}
+            for rank in notes
+            for batch in rank["batches"][index]
+        ]
+        for index in range(2)
     ]
-    assert len(batches) == 4
-    module = LitLM(statistics=("ce", "entropy", "log_rank"))
-    alone = make_trainer(tmp_path).validate(module, loader(batches), verbose=False)[0]
-    assert logged == pytest.approx(alone, rel=1e-6)
-    assert "val_top5_accuracy" in logged
+    assert [len(each) for each in batches] == [4, 1]  # rank 0 has none of the second dataloader
+    trainer = make_trainer(tmp_path)
+    trainer.validate(StatisticsLM(), [loader(each) for each in batches], verbose=False)
+    assert logged[0] == pytest.approx(numbers(trainer.callback_metrics), rel=1e-6, nan_ok=True)
+    assert {"val_dl0_margin_b_p50", "val_dl1_top5_accuracy_a"} < set(logged[0])
+
+
+def test_one_gather_merges_all_statistics_and_groups_of_a_dataloader(ranks):
+    for rank in ranks:
+        digests, sums = 5 * 2 * 1027 * 2, 2 * 2 * 2
+        assert rank["every_statistic"]["sizes"] == [digests + sums] * 2
 
 
 def test_several_dataloaders_with_different_numbers_of_batches_each_log_their_own(ranks):

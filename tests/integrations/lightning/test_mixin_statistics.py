@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_pce.integrations import stages
+from lightning_pce.tokens import batch as scoring
 from tests.helpers.distributions import exact_quantile
 from tests.helpers.lit_modules import (
     IGNORED,
@@ -82,16 +82,16 @@ def test_the_cross_entropy_is_that_of_a_module_without_other_statistics(tmp_path
 def test_logits_are_read_once(tmp_path, monkeypatch):
     calls = []
 
-    def counted(*args, **kwargs):
-        calls.append(kwargs["statistics"])
-        return original(*args, **kwargs)
+    def counted(logits, target, statistics, *args):
+        calls.append(statistics)
+        return original(logits, target, statistics, *args)
 
     def forbidden(*args, **kwargs):
         raise AssertionError("a second read of the logits")
 
-    original = stages.token_statistics
-    monkeypatch.setattr(stages, "token_statistics", counted)
-    monkeypatch.setattr("lightning_pce.metrics.percentiles.token_cross_entropy", forbidden)
+    original = scoring.statistics_of
+    monkeypatch.setattr(scoring, "statistics_of", counted)
+    monkeypatch.setattr(scoring, "differentiable_cross_entropy", forbidden)
     validated(LitLM(statistics=("ce", "entropy", "log_rank")), make_batches(3), tmp_path)
     assert [sorted(names) for names in calls] == 3 * [["ce", "entropy", "rank"]]
 
