@@ -1,4 +1,4 @@
-"""One intra-op thread for a while.
+"""One intra-op thread for a while, and work in several threads of one intra-op thread each.
 
 A small operation that torch splits over its pool of threads waits for the slowest of them. Where other
 processes keep the cores busy, such as the workers of a dataloader, one thread is often off its core and each
@@ -8,10 +8,15 @@ ones in one thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+_Piece = TypeVar("_Piece")
 
 
 @contextmanager
@@ -39,3 +44,93 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(number)
+
+
+def in_streams(stream: Callable[[Iterator[_Piece]], None], pieces: Iterable[_Piece], streams: int) -> None:
+    """Share pieces of work among new threads, and wait for them.
+
+    The intra-op threads of the caller are shared out as well: with as many streams as threads each runs its
+    operations single-threaded. One stream runs in the caller's thread, single-threaded too. Whether gradients
+    are recorded and inference mode hold inside as in the caller; autocast and other modes that torch keeps
+    for each thread do not.
+
+    Args:
+        stream: is called once in each thread with an iterator over the pieces that are left when it asks.
+        pieces: what to work on; the order in which they are begun.
+        streams: how many threads.
+
+    Raises:
+        BaseException: the first that was raised in any thread; the others end before their next piece.
+
+    Example:
+        >>> squares = [0] * 5
+        >>> def square(numbers):
+        ...     for number in numbers:
+        ...         squares[number] = number**2
+        >>> in_streams(square, range(5), 2)
+        >>> squares
+        [0, 1, 4, 9, 16]
+    """
+    left = deque(pieces)
+    streams = min(streams, len(left))
+    if streams > 1:
+        _in_threads(stream, left, streams)
+    elif left:
+        with single_threaded():
+            stream(_remaining(left))
+
+
+def _in_threads(stream: Callable[[Iterator[_Piece]], None], left: deque[_Piece], streams: int) -> None:
+    number = torch.get_num_threads()
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    ready, errors = threading.Semaphore(0), list[BaseException]()
+
+    def run(share: int) -> None:
+        torch.get_num_threads()  # a new thread takes the global count when it first asks, not when it starts
+        torch.set_num_threads(share)
+        ready.release()
+        try:
+            with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+                stream(_remaining(left))
+        except BaseException as error:
+            left.clear()
+            errors.append(error)
+
+    started: list[threading.Thread] = []
+    try:
+        for index in range(streams):
+            thread = threading.Thread(target=run, args=(max(1, (number + index) // streams),))
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads: a limit of the system, or the interpreter is ending
+                break
+            started.append(thread)
+        for _ in started:
+            ready.acquire()
+        # Threads of others that start now begin with the caller's count, which is why it does no work itself.
+        torch.set_num_threads(number)
+        for thread in started:
+            thread.join()
+        if not started:
+            with single_threaded():
+                stream(_remaining(left))
+    finally:
+        left.clear()  # at an interrupt the threads end with the pieces that they have begun
+        for thread in started:
+            thread.join()
+        torch.set_num_threads(number)
+    if errors:
+        try:
+            raise errors[0]
+        finally:
+            errors.clear()  # else its traceback would keep alive whatever the streams held
+
+
+def _remaining(left: deque[_Piece]) -> Iterator[_Piece]:
+    """Pieces from the left end, each for one of the threads."""
+    while True:
+        try:
+            piece = left.popleft()
+        except IndexError:
+            return
+        yield piece

@@ -6,7 +6,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -14,19 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_pce._checks import warn_once
+from lightning_pce._compiling import not_compiled as not_compiled
 from lightning_pce.metrics._process_group import lazy_group, live_group
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
-def not_compiled(method: _Method) -> _Method:
-    """Leave a method out of ``torch.compile``.
-
-    Compiled, every call would be a new graph, because the update count is an int on a module, until torch
-    gives up and runs the whole step eagerly.
-    """
-    disable: Callable[[_Method], _Method] = torch.compiler.disable  # which has no types of its own
-    return disable(method)
 
 
 class SingleStateMetric(Metric):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce._checks import check_not_sharded
+from lightning_pce._compiling import not_compiled
 from lightning_pce.tokens.kernels import choose
 from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
 from lightning_pce.tokens.kernels.row_sums import joined, scattered
@@ -16,6 +17,7 @@ from lightning_pce.tokens.labels import check_logits_and_labels, targets
 from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, assemble, check_statistics
 
 
+@not_compiled
 @torch.no_grad()
 def linear_token_statistics(
     hidden: Tensor,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_pce._compiling import not_compiled
 from lightning_pce.tokens.kernels import choose
 from lightning_pce.tokens.kernels.row_sums import Kernel, RowSums, finish, joined
 from lightning_pce.tokens.labels import Targets, check_logits_and_labels, targets
@@ -60,6 +61,7 @@ class TokenStatistics(NamedTuple):
         return None if self.rank is None else self.rank.float().log()
 
 
+@not_compiled
 def token_statistics(
     logits: Tensor,
     labels: Tensor,

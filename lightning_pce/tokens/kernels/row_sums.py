@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_pce._threads import single_threaded
+
 
 class RowSums(NamedTuple):
     """Sums over rows of logits x ``[N, V]`` with targets y ``[N]``, each of shape ``[N]``.
@@ -61,6 +63,7 @@ def scattered(sums: RowSums, index: Tensor, count: int) -> RowSums:
     return RowSums(spread(top), spread(own), spread(others), some_dot, some_ahead)
 
 
+@single_threaded()  # these are many small operations
 def finish(sums: RowSums, vocabulary: int) -> RowStatistics:
     """From sums to statistics, in float64: these are N values, the work was in the N x V logits."""
     exact = torch.float32 if sums.top.device.type == "mps" else torch.float64  # MPS has no float64
