@@ -203,7 +203,7 @@ class PercentileCrossEntropy(DigestMetric):
 
     def _warn_of_shift(self) -> None:
         gain, self._shift_gain = self._shift_gain, None
-        if gain is not None and float(gain) > self._shift_warning_gain:
+        if gain is not None and not gain.is_meta and float(gain) > self._shift_warning_gain:
             warnings.warn(
                 "The labels seem not to be shifted: scored one position further on, the mean cross-entropy "
                 f"of the first batch is {float(gain):.1f} nats lower. Logits at position t predict token t "

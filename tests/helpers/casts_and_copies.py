@@ -1,6 +1,7 @@
 """Every way to cast a module that holds a metric, and to copy a metric."""
 
 import copy
+import io
 import pickle
 
 import torch
@@ -18,7 +19,16 @@ CASTS = {
     "set_dtype(float16)": lambda parent: parent["metric"].set_dtype(torch.float16),
     "set_dtype(float64)": lambda parent: parent["metric"].set_dtype(torch.float64),
     "to(cpu)": lambda parent: parent.to("cpu"),
+    "train, eval, requires_grad_": lambda parent: parent.train().eval().requires_grad_(False),
 }
+
+
+def saved_and_loaded(metric):
+    file = io.BytesIO()
+    torch.save(metric, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
 
 COPIES = {
     "pickle": lambda metric: pickle.loads(pickle.dumps(metric)),

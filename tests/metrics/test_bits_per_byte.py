@@ -3,16 +3,12 @@ import warnings
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics import MetricCollection, SumMetric
 
 from lightning_pce import BitsPerByte
 from lightning_pce.metrics import bits_per_byte
-from tests.helpers.casts_and_copies import CASTS, COPIES
 from tests.helpers.metric_states import fed
-from tests.helpers.ranks import counted_collectives, run_function_on_ranks
 
 SIZES = (0, 1, 4, 3, 0, 16, 2)
 V = len(SIZES)
@@ -211,128 +207,9 @@ def test_a_table_without_content_is_refused():
         BitsPerByte(torch.ones(3, dtype=torch.long, device="meta"))
 
 
-# -------------------------------------------------------------------------------------------------- state
-
-
-@pytest.mark.parametrize("cast", CASTS)
-def test_a_cast_of_the_module_touches_neither_state_nor_table(cast):
-    metric = BitsPerByte([300, 1, 4, 3, 0, 16, 2])
-    parent = torch.nn.ModuleDict({"metric": metric, "layer": torch.nn.Linear(2, 2)})
-    for _ in range(2):  # the second works on what reset brings back
-        CASTS[cast](parent)
-        for _ in range(3):
-            metric.update(torch.full((1001,), 0.1), torch.zeros(1001, dtype=torch.long))
-            CASTS[cast](parent)
-        assert metric.totals["bytes"] == 3003 * 300
-        assert metric.totals["tokens"] == 3003
-        close(metric.compute(), torch.tensor(0.1).item() / math.log(2) / 300)
-        metric.reset()
-
-
-@pytest.mark.parametrize("how", COPIES)
-def test_a_copy_has_the_same_content_and_goes_its_own_way(how):
-    metric = bits_of(scored_batch())
-    other = COPIES[how](metric)
-    other.update(*scored_batch(1))
-    close(metric.compute(), by_hand(scored_batch()))
-    close(other.compute(), by_hand(scored_batch(), scored_batch(1)))
-
-
 def test_the_table_is_not_that_of_the_caller():
     table = torch.tensor(SIZES)
     metric = BitsPerByte(table)
     table.zero_()
     metric.update(*scored_batch())
     close(metric.compute(), by_hand(scored_batch()))
-
-
-def test_forward_gives_the_batch_and_reset_forgets():
-    metric = bits_of()
-    for seed in range(3):
-        close(metric(*scored_batch(seed)), by_hand(scored_batch(seed)))
-    close(metric.compute(), by_hand(*(scored_batch(seed) for seed in range(3))))
-    metric.reset()
-    assert all(total == 0 for total in metric.totals.values())
-    metric.update(*scored_batch(5))
-    close(metric.compute(), by_hand(scored_batch(5)))
-
-
-def test_nothing_is_saved_unless_persistent_and_then_loaded():
-    metric, other = bits_of(scored_batch()), bits_of()
-    assert metric.state_dict() == {}
-    assert list(metric.buffers()) == []
-    metric.persistent(True)
-    other.persistent(True)
-    other.load_state_dict(metric.state_dict())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        close(other.compute(), by_hand(scored_batch()))
-    stranger = BitsPerByte([1, 2])
-    stranger.persistent(True)
-    with pytest.raises(ValueError, match="same settings"):
-        stranger.load_state_dict(metric.state_dict())
-
-
-def test_a_collection_merges_equal_metrics_only():
-    losses, labels, mask = scored_batch()
-    labels = torch.where(labels == 1, 2, labels)  # which hides that the tables differ
-    tables = {"a": SIZES, "b": SIZES, "c": (0, 9, *SIZES[2:])}
-    collection = MetricCollection({name: BitsPerByte(table) for name, table in tables.items()})
-    collection.update(losses, labels, mask)
-    assert len(collection.compute_groups) == 2
-    collection.update(torch.tensor([1.0]), torch.tensor([1]))
-    result = collection.compute()
-    assert result["a"] == result["b"]
-    assert collection["c"].totals["bytes"] == collection["a"].totals["bytes"] + 8
-    close(
-        result["a"],
-        by_hand((losses, labels, mask), (torch.ones(1), torch.ones(1).long(), mask[:1, 0] | True)),
-    )
-
-
-@pytest.mark.parametrize("other", [BitsPerByte([1, 2]), SumMetric(), {"sum": torch.zeros(5)}, None])
-def test_merge_state_refuses_what_is_not_alike(other):
-    metric = bits_of(scored_batch())
-    with pytest.raises(ValueError):
-        metric.merge_state(other)
-    close(metric.compute(), by_hand(scored_batch()))
-
-
-def test_what_was_made_in_inference_mode_can_be_used_in_normal_mode():
-    with torch.inference_mode():
-        metric = bits_of(scored_batch())
-        metric.compute()
-    metric.update(*scored_batch(1))
-    close(metric.compute(), by_hand(scored_batch(), scored_batch(1)))
-
-
-def test_update_keeps_no_graph():
-    losses, labels, mask = scored_batch()
-    metric = bits_of((losses.requires_grad_(), labels, mask))
-    assert not metric(losses, labels, mask).requires_grad
-    assert not metric.compute().requires_grad
-
-
-# ---------------------------------------------------------------------------------------------- two ranks
-
-
-def two_updates_and_none(rank, _):
-    metric = bits_of(*(scored_batch(seed) for seed in range(2 if rank == 0 else 0)))
-    with counted_collectives() as calls:
-        first = metric.compute()
-    metric.update(*scored_batch(2 + rank))
-    with counted_collectives() as bare:
-        metric.sync()
-        metric.unsync()
-    assert dist.get_world_size() == 2
-    return {"first": first, "second": metric.compute(), "calls": calls, "bare": bare}
-
-
-def test_two_ranks_agree_to_the_bit_by_one_collective():
-    ranks = run_function_on_ranks(two_updates_and_none, 2)
-    for outcome in ranks:
-        close(outcome["first"], by_hand(scored_batch(0), scored_batch(1)))
-        close(outcome["second"], by_hand(*(scored_batch(seed) for seed in range(4))))
-        assert outcome["calls"] == outcome["bare"] == ["all_gather"]
-    assert ranks[0]["first"] == ranks[1]["first"]
-    assert ranks[0]["second"] == ranks[1]["second"]

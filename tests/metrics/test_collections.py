@@ -2,7 +2,6 @@
 
 import copy
 
-import pytest
 import torch
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers import MetricTracker, Running
@@ -10,36 +9,8 @@ from torchmetrics.wrappers import MetricTracker, Running
 from lightning_pce import PercentileCrossEntropy, StreamingQuantiles
 from tests.helpers.holding import add, assert_holds, forty
 from tests.helpers.metric_states import waits
-from tests.helpers.summaries import KEYS, assert_same_result, assert_summarises
+from tests.helpers.summaries import KEYS, assert_summarises
 from tests.helpers.token_batches import batch, random_losses
-
-
-class OtherCrossEntropy(PercentileCrossEntropy):
-    """Differs from its parent in nothing but the class."""
-
-
-DIFFERENT = {
-    "percentiles": lambda: PercentileCrossEntropy(percentiles=(50,)),
-    "ignore_index": lambda: PercentileCrossEntropy(ignore_index=3),
-    "shift": lambda: PercentileCrossEntropy(shift=True),
-    "compression": lambda: PercentileCrossEntropy(compression=512),
-    "class": OtherCrossEntropy,
-}
-
-
-@pytest.mark.parametrize("what", DIFFERENT)
-def test_a_collection_never_merges_metrics_that_differ(what):
-    collection = MetricCollection({"a": PercentileCrossEntropy(), "b": DIFFERENT[what]()})
-    alone = {"a": PercentileCrossEntropy(), "b": DIFFERENT[what]()}
-    logits, labels = batch(ignored=0)
-    labels[0, :5] = 3
-    for arguments in [{"losses": random_losses()}, {"logits": logits, "labels": labels}]:
-        collection.update(**arguments)
-        for metric in alone.values():
-            metric.update(**arguments)
-    assert len(collection.compute_groups) == 2
-    for name, metric in collection.items():
-        assert_same_result(metric.compute(), alone[name].compute())
 
 
 def test_a_collection_with_different_ignore_index_is_right_though_the_first_batch_has_no_ignored_token():
@@ -53,17 +24,6 @@ def test_a_collection_with_different_ignore_index_is_right_though_the_first_batc
     collection.update(logits, labels)
     assert collection["a"].compute()["count"] == 128
     assert collection["b"].compute()["count"] == 64 + 44
-
-
-def test_a_collection_may_update_equal_metrics_once_and_both_are_right():
-    collection = MetricCollection({"a": PercentileCrossEntropy(), "b": PercentileCrossEntropy()})
-    for seed in range(3):
-        collection.update(losses=random_losses(seed))
-    assert len(collection.compute_groups) == 1  # so the test above can fail
-    for metric in collection.values():
-        assert_summarises(metric.compute(), torch.cat([random_losses(seed) for seed in range(3)]))
-    result = collection.compute()
-    assert result["a_p50"] == result["b_p50"]
 
 
 def test_views_of_every_member_of_a_collection_see_every_update():
@@ -97,23 +57,6 @@ def test_metric_tracker_keeps_one_result_per_step():
     assert list(result) == KEYS
     for seed in range(3):
         assert_summarises({key: value[seed] for key, value in result.items()}, random_losses(seed))
-
-
-def test_a_collection_of_equal_metrics_is_right_after_two_updates():
-    collection = MetricCollection({"a": StreamingQuantiles(), "b": StreamingQuantiles()})
-    for seed in range(2):
-        collection.update(values=forty(seed))
-    result = collection.compute()
-    assert len(collection.compute_groups) == 1
-    assert result["a_count"] == result["b_count"] == 80
-    collection.update(values=forty(2))
-    for metric in collection.values():
-        assert_holds(metric, 0, 1, 2)
-    collection.reset()
-    for seed in range(3, 5):
-        collection.update(values=forty(seed))
-    for name in ("a", "b"):
-        assert_holds(collection[name], 3, 4)
 
 
 def test_a_collection_of_metrics_that_differ_lets_each_wait():

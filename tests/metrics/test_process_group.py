@@ -10,15 +10,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
-from lightning_pce import BitsPerByte, PercentileCrossEntropy, StreamingQuantiles, TokenProxies
-from lightning_pce.metrics._base import gather_states
+from lightning_pce import PercentileCrossEntropy, StreamingQuantiles
 from tests.helpers.casts_and_copies import COPIES
 from tests.helpers.distributions import exact_quantile
+from tests.helpers.metric_contract import CASES
 from tests.helpers.ranks import counted_collectives, run_function_on_ranks
-from tests.helpers.token_batches import batch, losses_of, random_losses
+from tests.helpers.token_batches import random_losses
 
 PERCENTILES = (5, 50, 95)
-V = 7
 MESH = None  # of this process, when it is one of the ranks
 
 
@@ -29,27 +28,6 @@ def data_parallel_group():
 def losses_of_part(part):
     """What one data-parallel rank sees, and all its tensor-parallel ranks with it."""
     return random_losses(part, 30 + 10 * part)
-
-
-def tokens_of(part):
-    return batch(part, (2 + part, 6), ignored=0, vocabulary=V)
-
-
-def metrics_over(group):
-    return {
-        "ce": PercentileCrossEntropy(PERCENTILES, process_group=group),
-        "quantiles": StreamingQuantiles(PERCENTILES, process_group=group),
-        "bytes": BitsPerByte([1, 2, 3, 1, 2, 3, 1], process_group=group),
-        "proxies": TokenProxies(process_group=group),
-    }
-
-
-def update_all(metrics, part):
-    logits, labels = tokens_of(part)
-    metrics["ce"].update(losses=losses_of_part(part))
-    metrics["quantiles"].update(losses_of_part(part) - 3)
-    metrics["bytes"].update(losses_of(logits, labels), labels)
-    metrics["proxies"].update(logits, labels)
 
 
 def ce_of(part, group, **arguments):
@@ -73,9 +51,8 @@ def every_metric(part):
         "function": data_parallel_group,
         "method": MESH["data_parallel"].get_group,
     }.items():
-        metrics = metrics_over(group)
-        update_all(metrics, part)
-        for name, metric in metrics.items():
+        for name, case in CASES.items():
+            metric = case.metric(case.batches[part], process_group=group)
             with counted_collectives() as calls:
                 outcome[f"{how} {name}"] = flat(metric.compute())
             outcome[f"{how} {name} calls"] = calls
@@ -83,14 +60,17 @@ def every_metric(part):
 
 
 def one_gather_in_that_group(part):
-    seen = []
+    seen, all_gather = [], dist.all_gather
 
-    def spy(state, group=None):
-        states = gather_states(state, group)
-        seen.append([group is data_parallel_group(), len(states)])
-        return states
+    def spy(parts, state, group=None):
+        seen.append([group is data_parallel_group(), len(parts)])
+        return all_gather(parts, state, group=group)
 
-    ce_of(part, data_parallel_group, dist_sync_fn=spy).compute()
+    dist.all_gather = spy
+    try:
+        ce_of(part, data_parallel_group).compute()
+    finally:
+        dist.all_gather = all_gather
     return seen
 
 
@@ -219,10 +199,15 @@ def four_ranks():
 @pytest.fixture(scope="module")
 def once():
     """What one process computes that sees each token once."""
-    metrics = metrics_over(None)
-    for part in (0, 1):
-        update_all(metrics, part)
+    metrics = {name: case.metric(*case.batches) for name, case in CASES.items()}
     return {name: flat(metric.compute()) for name, metric in metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def ce_once():
+    metric = ce_of(0, None)
+    metric.update(losses=losses_of_part(1))
+    return flat(metric.compute())
 
 
 def of(ranks, scenario):
@@ -230,17 +215,17 @@ def of(ranks, scenario):
 
 
 @pytest.mark.parametrize("how", ["group", "function", "method"])
-@pytest.mark.parametrize("name", ["ce", "quantiles", "bytes", "proxies"])
+@pytest.mark.parametrize("name", CASES)
 def test_each_token_is_counted_once_by_one_collective(four_ranks, once, how, name):
     for outcome in of(four_ranks, every_metric):
         torch.testing.assert_close(outcome[f"{how} {name}"], once[name], rtol=1e-12, atol=0, equal_nan=True)
         assert outcome[f"{how} {name} calls"] == ["all_gather"]
 
 
-def test_the_percentiles_are_those_of_the_tokens_themselves(once):
+def test_the_percentiles_are_those_of_the_tokens_themselves(ce_once):
     losses = torch.cat([losses_of_part(0), losses_of_part(1)]).double()
     expected = [losses.mean(), *(exact_quantile(losses, p / 100) for p in PERCENTILES)]
-    torch.testing.assert_close(once["ce"][:4], torch.stack(expected), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ce_once[:4], torch.stack(expected), rtol=1e-12, atol=0)
 
 
 def test_all_ranks_have_the_same_bits(four_ranks):
@@ -268,17 +253,17 @@ def test_a_sync_by_hand_is_of_the_group_unless_it_is_given_another(four_ranks):
         assert calls == ["all_gather"] * 2
 
 
-def test_views_share_the_one_collective_of_the_group(four_ranks, once):
+def test_views_share_the_one_collective_of_the_group(four_ranks, ce_once):
     for result, calls in of(four_ranks, views_share_the_collective):
-        torch.testing.assert_close(result, once["ce"][[0, 2, 6]], rtol=1e-12, atol=0)
+        torch.testing.assert_close(result, ce_once[[0, 2, 6]], rtol=1e-12, atol=0)
         assert calls == ["all_gather"]
 
 
-def test_copies_share_the_group(four_ranks, once):
+def test_copies_share_the_group(four_ranks, ce_once):
     for results in of(four_ranks, copies):
-        assert len(results) == 11
+        assert len(results) == 2 + 3 + 2 * len(COPIES)
         for result in results:
-            torch.testing.assert_close(result, once["ce"], rtol=1e-12, atol=0)
+            torch.testing.assert_close(result, ce_once, rtol=1e-12, atol=0)
 
 
 def test_pickling_a_group_itself_says_to_pass_a_function(four_ranks):

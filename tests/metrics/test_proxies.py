@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lightning_pce import TokenProxies, proxy_names
 from lightning_pce.metrics import proxies
 from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
+from tests.helpers.metric_states import state_of
 from tests.helpers.proxies_by_hand import (
     COUNTERS,
     COUNTS,
@@ -260,3 +261,20 @@ def test_the_variance_does_not_cancel_in_any_split(parts, offset, seed):
         assert squares == pytest.approx(
             float(plain.variance(exact) * (len(exact) - 1)), rel=1e-6 if offset > 1e6 else 1e-9
         )
+
+
+@pytest.mark.parametrize("settings", [{}, {"token_counts": COUNTS}], ids=["alone", "corpus"])
+def test_update_on_an_accelerator_reads_nothing_on_the_host(settings):
+    # On the meta device there is nothing to read: any .item() or data-dependent shape raises.
+    with torch.device("meta"):
+        metric = TokenProxies(vocabulary=V, shift=True, last_n=5, **settings)
+        logits, labels = torch.empty(2, 9, V), torch.empty(2, 9, dtype=torch.long)
+        metric.update(logits, labels)
+        metric.update(labels=labels, statistics=token_statistics(logits, labels, shift=True))
+        assert metric.compute()["ce_uniform"].is_meta
+    assert state_of(metric).is_meta
+    metric.to_empty(device="cpu")
+    metric.reset()
+    metric.update(*small_batch())
+    twin = proxies_of(small_batch(), vocabulary=V, shift=True, last_n=5, **settings)
+    assert torch.equal(state_of(metric), state_of(twin))

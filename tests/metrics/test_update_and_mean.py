@@ -2,22 +2,15 @@
 
 import math
 
+import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 
 from lightning_pce import PercentileCrossEntropy
-from tests.helpers.summaries import assert_summarises
+from tests.helpers.summaries import assert_same_result, assert_summarises
 from tests.helpers.token_batches import V, batch, counted_losses
-
-
-def test_update_keeps_no_graph():
-    metric = PercentileCrossEntropy()
-    logits, labels = batch()
-    metric.update(logits.requires_grad_(), labels)
-    metric(logits, labels)
-    metric.update_and_mean(logits, labels)
-    assert not metric.digest.requires_grad
-    assert not any(value.requires_grad for value in metric.compute().values())
 
 
 def test_update_and_mean_is_the_mean_of_cross_entropy_and_its_gradient_and_updates():
@@ -59,3 +52,31 @@ def test_a_token_of_weight_0_gives_no_gradient_though_its_loss_is_infinite():
     loss.backward()
     assert loss == 2
     assert losses.grad.tolist() == [0.5, 0.0, 0.5]
+
+
+def test_update_and_mean_keeps_no_graph_and_follows_inference_mode():
+    metric, twin = PercentileCrossEntropy(), PercentileCrossEntropy()
+    with torch.inference_mode():
+        metric.update_and_mean(*batch(0))
+        metric.compute()
+    logits, labels = batch(1)
+    assert metric.update_and_mean(logits.clone().requires_grad_(), labels).requires_grad
+    assert not metric.digest.requires_grad
+    assert not any(value.requires_grad for value in metric.compute().values())
+    for seed in range(2):
+        twin.update(*batch(seed))
+    assert_same_result(metric.compute(), twin.compute(), rtol=1e-6)
+
+
+def test_a_compiled_function_may_use_update_and_mean():
+    metric, twin, counter = PercentileCrossEntropy(), PercentileCrossEntropy(), CompileCounter()
+    torch._dynamo.reset()
+    step = torch.compile(lambda logits, labels: metric.update_and_mean(logits * 2, labels), backend=counter)
+    for seed in range(12):
+        logits, labels = batch(seed)
+        mean = step(logits, labels)
+        twin.update(logits * 2, labels)
+        assert mean.item() == pytest.approx(counted_losses(logits * 2, labels).mean().item(), rel=1e-5)
+    torch._dynamo.reset()
+    assert counter.frame_count <= 2
+    torch.testing.assert_close(metric.compute(), twin.compute(), rtol=1e-6, atol=1e-6)

@@ -80,3 +80,18 @@ def test_a_view_adds_no_submodule_and_nothing_to_the_checkpoint():
     view = metric.view("p50")
     assert list(view.named_modules()) == [("", view)]
     assert view.state_dict() == {}
+
+
+@pytest.mark.parametrize("compute_with_cache", [False, True])
+def test_a_loaded_or_merged_state_is_seen_by_the_next_compute_and_by_views(compute_with_cache):
+    metric, other = (PercentileCrossEntropy(compute_with_cache=compute_with_cache) for _ in range(2))
+    metric.persistent(True)
+    metric.update(losses=random_losses(0))
+    other.update(losses=random_losses(1))
+    view = other.view("mean")
+    assert other.compute()["mean"] == view.compute()
+    other.load_state_dict(metric.state_dict())
+    assert other.compute()["mean"] == view.compute() == metric.compute()["mean"]
+    other.merge_state(metric)
+    assert other.compute()["count"] == 200
+    assert other.view("count").compute() == 200

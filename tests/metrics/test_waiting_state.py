@@ -1,7 +1,4 @@
-"""The state while values wait: refused batches, reset, copies, merging, moves, sync by hand, two ranks."""
-
-import copy
-import io
+"""The state while values wait: refused batches, merging, sync by hand, two ranks."""
 
 import pytest
 import torch
@@ -9,7 +6,6 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from lightning_pce import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce import digest as td
-from tests.helpers.casts_and_copies import COPIES
 from tests.helpers.distributions import exact_quantile
 from tests.helpers.holding import add, assert_holds, forty, holding
 from tests.helpers.metric_states import state_name_of, state_of, waits
@@ -51,83 +47,10 @@ def test_a_refused_batch_leaves_a_metric_usable_that_has_seen_nothing():
     assert torch.equal(state_of(metric), td.empty(1024))
 
 
-@pytest.mark.parametrize("call", ["update", "update_and_mean", "forward"])
-def test_impossible_labels_leave_waiting_losses_as_they_were(call):
+def test_impossible_labels_for_update_and_mean_leave_waiting_losses_as_they_were():
     metric = holding(0, 1, cls=PercentileCrossEntropy)
     with pytest.raises(ValueError, match="`labels`"):
-        getattr(metric, call)(torch.zeros(2, 3, V), torch.full((2, 3), V))
-    assert_holds(metric, 0, 1)
-
-
-@pytest.mark.parametrize("computed_before", [False, True])
-def test_reset_forgets_what_waits_and_nothing_comes_back(computed_before):
-    metric = holding(0)
-    if computed_before:
-        metric.compute()
-        add(metric, forty(1))
-    assert waits(metric)
-    metric.reset()
-    assert not waits(metric)
-    assert torch.equal(state_of(metric), td.empty(1024))
-    assert_holds(metric)
-    add(metric, forty(2))
-    assert_holds(metric, 2)
-    metric.reset()
-    metric.reset()
-    assert_holds(metric)
-
-
-ALL_COPIES = COPIES | {"copy": copy.copy}
-
-
-@pytest.mark.parametrize("how", ALL_COPIES)
-@pytest.mark.parametrize("groups", [None, ("a", "b")])
-def test_a_copy_of_a_metric_with_waiting_values_goes_its_own_way(how, groups):
-    more = {} if groups is None else {"group": 1}
-    metric = StreamingQuantiles(groups=groups)
-    metric.update(forty(0), **more)
-    metric.compute()
-    metric.update(forty(1), **more)
-    assert waits(metric)
-    clone = ALL_COPIES[how](metric)
-    clone.update(forty(2), **more)
-    metric.update(forty(3), **more)
-    metric.update(forty(4), **more)
-    assert_holds(clone, 0, 1, 2)
-    assert_holds(metric, 0, 1, 3, 4)
-    clone.reset()
-    assert_holds(clone)
-    assert_holds(metric, 0, 1, 3, 4)
-
-
-def test_torch_save_holds_what_waits():
-    metric, file = holding(0, 1), io.BytesIO()
-    torch.save(metric, file)
-    file.seek(0)
-    assert_holds(torch.load(file, weights_only=False), 0, 1)
-
-
-def test_the_state_dict_of_a_persistent_metric_holds_what_waits():
-    metric, other = holding(0, 1), holding(2)
-    for each in (metric, other):
-        each.persistent(True)
-        assert waits(each)
-    (saved,) = metric.state_dict().values()
-    assert td.count(saved) == 80
-    other.load_state_dict(metric.state_dict())  # what waited in the other is replaced, as a state is
-    assert not waits(other)
-    assert_holds(other, 0, 1)
-    add(other, forty(3))
-    assert_holds(other, 0, 1, 3)
-    assert_holds(metric, 0, 1)
-    assert td.count(saved) == 80
-
-
-def test_loading_a_module_that_saves_no_state_keeps_what_waits():
-    metric = holding(0)
-    module = torch.nn.ModuleDict({"metric": metric, "layer": torch.nn.Linear(2, 2)})
-    module.load_state_dict(module.state_dict())
-    add(metric, forty(1))
+        metric.update_and_mean(torch.zeros(2, 3, V), torch.full((2, 3), V))
     assert_holds(metric, 0, 1)
 
 
@@ -152,50 +75,6 @@ def test_merge_state_takes_what_waits_on_both_sides(form, settled):
     add(other, forty(5))
     assert_holds(metric, 0, 1, 2, 3, 4)
     assert_holds(other, 2, 3, 5)
-
-
-def test_merge_state_that_is_refused_keeps_what_waits():
-    metric = holding(0, 1)
-    for other in (holding(2, percentiles=(50,)), {"nothing": torch.zeros(3)}, holding(2).compute()):
-        with pytest.raises(ValueError):
-            metric.merge_state(other)
-    add(metric, forty(2))
-    assert_holds(metric, 0, 1, 2)
-
-
-MOVES = {
-    "to cpu": lambda module: module.to("cpu"),
-    "half": lambda module: module.half(),
-    "double": lambda module: module.double(),
-    "bfloat16": lambda module: module.bfloat16(),
-    "to(float16)": lambda module: module.to(torch.float16),
-    "set_dtype": lambda module: module["metric"].set_dtype(torch.bfloat16),
-    "train and eval": lambda module: module.train().eval(),
-    "requires_grad_": lambda module: module.requires_grad_(False),
-}
-
-
-@pytest.mark.parametrize("move", MOVES)
-def test_moves_and_casts_lose_nothing_that_waits_nor_its_precision(move):
-    metric = StreamingQuantiles()
-    module = torch.nn.ModuleDict({"metric": metric, "layer": torch.nn.Linear(2, 2)})
-    metric.update(torch.tensor([1 + 1e-12, 2 + 1e-12], dtype=torch.float64))
-    MOVES[move](module)
-    metric.update(torch.tensor([3 + 1e-12], dtype=torch.float64))
-    MOVES[move](module)
-    assert state_of(metric).dtype == torch.float64
-    assert metric.compute()["p50"] == 2 + 1e-12
-    assert metric.compute()["count"] == 3
-
-
-def test_what_waits_on_the_meta_device_is_not_there_on_the_cpu():
-    with torch.device("meta"):
-        metric = PercentileCrossEntropy()
-        metric.update(losses=torch.empty(40))
-    assert waits(metric)
-    metric = metric.to_empty(device="cpu")
-    metric.update(losses=forty(0))
-    assert_holds(metric, 0)
 
 
 def doubled(metric):

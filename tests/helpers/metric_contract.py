@@ -1,0 +1,156 @@
+"""What every Metric of the package promises is tested on these cases, in ``tests/metrics/test_contract.py``.
+
+A new Metric needs one more case here, and tests of its own for what it computes.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchmetrics import Metric
+
+from lightning_pce import BitsPerByte, PercentileCrossEntropy, StreamingQuantiles, TokenProxies
+from tests.helpers.casts_and_copies import COPIES, saved_and_loaded
+from tests.helpers.metric_states import fed
+from tests.helpers.token_batches import GROUP_NAMES, V, batch, grouped_batch, random_losses
+
+
+@dataclass(frozen=True)
+class Case:
+    """A Metric, and what it takes.
+
+    Attributes:
+        cls: the class.
+        settings: its arguments; some that are not the defaults.
+        batches: arguments of two updates, tensors of equal shapes, few enough for exact results.
+        nothing: arguments of an update in which no token counts.
+        bad: arguments that ``update`` refuses.
+        others: for each setting in which metrics may differ, another one. It takes the same batches, and the
+            two metrics may not be mixed.
+    """
+
+    cls: type[Metric]
+    settings: dict[str, Any]
+    batches: tuple[dict[str, Any], dict[str, Any]]
+    nothing: dict[str, Any]
+    bad: dict[str, Any]
+    others: tuple[dict[str, Any], ...]
+
+    def metric(self, *batches, **settings):
+        """The metric of the case, or one that differs in these settings, after these updates."""
+        return fed(self.cls(**{**self.settings, **settings}), *batches)
+
+
+def _named(names, *values):
+    return dict(zip(names.split(), values, strict=True))
+
+
+def _percentiles():
+    first, second = (_named("logits labels", *batch(seed, ignored=0)) for seed in range(2))
+    return Case(
+        PercentileCrossEntropy,
+        {},
+        (first, second),
+        nothing={name: value[:0] for name, value in first.items()},
+        bad={**first, "labels": first["labels"] + V},
+        others=({"percentiles": (50,)}, {"compression": 512}, {"ignore_index": 3}, {"shift": True}),
+    )
+
+
+def _percentiles_of_groups():
+    weights = torch.arange(64).reshape(4, 16) % 3
+    first, second = (
+        _named("logits labels group weights", *grouped_batch(seed), weights) for seed in range(2)
+    )
+    settings = {"groups": GROUP_NAMES, "percentiles": (50, 99.9), "ignore_index": 3, "shift": True}
+    return Case(
+        PercentileCrossEntropy,
+        {**settings, "compression": 256},
+        tuple({**one, "labels": one["labels"].where(one["labels"] >= 0, 3)} for one in (first, second)),
+        nothing={**first, "labels": torch.full_like(first["labels"], 3)},
+        bad={**first, "labels": first["labels"].abs() % V, "group": first["group"] + 2},
+        others=({"groups": GROUP_NAMES[::-1]}, {"groups": ("prompt", "answer")}, {"compression": 255}),
+    )
+
+
+def _quantiles():
+    values = [random_losses(seed).double() - 3 + 1e-12 for seed in range(2)]
+    weights = torch.arange(100) % 3
+    return Case(
+        StreamingQuantiles,
+        {"compression": 300},
+        tuple({"values": each, "weights": weights} for each in values),
+        nothing={"values": values[0], "weights": 0 * weights},
+        bad={"values": values[0], "weights": -weights},
+        others=({"percentiles": (50,)}, {"compression": 64}),
+    )
+
+
+def _bits_per_byte():
+    """Of a table and counts that half precision cannot hold."""
+    sizes = [300, 1, 4, 3, 0, 16, 2]
+    labels = [torch.arange(1001) * step % 7 for step in (2, 3)]
+    first, second = (
+        {"losses": random_losses(seed, 1001), "labels": each, "mask": each != 2}
+        for seed, each in enumerate(labels)
+    )
+    return Case(
+        BitsPerByte,
+        {"token_bytes": sizes},
+        (first, second),
+        nothing={**first, "mask": first["mask"] & False},
+        bad={**first, "labels": labels[0] + 7},
+        others=({"token_bytes": [*sizes[:-1], 3]}, {"token_bytes": [*sizes, 5]}),
+    )
+
+
+def _proxies():
+    first, second = (_named("logits labels", *batch(seed, (4, 9), 0, vocabulary=13)) for seed in range(2))
+    counts = tuple((7 * i) % 30 for i in range(13))
+    others = {
+        "last_n": 5,
+        "shift": True,
+        "ignore_index": 0,
+        "vocabulary": 99,
+        "inverse": "reciprocal",
+        "token_counts": counts[::-1],
+        "gaussian_center": 0.0,
+        "gaussian_width": 2.0,
+    }
+    return Case(
+        TokenProxies,
+        {"last_n": 4, "token_counts": counts, "inverse": "complement"},
+        (first, second),
+        nothing={name: value[:, :0] for name, value in first.items()},
+        bad={**first, "labels": first["labels"] + 13},
+        others=tuple({name: value} for name, value in others.items()),
+    )
+
+
+CASES = {
+    "percentiles": _percentiles(),
+    "percentiles of groups": _percentiles_of_groups(),
+    "quantiles": _quantiles(),
+    "bits per byte": _bits_per_byte(),
+    "proxies": _proxies(),
+}
+
+ALL_COPIES = COPIES | {"copy": copy.copy, "torch.save": saved_and_loaded}
+
+
+def results(metric):
+    """What ``compute`` gives, by name; the views of a metric that has views show the same."""
+    result = metric.compute()
+    if not isinstance(result, dict):
+        return {"result": result}
+    for key in result if hasattr(metric, "view") else ():
+        torch.testing.assert_close(metric.view(key).compute(), result[key], rtol=0, atol=0, equal_nan=True)
+    return result
+
+
+def moved(arguments, device):
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
+    }
