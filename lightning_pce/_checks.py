@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-def check_not_sharded(name: str, value: Tensor) -> None:
-    """Raise a ``ValueError`` for a DTensor: each rank would take its own part for the whole."""
-    placements = getattr(value, "placements", None)
-    if placements is not None:
-        raise ValueError(
-            f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape "
-            f"{tuple(value.shape)} placed as {placements}. If only batch or sequence are sharded pass "
-            f"{name}.to_local(); if the vocabulary is, {name}.full_tensor(), or ask the parallel plan for a "
-            "replicated output."
-        )
+
+def plain_tensors(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function take replicated DTensors as the plain tensors they are, and no other DTensors.
+
+    Of a sharded one each rank would take its own part for the whole; making it whole, or a partial one, is a
+    collective that a rank without this call would never enter. Tensors in tuples and lists are looked at too.
+
+    Raises:
+        ValueError: in the function, before it begins.
+    """
+
+    @wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if any(_holds_dtensor(value) for value in (*args, *kwargs.values())):
+            arguments = inspect.signature(function).bind(*args, **kwargs)
+            for name, value in arguments.arguments.items():
+                arguments.arguments[name] = _plain(name, value)
+            return function(*arguments.args, **arguments.kwargs)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _holds_dtensor(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_is_dtensor(each) for each in value)
+    return _is_dtensor(value)
+
+
+def _is_dtensor(value: object) -> bool:
+    # Not by its class: that would import torch.distributed.tensor.
+    return isinstance(value, Tensor) and type(value) is not Tensor and hasattr(value, "placements")
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        parts = [_plain(name, each) for each in value]
+        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: _plain(key, each) for key, each in value.items()}
+    if not _is_dtensor(value):
+        return value
+    if all(placement.is_replicate() for placement in value.placements):
+        return value.to_local()
+    raise ValueError(
+        f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape {tuple(value.shape)} "
+        f"placed as {value.placements}. If only batch or sequence are sharded pass {name}.to_local(); if the "
+        f"vocabulary is, or it is a partial sum or norm, {name}.full_tensor() on all ranks, or ask the "
+        "parallel plan for a replicated output."
+    )
 
 
 def warn_once(said: set[str], what: str, message: str) -> None:

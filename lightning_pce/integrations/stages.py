@@ -141,7 +141,7 @@ class StageMetrics(nn.Module):
             named |= {f"{name}_{group}": (name, f"{group}_mean") for group in settings.groups or ()}
         self.views[key] = nn.ModuleDict({at: metrics[name].view(each) for at, (name, each) in named.items()})
 
-    def update(
+    def measure(
         self,
         stage: str,
         logits: Tensor | None = None,

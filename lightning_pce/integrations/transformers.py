@@ -150,7 +150,7 @@ class PercentileCETrainerMixin(_Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch)
         logits = _logits_in(outputs, labels)
         rows = self._new_rows(loader, len(labels))
-        mean = self.percentile_ce.update("val", logits[:rows], labels[:rows].to(logits.device))
+        mean = self.percentile_ce.measure("val", logits[:rows], labels[:rows].to(logits.device))
         if not self._percentile_ce_saw_labels:  # of the first batch only: comparing waits for the device
             self._check_shift(mean, loss)
         self._percentile_ce_saw_labels = True

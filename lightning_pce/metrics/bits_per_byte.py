@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_pce._checks import plain_tensors
 from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._totals import TotalsMetric, checked_table, host_numbers, may_look, summed
 from lightning_pce.tokens.labels import check_ids, checked_losses
@@ -69,6 +70,7 @@ class BitsPerByte(TotalsMetric):
         return dict(zip(_TOTALS, self._state.clone().unbind(), strict=True))
 
     @not_compiled
+    @plain_tensors
     def update(self, losses: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
         """Add a batch; see the class for the arguments.
 

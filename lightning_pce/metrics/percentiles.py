@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_pce._checks import warn_once
+from lightning_pce._checks import plain_tensors, warn_once
 from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._digest_metric import DigestMetric
-from lightning_pce.tokens.batch import ScoredTokens, gain_by_shift, score_tokens
+from lightning_pce.tokens.batch import ScoredTokens, score_tokens
 from lightning_pce.tokens.labels import GroupIds, checked_groups, checked_weights
 
 
@@ -139,6 +139,7 @@ class PercentileCrossEntropy(DigestMetric):
         """:meth:`update` with a batch that :meth:`score` has given, perhaps that of another metric."""
         self.add_values(scored.ce, scored.weights, scored.groups, scored.invalid)
 
+    @plain_tensors
     def score(
         self,
         logits: Tensor | None = None,
@@ -172,6 +173,7 @@ class PercentileCrossEntropy(DigestMetric):
             ignore_index=self.ignore_index,
             shift=self.shift,
             statistics=statistics,
+            judge_shift=not self._shift_checked,
         )
         if losses is not None and losses.dtype in (torch.bfloat16, torch.float16):
             warn_once(
@@ -180,8 +182,8 @@ class PercentileCrossEntropy(DigestMetric):
                 f"{type(self).__name__}: the losses are {losses.dtype}, so that percentiles go in steps (in "
                 "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so.",
             )
-        if logits is not None and labels is not None and not self._shift_checked:
-            self._check_shift(logits, labels, scored)
+        if scored.gain_by_shift is not None:
+            self._check_shift(scored.gain_by_shift)
         return scored
 
     def compute(self) -> dict[str, Tensor]:
@@ -189,13 +191,10 @@ class PercentileCrossEntropy(DigestMetric):
         self._warn_of_shift()
         return super().compute()
 
-    def _check_shift(self, logits: Tensor, labels: Tensor, scored: ScoredTokens) -> None:
-        """Score the first batch also one position on; a far lower loss means the labels were not shifted."""
-        gain = gain_by_shift(logits, labels, scored, self.ignore_index)
-        if gain is None:
-            return
+    def _check_shift(self, gain: Tensor) -> None:
+        """A far lower loss one position further on means that the labels were not shifted."""
         self._shift_gain = gain
-        if labels.device.type == "cpu":
+        if gain.device.type == "cpu":
             self._shift_checked = not bool(gain.isnan())  # a batch of few tokens says nothing
             self._warn_of_shift()
         else:
@@ -249,6 +248,7 @@ class StreamingQuantiles(DigestMetric):
         super().__init__(percentiles, groups=groups, compression=compression, **metric_kwargs)
 
     @not_compiled
+    @plain_tensors
     def update(
         self,
         values: Tensor | float | Sequence[float],

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from lightning_pce._checks import plain_tensors
 from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._totals import TotalsMetric, checked_table, host_numbers, may_look
 from lightning_pce.tokens.labels import check_ids, check_logits_and_labels, shifted
@@ -181,6 +182,7 @@ class TokenProxies(TotalsMetric):
         self.gaussian_width = gaussian_width
 
     @not_compiled
+    @plain_tensors
     def update(
         self,
         logits: Tensor | None = None,

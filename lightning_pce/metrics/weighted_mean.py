@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_pce._checks import plain_tensors
 from lightning_pce._names import checked_names
 from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._totals import TotalsMetric, summed
@@ -50,6 +51,7 @@ class WeightedMean(ViewedMetric, TotalsMetric):
         return (*keys, *(f"{group}_{key}" for group in self.groups or () for key in keys))
 
     @not_compiled
+    @plain_tensors
     def update(self, values: Tensor, weights: Tensor | None = None, *, group: GroupIds | None = None) -> None:
         """Add values.
 

@@ -19,15 +19,7 @@ from lightning_pce.tokens.labels import (
     targets,
     weights_where,
 )
-from lightning_pce.tokens.statistics import (
-    DERIVED,
-    TOP_K,
-    TokenStatistics,
-    derived,
-    differentiable_cross_entropy,
-    statistics_of,
-    token_cross_entropy,
-)
+from lightning_pce.tokens.statistics import TOP_K, scored
 
 
 class ScoredTokens(NamedTuple):
@@ -45,6 +37,9 @@ class ScoredTokens(NamedTuple):
     """float32 values of other statistics by name, NaN where the cross-entropy is."""
     labels: Tensor | None
     """int64, the id of each token that counts, -100 elsewhere; None of losses."""
+    gain_by_shift: Tensor | None = None
+    """0-d: by how many nats the mean of a few sequences falls if they are scored one position further on; NaN
+    if too few tokens count for a judgement. None if it was not asked for, or the sequences are too short."""
 
     def mean(self) -> Tensor:
         """The weighted mean cross-entropy, 0-d in nats, differentiable, NaN if nothing counts."""
@@ -64,6 +59,7 @@ def score_tokens(
     ignore_index: int = -100,
     shift: bool = False,
     statistics: Sequence[str] = ("ce",),
+    judge_shift: bool = False,
 ) -> ScoredTokens:
     """Check, shift and score a batch, once.
 
@@ -79,6 +75,7 @@ def score_tokens(
         shift: the labels are the inputs: position t is scored against label t + 1, and so are weights and
             groups of tokens. It plays no part beside ``losses``.
         statistics: ``"ce"`` and others of :data:`lightning_pce.tokens.statistics.STATISTICS` and ``DERIVED``.
+        judge_shift: also score a few sequences one position further on, to see whether labels seem unshifted.
 
     Raises:
         ValueError: if arguments are missing, do not fit or hold impossible values (on an accelerator, where
@@ -110,10 +107,11 @@ def score_tokens(
         weights = shifted(weights, 0)
     weights = weights_where(target.valid, weights)
     numbers = checked_groups(group, groups, labels, weights, shift=shift)
-    ce, others = _scored(logits, target, statistics)
+    ce, others = scored(logits, target, statistics)
     # On a CPU an impossible label has raised.
     invalid = None if labels.device.type == "cpu" else target.invalid
-    return ScoredTokens(ce, weights, numbers, invalid, others, target.labels)
+    gain = _gain_by_shift(logits, target, ce) if judge_shift and not shift else None
+    return ScoredTokens(ce, weights, numbers, invalid, others, target.labels, gain)
 
 
 def _from_losses(
@@ -144,49 +142,18 @@ def _from_losses(
     return ScoredTokens(losses.float(), weights, numbers, None, {}, None)
 
 
-def _scored(logits: Tensor, target: Targets, statistics: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The cross-entropy, and the values of the other statistics by name, by as few reads as can be."""
-    others = [name for name in statistics if name != "ce"]
-    parts = {part for name in others for part in DERIVED.get(name, (name,))}
-    if torch.is_grad_enabled() and logits.requires_grad:
-        ce = differentiable_cross_entropy(logits, target)
-        found = statistics_of(logits, target, tuple(parts)) if parts else None
-    else:
-        found = statistics_of(logits, target, ("ce", *parts))
-        assert found.ce is not None
-        ce = found.ce
-    # The rank of a token whose logits are NaN is none.
-    lost = ce.detach().isnan()
-
-    def value(name: str, found: TokenStatistics) -> Tensor:
-        return derived(name, found, logits.shape[-1]).masked_fill(lost, torch.nan)
-
-    return ce, {} if found is None else {name: value(name, found) for name in others}
-
-
-def gain_by_shift(logits: Tensor, labels: Tensor, scored: ScoredTokens, ignore_index: int) -> Tensor | None:
-    """By how many nats the mean of a few sequences falls if they are scored one position further on.
-
-    Args:
-        logits: ``[..., T, V]``.
-        labels: ``[..., T]``.
-        scored: their tokens, not shifted.
-        ignore_index: the label of tokens that do not count.
-
-    Returns:
-        0-d, NaN if too few tokens count for a judgement; None if the batch is too short for one.
-    """
-    if scored.labels is None or labels.ndim < 1 or labels.shape[-1] < 8 or labels.shape[:-1].numel() == 0:
+def _gain_by_shift(logits: Tensor, target: Targets, ce: Tensor) -> Tensor | None:
+    shape = target.labels.shape
+    if len(shape) < 1 or shape[-1] < 8 or shape[:-1].numel() == 0:
         return None
     few = slice(0, 4)
     logits = logits.detach().reshape(-1, *logits.shape[-2:])[few]
-    labels, losses, counted = (
-        part.detach().reshape(-1, part.shape[-1])[few] for part in (labels, scored.ce, scored.labels >= 0)
-    )
+    ce, labels = (part.detach().reshape(-1, shape[-1])[few] for part in (ce, target.labels))
+    later = shifted(labels, -100)
     with torch.no_grad():
-        other, other_counts, _ = token_cross_entropy(logits, labels, ignore_index=ignore_index, shift=True)
-    gain = _finite_mean(losses, counted) - _finite_mean(other, other_counts)
-    return torch.where(other_counts.sum() >= 16, gain, torch.nan)
+        other, _ = scored(logits, Targets(later, later >= 0, later < -100), ("ce",))
+    gain = _finite_mean(ce, labels >= 0) - _finite_mean(other, later >= 0)
+    return torch.where((later >= 0).sum() >= 16, gain, torch.nan)
 
 
 def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_pce._checks import check_not_sharded
+from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
 from lightning_pce.tokens.kernels import choose
 from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
-from lightning_pce.tokens.kernels.row_sums import joined, scattered
+from lightning_pce.tokens.kernels.row_sums import finish, joined, scattered
 from lightning_pce.tokens.kernels.scratch import scratch
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
-from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, assemble, check_statistics
+from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, assembled, check_statistics
 
 
 @not_compiled
+@plain_tensors
 @torch.no_grad()
 def linear_token_statistics(
     hidden: Tensor,
@@ -83,7 +84,8 @@ def linear_token_statistics(
         else:
             torch.addmm(bias, states, head.T, out=chunk)
         parts.append(kernel(chunk, flat[some], everything))
-    return assemble(scattered(joined(parts), counted, len(flat)), statistics, target, vocabulary)
+    rows = finish(scattered(joined(parts), counted, len(flat)), vocabulary)
+    return assembled(rows, statistics, target, vocabulary)
 
 
 def _rows_in(limit: int, vocabulary: int, width: int, size: int) -> int:
@@ -101,7 +103,6 @@ def _check_layer(hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
                 f"Expected argument `{name}` to be a tensor but got {type(value).__name__}."
                 + (" Pass its weight, and its bias if it has one." if hasattr(value, "weight") else "")
             )
-        check_not_sharded(name, value)
     dtypes = {name: value.dtype for name, value in given.items()}
     if not hidden.is_floating_point() or len(set(dtypes.values())) > 1:
         raise ValueError(

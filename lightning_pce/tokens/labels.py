@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_pce._checks import check_not_sharded
-
 GroupIds = Tensor | Sequence[int] | int
 
 
@@ -55,7 +53,6 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
     """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
     for name, value in (("logits", logits), ("labels", labels)):
         _check_tensor(name, value)
-        check_not_sharded(name, value)
     if not logits.is_floating_point():
         raise ValueError(
             f"Expected argument `logits` to be floating point scores [..., V] but got {logits.dtype} of "

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
-from lightning_pce.tokens.kernels import choose
-from lightning_pce.tokens.kernels.row_sums import Kernel, RowSums, finish, joined
+from lightning_pce.tokens.kernels import read_rows
+from lightning_pce.tokens.kernels.row_sums import RowStatistics
 from lightning_pce.tokens.labels import Targets, check_logits_and_labels, targets
 
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
@@ -62,6 +63,7 @@ class TokenStatistics(NamedTuple):
 
 
 @not_compiled
+@plain_tensors
 def token_statistics(
     logits: Tensor,
     labels: Tensor,
@@ -120,13 +122,14 @@ def statistics_of(
 ) -> TokenStatistics:
     """:func:`token_statistics` of checked logits ``[..., V]`` and the targets that belong to them."""
     everything = "entropy" in statistics or "rank" in statistics
-    sums = _read(choose(backend, logits), logits, target.labels.reshape(-1), everything)
-    return assemble(sums, statistics, target, logits.shape[-1])
+    rows = read_rows(logits, target.labels.reshape(-1), everything, backend)
+    return assembled(rows, statistics, target, logits.shape[-1])
 
 
-def assemble(sums: RowSums, statistics: Sequence[str], target: Targets, vocabulary: int) -> TokenStatistics:
-    """The statistics asked for, of tokens ``[...]``, from the sums of their rows ``[N]``."""
-    rows = finish(sums, vocabulary)
+def assembled(
+    rows: RowStatistics, statistics: Sequence[str], target: Targets, vocabulary: int
+) -> TokenStatistics:
+    """The statistics asked for of tokens ``[...]``, from those of all rows ``[N]``."""
 
     def shaped(name: str, value: Tensor | None, missing: float) -> Tensor | None:
         if name not in statistics or value is None:
@@ -144,25 +147,45 @@ def assemble(sums: RowSums, statistics: Sequence[str], target: Targets, vocabula
     )
 
 
-def _read(kernel: Kernel, logits: Tensor, target: Tensor, everything: bool) -> RowSums:
-    """Sums of all rows of logits ``[..., V]``; an empty batch is for eager operations, which have no grid."""
-    if target.numel() == 0:
-        kernel = choose("eager", logits)
-    parts, start = [], 0
-    for rows in _matrices(logits.detach()):
-        parts.append(kernel(rows, target[start : start + len(rows)], everything))
-        start += len(rows)
-    return joined(parts)
+def scored(logits: Tensor, target: Targets, statistics: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The cross-entropy, with a graph if one is recorded, and other statistics, by as few reads as can be.
+
+    Args:
+        logits: ``[..., V]``.
+        target: of their tokens.
+        statistics: ``"ce"`` and others of :data:`STATISTICS` and :data:`DERIVED`.
+
+    Returns:
+        ``[...]`` float32 in nats, and by name what the others are, ``[...]`` float32: NaN where the
+        cross-entropy is; an accuracy is 1 where the target is among the first k and 0 elsewhere.
+    """
+    others = [name for name in statistics if name != "ce"]
+    parts = {part for name in others for part in DERIVED.get(name, (name,))}
+    if torch.is_grad_enabled() and logits.requires_grad:
+        ce = differentiable_cross_entropy(logits, target)
+        found = statistics_of(logits, target, tuple(parts)) if parts else None
+    else:
+        found = statistics_of(logits, target, ("ce", *parts))
+        assert found.ce is not None
+        ce = found.ce
+    if found is None:
+        return ce, {}
+    # The rank of a token whose logits are NaN is none.
+    lost, vocabulary = ce.detach().isnan(), logits.shape[-1]
+    values = {name: _value(name, found, vocabulary).masked_fill(lost, torch.nan) for name in others}
+    return ce, values
 
 
-def _matrices(logits: Tensor) -> list[Tensor]:
-    """Views ``[n, V]`` that hold all rows in order, as few as strides allow; ``reshape`` would copy."""
-    try:
-        return [logits.view(-1, logits.shape[-1])]
-    except RuntimeError:
-        return [matrix for part in logits for matrix in _matrices(part)]
+def _value(name: str, found: TokenStatistics, vocabulary: int) -> Tensor:
+    """One statistic as float32, of those that hold its parts."""
+    if name in TOP_K:
+        assert found.rank is not None
+        return (found.rank <= min(TOP_K[name], vocabulary)).float()  # rank V + 1 is none
+    value: Tensor = getattr(found, name)
+    return value.float()
 
 
+@plain_tensors
 def token_cross_entropy(
     logits: Tensor, labels: Tensor, *, ignore_index: int = -100, shift: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,12 +218,7 @@ def token_cross_entropy(
     """
     check_logits_and_labels(logits, labels)
     target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
-    if torch.is_grad_enabled() and logits.requires_grad:
-        losses = differentiable_cross_entropy(logits, target)
-    else:
-        ce = statistics_of(logits, target, ("ce",)).ce
-        assert ce is not None
-        losses = ce
+    losses, _ = scored(logits, target, ("ce",))
     return losses, target.valid, target.invalid
 
 
@@ -218,18 +236,3 @@ def check_statistics(statistics: Sequence[str]) -> None:
             f"Expected argument `statistics` to hold names among {', '.join(STATISTICS)} but got "
             f"{statistics!r}."
         )
-
-
-def derived(name: str, found: TokenStatistics, vocabulary: int) -> Tensor:
-    """One of :data:`STATISTICS` or :data:`DERIVED` as float32, of statistics that hold its parts.
-
-    Args:
-        name: which; accuracies are 1 where the target is among the first k and 0 elsewhere.
-        found: what was read.
-        vocabulary: V, of which the rank V + 1 is none.
-    """
-    if name in TOP_K:
-        assert found.rank is not None
-        return (found.rank <= min(TOP_K[name], vocabulary)).float()
-    value: Tensor = getattr(found, name)
-    return value.float()

@@ -333,19 +333,19 @@ def opened(loaders=1, **settings):
 def test_a_stage_that_is_not_open_takes_no_batch():
     stages = StageMetrics(Settings(percentiles=(50,)))
     with pytest.raises(RuntimeError, match="val stage has not begun"):
-        stages.update("val", losses=torch.ones(3))
+        stages.measure("val", losses=torch.ones(3))
     stages.open("val", 1, torch.device("cpu"))
-    assert float(stages.update("val", losses=torch.ones(3))) == 1
+    assert float(stages.measure("val", losses=torch.ones(3))) == 1
     assert set(stages.results("val")) == {"ce_mean", "ce_p50", "ce_trimmed_mean"}
     with pytest.raises(RuntimeError, match="val stage has not begun, or is over"):
-        stages.update("val", losses=torch.ones(3))
+        stages.measure("val", losses=torch.ones(3))
 
 
 def test_results_and_digests_have_the_names_of_loaders_and_groups():
     stages = opened(2, loader_names=("web", "code"), groups=("a", "b"), pool_loaders=True)
     for index in range(2):
         losses = torch.tensor([1.0, 2.0]) + 10 * index
-        stages.update("val", losses=losses, group=torch.tensor([0, 1]), dataloader_idx=index)
+        stages.measure("val", losses=losses, group=torch.tensor([0, 1]), dataloader_idx=index)
     results = {name: float(value) for name, value in stages.results("val").items()}
     assert results["web_ce_p50"] == 1.5
     assert results["code_ce_b_mean"] == 12
@@ -363,7 +363,7 @@ def test_results_and_digests_have_the_names_of_loaders_and_groups():
 def test_an_accuracy_is_a_metric_of_sums():
     stages = opened(statistics=("ce", "rank"), groups=("a", "b"))
     logits, labels = torch.eye(4)[None] * 9, torch.tensor([[0, 1, 3, -100]])
-    stages.update(
+    stages.measure(
         "val", logits, labels, group=torch.tensor([[0, 0, 1, 1]]), weights=torch.tensor([[3, 1, 1, 1]])
     )
     results = stages.results("val")
@@ -381,7 +381,7 @@ def test_settings_are_checked_once_and_frozen():
 
 def test_stage_metrics_have_nothing_to_train_and_nothing_to_save():
     stages = opened(2)
-    stages.update("val", losses=torch.ones(3), dataloader_idx=1)
+    stages.measure("val", losses=torch.ones(3), dataloader_idx=1)
     assert not list(stages.parameters())
     assert not stages.state_dict()
 

@@ -285,7 +285,7 @@ class PercentileCECallback(Callback):
             found = update_arguments(outputs, batch, self.read, self._metrics.settings)
             for arguments in found:
                 if arguments is not None:
-                    self._metrics.update(stage, **{"dataloader_idx": dataloader_idx, **arguments})
+                    self._metrics.measure(stage, **{"dataloader_idx": dataloader_idx, **arguments})
         if not found or None in found:
             self._warn_of_nothing(stage, outputs)
 

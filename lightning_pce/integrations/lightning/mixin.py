@@ -159,7 +159,7 @@ class PercentileCEMixin(_Module):
         if stage == "train" and not stages.is_open(stage) and resumed_inside_epoch(self.trainer):
             stages.open(stage, 1, self.device)
         check_begun(stages, stage)
-        return stages.update(
+        return stages.measure(
             stage,
             logits,
             labels,

@@ -11,9 +11,35 @@ from torch import Tensor
 
 from lightning_pce.tokens.kernels import compile as compiled
 from lightning_pce.tokens.kernels import eager
-from lightning_pce.tokens.kernels.row_sums import Kernel
+from lightning_pce.tokens.kernels.row_sums import Kernel, RowStatistics, finish, joined
 
 BACKENDS = ("auto", "eager", "compile", "triton")
+
+
+def read_rows(logits: Tensor, target: Tensor, everything: bool, backend: str = "auto") -> RowStatistics:
+    """Statistics of all rows of logits ``[..., V]``, which are read once and never copied whole.
+
+    Args:
+        logits: of any strides.
+        target: ``[N]`` int64 for the N rows, negative where any result will do.
+        everything: whether entropy and rank are wanted too.
+        backend: one of :data:`BACKENDS`.
+    """
+    # An empty batch is for eager operations, which have no grid.
+    kernel = choose(backend if len(target) else "eager", logits)
+    parts, start = [], 0
+    for rows in _matrices(logits.detach()):
+        parts.append(kernel(rows, target[start : start + len(rows)], everything))
+        start += len(rows)
+    return finish(joined(parts), logits.shape[-1])
+
+
+def _matrices(logits: Tensor) -> list[Tensor]:
+    """Views ``[n, V]`` that hold all rows in order, as few as strides allow; ``reshape`` would copy."""
+    try:
+        return [logits.view(-1, logits.shape[-1])]
+    except RuntimeError:
+        return [matrix for part in logits for matrix in _matrices(part)]
 
 
 def choose(backend: str, logits: Tensor) -> Kernel:
