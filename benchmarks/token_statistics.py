@@ -1,6 +1,7 @@
 """All token statistics beside the mean loss that people compute today: time and memory.
 
     python benchmarks/token_statistics.py --out benchmarks/token_statistics.json     # 2 threads, 3 minutes
+    python benchmarks/token_statistics.py --busy 4 --repeats 5    # beside four processes that do nothing else
     python benchmarks/token_statistics.py --device cuda --tokens 8192 --vocabulary 128256
 
 Everything that is compared is interleaved in one run, and a figure is the median of the repeats: compare
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,24 @@ def interleaved(jobs: dict[str, Job], device: str, repeats: int) -> dict[str, fl
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+@contextmanager
+def busy_loops(number: int) -> Iterator[None]:
+    """Processes that keep a core busy each, as the workers of a dataloader do, until the block ends."""
+    # Killed below; the condition is for the case that this process is killed itself.
+    code = f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(1_000_000): pass"
+    loops: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(number):
+            loops.append(subprocess.Popen([sys.executable, "-c", code]))  # noqa: PERF401
+        if loops:
+            print(f"{number} busy loops beside: processes {', '.join(str(loop.pid) for loop in loops)}")
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def peak(device: str) -> float:
     """The most memory this process has used so far, in MiB."""
     if device == "cuda":
@@ -186,6 +207,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--busy", type=int, default=0, help="processes that take the cores meanwhile")
     parser.add_argument("--out", type=Path)
     for name in ("--job", "--kind", "--dtype"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -203,18 +225,19 @@ def main() -> None:
             "torch": torch.__version__,
         },
         "shape": [args.tokens, args.vocabulary],
+        "busy loops beside": args.busy,
     }
     for kind in ("logits", "hidden"):
         for dtype in ("float32", "bfloat16"):
             title = f"[{args.tokens}, {args.vocabulary}] {dtype}, from {kind}"
             jobs = jobs_of(kind, getattr(torch, dtype), args.device, args.tokens, args.vocabulary)
-            seconds, extra = (
-                interleaved(jobs, args.device, args.repeats),
-                memory(list(jobs), kind, dtype, args),
-            )
+            with busy_loops(args.busy):
+                seconds = interleaved(jobs, args.device, args.repeats)
+            extra = {} if args.busy else memory(list(jobs), kind, dtype, args)
             base = next(iter(seconds.values()))
             results[title] = {
-                name: {"ms": 1e3 * time_, "ratio to the first": time_ / base, "extra MiB": extra[name]}
+                name: {"ms": 1e3 * time_, "ratio to the first": time_ / base}
+                | ({"extra MiB": extra[name]} if extra else {})
                 for name, time_ in seconds.items()
             }
             print_table(title, results[title])

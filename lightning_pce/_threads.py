@@ -95,6 +95,8 @@ def _in_threads(stream: Callable[[Iterator[_Piece]], None], left: deque[_Piece],
         except BaseException as error:
             left.clear()
             errors.append(error)
+        finally:
+            torch.set_num_threads(number)  # for threads of others that start from now on
 
     started: list[threading.Thread] = []
     try:
@@ -107,7 +109,7 @@ def _in_threads(stream: Callable[[Iterator[_Piece]], None], left: deque[_Piece],
             started.append(thread)
         for _ in started:
             ready.acquire()
-        # Threads of others that start now begin with the caller's count, which is why it does no work itself.
+        # Threads of others that start now begin with the caller's count: which is why it does no work itself.
         torch.set_num_threads(number)
         for thread in started:
             thread.join()
@@ -118,7 +120,6 @@ def _in_threads(stream: Callable[[Iterator[_Piece]], None], left: deque[_Piece],
         left.clear()  # at an interrupt the threads end with the pieces that they have begun
         for thread in started:
             thread.join()
-        torch.set_num_threads(number)
     if errors:
         try:
             raise errors[0]

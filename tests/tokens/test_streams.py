@@ -43,7 +43,7 @@ def test_results_are_the_same_bits_with_any_number_of_threads(vocabulary, dtype,
     expected = token_statistics(logits, labels)
     if vocabulary < 262_144:
         assert_statistics(expected, reference(logits, labels))
-    for number in (2, 3, 9):
+    for number in (2, 3, 6):
         threads(number)
         stats = token_statistics(logits, labels)
         for value, other in zip(stats, expected, strict=True):
@@ -52,6 +52,13 @@ def test_results_are_the_same_bits_with_any_number_of_threads(vocabulary, dtype,
             assert torch.equal(token_statistics(logits, labels).rank, expected.rank)
     assert streams_seen[0] == 1
     assert max(streams_seen) > 2
+
+
+def test_more_threads_than_there_is_scratch_for_are_shared_out(threads, streams_seen):
+    logits, labels = hard_rows(262_144, torch.float32)
+    threads(9)
+    assert_statistics(token_statistics(logits, labels), reference(logits, labels))
+    assert streams_seen == [6]
 
 
 def test_hidden_states_and_the_cross_entropy_alone_go_in_streams_too(threads, streams_seen):

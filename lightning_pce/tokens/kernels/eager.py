@@ -26,7 +26,7 @@ def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
 
     On a CPU streams of chunks run beside each other, each in a thread of its own: where other processes keep
     the cores busy, operations that are split over all threads wait for the slowest of them, and take up to
-    ten times as long. The sums of a row do not depend on chunks or threads.
+    ten times as long. The sums of a row do not depend on the chunks, nor on the number of threads up to 6.
     """
     (count, vocabulary), device = rows.shape, rows.device
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
