@@ -167,7 +167,7 @@ class StageMetrics(nn.Module):
         metric = self.metric(stage, index)
         assert isinstance(metric, PercentileCrossEntropy)
         wanted = (*self.settings.statistics, *self.settings.accuracies)
-        scored = metric.score(logits, labels, statistics=wanted, **arguments)
+        scored = metric.score_batch(logits, labels, statistics=wanted, **arguments)
         for each in (i for i in self._indices(self._open[stage]) if i in (index, None)):
             for name in wanted:
                 to = self.metric(stage, each, name)

@@ -109,7 +109,7 @@ class PercentileCrossEntropy(DigestMetric):
                 enters the state then. On accelerators impossible values are counted as ``invalid`` instead,
                 because looking would make the host wait.
         """
-        scored = self.score(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
+        scored = self.score_batch(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
         self._add(scored.ce, scored.weights, scored.groups, scored.invalid)
 
     @not_compiled
@@ -131,16 +131,16 @@ class PercentileCrossEntropy(DigestMetric):
             >>> metric.update_and_mean(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
             tensor(1.3863)
         """
-        scored = self.score(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
+        scored = self.score_batch(logits, labels, losses=losses, mask=mask, weights=weights, group=group)
         self.add(scored)
         return scored.mean()
 
     def add(self, scored: ScoredTokens) -> None:
-        """:meth:`update` with a batch that :meth:`score` has given, perhaps that of another metric."""
+        """:meth:`update` with a batch that :meth:`score_batch` has given, perhaps that of another metric."""
         self.add_values(scored.ce, scored.weights, scored.groups, scored.invalid)
 
     @plain_tensors
-    def score(
+    def score_batch(
         self,
         logits: Tensor | None = None,
         labels: Tensor | None = None,
@@ -183,22 +183,17 @@ class PercentileCrossEntropy(DigestMetric):
                 "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so.",
             )
         if scored.gain_by_shift is not None:
-            self._check_shift(scored.gain_by_shift)
+            self._shift_gain, on_cpu = scored.gain_by_shift, scored.ce.device.type == "cpu"
+            # A batch of few tokens says nothing. An accelerator is asked in compute, which may wait for it.
+            self._shift_checked = not (on_cpu and bool(self._shift_gain.isnan()))
+            if on_cpu:
+                self._warn_of_shift()
         return scored
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks, see the class."""
         self._warn_of_shift()
         return super().compute()
-
-    def _check_shift(self, gain: Tensor) -> None:
-        """A far lower loss one position further on means that the labels were not shifted."""
-        self._shift_gain = gain
-        if gain.device.type == "cpu":
-            self._shift_checked = not bool(gain.isnan())  # a batch of few tokens says nothing
-            self._warn_of_shift()
-        else:
-            self._shift_checked = True
 
     def _warn_of_shift(self) -> None:
         gain, self._shift_gain = self._shift_gain, None

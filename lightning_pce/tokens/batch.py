@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_pce.tokens.labels import (
     GroupIds,
-    Targets,
     check_logits_and_labels,
     checked_groups,
     checked_losses,
@@ -19,7 +18,7 @@ from lightning_pce.tokens.labels import (
     targets,
     weights_where,
 )
-from lightning_pce.tokens.statistics import TOP_K, scored
+from lightning_pce.tokens.statistics import TOP_K, gain_by_shift, scored
 
 
 class ScoredTokens(NamedTuple):
@@ -110,7 +109,7 @@ def score_tokens(
     ce, others = scored(logits, target, statistics)
     # On a CPU an impossible label has raised.
     invalid = None if labels.device.type == "cpu" else target.invalid
-    gain = _gain_by_shift(logits, target, ce) if judge_shift and not shift else None
+    gain = gain_by_shift(logits, target, ce) if judge_shift and not shift else None
     return ScoredTokens(ce, weights, numbers, invalid, others, target.labels, gain)
 
 
@@ -140,25 +139,6 @@ def _from_losses(
     weights = weights_where(counted, checked_weights(weights, losses, "losses"))
     numbers = checked_groups(group, groups, losses, weights)
     return ScoredTokens(losses.float(), weights, numbers, None, {}, None)
-
-
-def _gain_by_shift(logits: Tensor, target: Targets, ce: Tensor) -> Tensor | None:
-    shape = target.labels.shape
-    if len(shape) < 1 or shape[-1] < 8 or shape[:-1].numel() == 0:
-        return None
-    few = slice(0, 4)
-    logits = logits.detach().reshape(-1, *logits.shape[-2:])[few]
-    ce, labels = (part.detach().reshape(-1, shape[-1])[few] for part in (ce, target.labels))
-    later = shifted(labels, -100)
-    with torch.no_grad():
-        other, _ = scored(logits, Targets(later, later >= 0, later < -100), ("ce",))
-    gain = _finite_mean(ce, labels >= 0) - _finite_mean(other, later >= 0)
-    return torch.where((later >= 0).sum() >= 16, gain, torch.nan)
-
-
-def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:
-    counted = counted & losses.isfinite()
-    return torch.where(counted, losses, 0.0).sum() / counted.sum()
 
 
 def _given(**arguments: Tensor | None) -> str:

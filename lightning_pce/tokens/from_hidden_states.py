@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
-from lightning_pce.tokens.kernels import choose
+from lightning_pce.tokens.kernels import choose, joined
 from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
-from lightning_pce.tokens.kernels.row_sums import finish, joined, scattered
+from lightning_pce.tokens.kernels.row_sums import RowSums
 from lightning_pce.tokens.kernels.scratch import scratch
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
-from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, assembled, check_statistics
+from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, check_statistics, finished
 
 
 @not_compiled
@@ -84,8 +84,19 @@ def linear_token_statistics(
         else:
             torch.addmm(bias, states, head.T, out=chunk)
         parts.append(kernel(chunk, flat[some], everything))
-    rows = finish(scattered(joined(parts), counted, len(flat)), vocabulary)
-    return assembled(rows, statistics, target, vocabulary)
+    sums = _scattered(joined(parts), counted, len(flat))
+    return finished(sums, statistics, target, vocabulary)
+
+
+def _scattered(sums: RowSums, index: Tensor, count: int) -> RowSums:
+    """The sums as those of rows ``index`` among ``count`` rows, with 0 for the others."""
+
+    def spread(part: Tensor) -> Tensor:
+        return part.new_zeros(count).index_copy_(0, index, part)
+
+    top, own, others, dot, ahead = sums
+    some_dot, some_ahead = (None if part is None else spread(part) for part in (dot, ahead))
+    return RowSums(spread(top), spread(own), spread(others), some_dot, some_ahead)
 
 
 def _rows_in(limit: int, vocabulary: int, width: int, size: int) -> int:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
+from lightning_pce._threads import single_threaded
 from lightning_pce.tokens.kernels import read_rows
-from lightning_pce.tokens.kernels.row_sums import RowStatistics
-from lightning_pce.tokens.labels import Targets, check_logits_and_labels, targets
+from lightning_pce.tokens.kernels.row_sums import RowSums
+from lightning_pce.tokens.labels import Targets, check_logits_and_labels, shifted, targets
 
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
 # What is made of these: the logits are read for the parts.
@@ -122,26 +123,50 @@ def statistics_of(
 ) -> TokenStatistics:
     """:func:`token_statistics` of checked logits ``[..., V]`` and the targets that belong to them."""
     everything = "entropy" in statistics or "rank" in statistics
-    rows = read_rows(logits, target.labels.reshape(-1), everything, backend)
-    return assembled(rows, statistics, target, logits.shape[-1])
+    sums = read_rows(logits, target.labels.reshape(-1), everything, backend)
+    return finished(sums, statistics, target, logits.shape[-1])
 
 
-def assembled(
-    rows: RowStatistics, statistics: Sequence[str], target: Targets, vocabulary: int
-) -> TokenStatistics:
-    """The statistics asked for of tokens ``[...]``, from those of all rows ``[N]``."""
+@single_threaded()  # these are many small operations
+def finished(sums: RowSums, statistics: Sequence[str], target: Targets, vocabulary: int) -> TokenStatistics:
+    """The statistics asked for of tokens ``[...]``, from the sums over their rows ``[N]``.
 
-    def shaped(name: str, value: Tensor | None, missing: float) -> Tensor | None:
+    In float64: these are N values, the work was in the N x V logits.
+    """
+    exact = torch.float32 if sums.top.device.type == "mps" else torch.float64  # MPS has no float64
+    top, own, others = (part.to(exact) for part in sums[:3])
+    best = torch.maximum(top, own)
+    # A row is a distribution if its largest logit is finite and no logit is NaN.
+    proper = best.isfinite() & ~others.isnan()
+    lag = top - best  # 0 unless the target leads
+    scale = lag.exp()
+    behind = best - own  # of the target, in nats; inf if it is masked
+    share = (-behind).exp()
+    rest = scale * others
+    total = rest + share
+    # A leading target's loss is log(1 + rest) with rest as small as 1e-38.
+    log_total = torch.where(behind == 0, rest.log1p(), total.log())
+
+    def shaped(name: str, value: Tensor | None, improper: float, missing: float) -> Tensor | None:
         if name not in statistics or value is None:
             return None
+        value = torch.where(proper, value, improper)
+        value = value if name == "rank" else value.float()
         return value.reshape(target.valid.shape).masked_fill(~target.valid, missing)
 
+    entropy = rank = None
+    if sums.dot is not None:
+        spread = scale * sums.dot.to(exact) + torch.where(scale > 0, lag, 0.0) * rest
+        spread = spread - torch.where(share > 0, behind, 0.0) * share
+        entropy = (log_total - spread / total).clamp(min=0.0)
+    if sums.ahead is not None:
+        rank = sums.ahead.long() + 1
     return TokenStatistics(
-        shaped("ce", rows.ce, 0.0),
-        shaped("entropy", rows.entropy, 0.0),
-        shaped("target_prob", rows.target_prob, 0.0),
-        shaped("max_prob", rows.max_prob, 0.0),
-        shaped("rank", rows.rank, vocabulary + 1),
+        shaped("ce", behind + log_total, torch.nan, 0.0),
+        shaped("entropy", entropy, torch.nan, 0.0),
+        shaped("target_prob", share / total, torch.nan, 0.0),
+        shaped("max_prob", 1 / total, torch.nan, 0.0),
+        shaped("rank", rank, vocabulary + 1, vocabulary + 1),
         target.valid,
         target.invalid,
     )
@@ -183,6 +208,35 @@ def _value(name: str, found: TokenStatistics, vocabulary: int) -> Tensor:
         return (found.rank <= min(TOP_K[name], vocabulary)).float()  # rank V + 1 is none
     value: Tensor = getattr(found, name)
     return value.float()
+
+
+def gain_by_shift(logits: Tensor, target: Targets, ce: Tensor) -> Tensor | None:
+    """By how many nats the mean of the first sequences falls if they are scored one position further on.
+
+    Args:
+        logits: ``[..., T, V]``.
+        target: of their tokens, not shifted.
+        ce: their cross-entropies ``[..., T]``.
+
+    Returns:
+        0-d, NaN if too few tokens count for a judgement; None if the sequences are too short for one.
+    """
+    shape = target.labels.shape
+    if len(shape) < 1 or shape[-1] < 8 or shape[:-1].numel() == 0:
+        return None
+    few = slice(0, 4)
+    logits = logits.detach().reshape(-1, *logits.shape[-2:])[few]
+    ce, labels = (part.detach().reshape(-1, shape[-1])[few] for part in (ce, target.labels))
+    later = shifted(labels, -100)
+    with torch.no_grad():
+        other, _ = scored(logits, Targets(later, later >= 0, later < -100), ("ce",))
+    gain = _finite_mean(ce, labels >= 0) - _finite_mean(other, later >= 0)
+    return torch.where((later >= 0).sum() >= 16, gain, torch.nan)
+
+
+def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:
+    counted = counted & losses.isfinite()
+    return torch.where(counted, losses, 0.0).sum() / counted.sum()
 
 
 @plain_tensors

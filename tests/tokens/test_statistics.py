@@ -553,6 +553,6 @@ def test_sharded_logits_are_refused_with_what_to_do(tmp_path):
 def test_where_triton_can_not_be_launched_automatic_choice_warns_and_is_eager():
     pytest.importorskip("triton")
     triton_works.cache_clear()
-    with pytest.warns(UserWarning, match="Triton does not work on cpu"):
-        assert not triton_works(torch.device("cpu"))
+    with pytest.warns(UserWarning, match="Triton does not work on cuda:0"):
+        assert not triton_works(0)
     triton_works.cache_clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from lightning_pce.tokens.kernels import compile as compiled
 from lightning_pce.tokens.kernels import eager
-from lightning_pce.tokens.kernels.row_sums import Kernel, RowStatistics, finish, joined
+from lightning_pce.tokens.kernels.row_sums import Kernel, RowSums
 
 BACKENDS = ("auto", "eager", "compile", "triton")
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def read_rows(logits: Tensor, target: Tensor, everything: bool, backend: str = "auto") -> RowStatistics:
-    """Statistics of all rows of logits ``[..., V]``, which are read once and never copied whole.
+def read_rows(logits: Tensor, target: Tensor, everything: bool, backend: str = "auto") -> RowSums:
+    """Sums over all rows of logits ``[..., V]``, which are read once and never copied whole.
 
     Args:
         logits: of any strides.
@@ -25,13 +28,27 @@ def read_rows(logits: Tensor, target: Tensor, everything: bool, backend: str = "
         everything: whether entropy and rank are wanted too.
         backend: one of :data:`BACKENDS`.
     """
+    matrices = _matrices(logits.detach())
     # An empty batch is for eager operations, which have no grid.
     kernel = choose(backend if len(target) else "eager", logits)
     parts, start = [], 0
-    for rows in _matrices(logits.detach()):
+    for rows in matrices:
         parts.append(kernel(rows, target[start : start + len(rows)], everything))
         start += len(rows)
-    return finish(joined(parts), logits.shape[-1])
+    return joined(parts)
+
+
+def joined(parts: Sequence[RowSums]) -> RowSums:
+    """The sums of several runs of rows as one."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        some = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(some) if some else None
+
+    top, own, others = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[:3])
+    return RowSums(top, own, others, cat([part.dot for part in parts]), cat([part.ahead for part in parts]))
 
 
 def _matrices(logits: Tensor) -> list[Tensor]:
@@ -56,31 +73,47 @@ def choose(backend: str, logits: Tensor) -> Kernel:
             f"Expected argument `backend` to be one of {', '.join(BACKENDS)} but got {backend!r}."
         )
     if backend == "auto":
-        fits = logits.is_cuda and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        backend = "triton" if fits and triton_works(logits.device) else "eager"
+        backend = "eager"
+        if logits.is_cuda and logits.dtype in TRITON_DTYPES:
+            with torch.cuda.device(logits.device):
+                backend = "triton" if triton_works(torch.cuda.current_device()) else "eager"
     if backend == "triton":
+        _check_for_triton(logits)
         from lightning_pce.tokens.kernels import triton as in_triton
 
-        in_triton.check(logits)
         return in_triton.row_sums
     if backend == "compile":
         return compiled.row_sums
     return eager.row_sums
 
 
+def _check_for_triton(logits: Tensor) -> None:
+    if logits.dtype not in TRITON_DTYPES:
+        raise ValueError(
+            f"Expected argument `logits` to be float32, bfloat16 or float16 for backend='triton' but got "
+            f"{logits.dtype}. backend='eager' takes it."
+        )
+    if not logits.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "Expected argument `logits` to be on a CUDA device for backend='triton' but got "
+            f"{logits.device}. backend='auto' chooses by device."
+        )
+
+
 @cache
-def triton_works(device: torch.device) -> bool:
-    """Whether a trial of the Triton kernel succeeds: it also needs a C compiler and a GPU it knows."""
+def triton_works(index: int) -> bool:
+    """Whether a trial of the Triton kernel on a CUDA device succeeds: it also needs a C compiler."""
     if find_spec("triton") is None:
         return False
     try:
         from lightning_pce.tokens.kernels import triton as in_triton
 
+        device = torch.device("cuda", index)
         rows = torch.zeros(2, 2, device=device)
         in_triton.row_sums(rows, torch.zeros(2, dtype=torch.int64, device=device), False)
     except Exception as error:
         warnings.warn(
-            f"Triton does not work on {device}, eager operations take its place: {error!r:.200}",
+            f"Triton does not work on cuda:{index}, eager operations take its place: {error!r:.200}",
             stacklevel=2,
         )
         return False

@@ -6,8 +6,6 @@ equal logit counts if it comes first", is ``>=`` before and ``>`` after. The sum
 the target is for the host to add.
 """
 
-import os
-
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +14,6 @@ from torch import Tensor
 from lightning_pce.tokens.kernels.row_sums import RowSums
 
 BLOCK, WARPS = 4096, 4  # 32 logits a thread, loaded 16 bytes at a time; no register spills
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 # Stands in for -inf where -inf times 0 or minus itself would not be a number; 2 ** -1e4 is 0 as well.
@@ -105,20 +102,6 @@ def _sum_rows(
 
 
 sum_rows = triton.jit(_sum_rows, do_not_specialize=["rows"])
-
-
-def check(logits: Tensor) -> None:
-    """Raise a ``ValueError`` for logits that this kernel cannot read."""
-    if logits.dtype not in DTYPES:
-        raise ValueError(
-            f"Expected argument `logits` to be float32, bfloat16 or float16 for backend='triton' but got "
-            f"{logits.dtype}. backend='eager' takes it."
-        )
-    if not logits.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            "Expected argument `logits` to be on a CUDA device for backend='triton' but got "
-            f"{logits.device}. backend='auto' chooses by device."
-        )
 
 
 def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
