@@ -11,6 +11,7 @@ import torch
 from torchmetrics import Metric
 
 from lightning_pce import BitsPerByte, PercentileCrossEntropy, StreamingQuantiles, TokenProxies
+from lightning_pce.metrics.weighted_mean import WeightedMean
 from tests.helpers.casts_and_copies import COPIES, saved_and_loaded
 from tests.helpers.metric_states import fed
 from tests.helpers.token_batches import GROUP_NAMES, V, batch, grouped_batch, random_losses
@@ -87,6 +88,22 @@ def _quantiles():
     )
 
 
+def _weighted_mean():
+    group, weights = torch.arange(100) % 2, torch.arange(100) % 3
+    first, second = (
+        {"values": random_losses(seed).double() + 1e-12, "weights": weights, "group": group}
+        for seed in range(2)
+    )
+    return Case(
+        WeightedMean,
+        {"groups": GROUP_NAMES},
+        (first, second),
+        nothing={**first, "weights": 0 * weights},
+        bad={**first, "weights": -weights},
+        others=({"groups": GROUP_NAMES[::-1]}, {"groups": (*GROUP_NAMES, "tool")}),
+    )
+
+
 def _bits_per_byte():
     """Of a table and counts that half precision cannot hold."""
     sizes = [300, 1, 4, 3, 0, 16, 2]
@@ -132,6 +149,7 @@ CASES = {
     "percentiles": _percentiles(),
     "percentiles of groups": _percentiles_of_groups(),
     "quantiles": _quantiles(),
+    "weighted mean of groups": _weighted_mean(),
     "bits per byte": _bits_per_byte(),
     "proxies": _proxies(),
 }
