@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from lightning_pce import digest as td
+from lightning_pce._threads import single_threaded
 from lightning_pce.metrics._base import OneStateMetric
 
 DEFAULT_PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -115,6 +116,7 @@ class DigestMetric(OneStateMetric):
             return self.__dict__[name]
         return super().__getattr__(name)
 
+    @single_threaded()  # beside busy processes a parallel copy waits for every thread
     def _add(
         self,
         values: Tensor,
@@ -143,6 +145,7 @@ class DigestMetric(OneStateMetric):
         if number >= enough or len(waiting) >= _WAITING_UPDATES:
             self._settle()
 
+    @single_threaded()
     def _settle(self) -> None:
         """What waits enters the state."""
         assert self._settled is not None
