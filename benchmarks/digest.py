@@ -5,6 +5,7 @@
     python benchmarks/digest.py --threads 0                         # all threads
     python benchmarks/digest.py --device cuda                       # ours on an accelerator, nobody else's
     python benchmarks/digest.py --billion                           # ours over 1e9 values, about 5 minutes
+    python benchmarks/digest.py --busy 4 --threads 2                # beside busy processes, half a minute
 
 Everything that is compared is interleaved in one run, and a figure is the median of the repeats: compare
 ratios, not the figures of two runs. `benchmarks/README.md` explains the columns.
@@ -16,9 +17,11 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -440,6 +443,34 @@ def billion() -> dict[str, float]:
     }
 
 
+@contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """Keep so many processes busy, as the workers of a dataloader are."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def beside_busy_processes(number: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds for 4,000,000 values in batches of 131,072, quiet and beside busy processes."""
+    sketches = [ours(1024), *[peer for peer in peers() if peer.name.startswith("fastdigest")]]
+    stream = ce_like(4_000_000)
+    batches = [stream[i : i + 131_072] for i in range(0, len(stream), 131_072)]
+    jobs = {sketch.name: lambda sketch=sketch: fill(sketch, batches) for sketch in sketches}
+    rows: dict[str, dict[str, float]] = {name: {} for name in jobs}
+    for busy in (0, number):
+        with busy_processes(busy):
+            seconds = interleaved(jobs, repeats)
+        for name in jobs:
+            rows[name][f"s, {busy} busy"] = seconds[name]
+            rows[name][f"of the last row, {busy} busy"] = seconds[name] / seconds[sketches[-1].name]
+    return rows
+
+
 def speeds(sketches: list[Sketch], repeats: int) -> dict[str, dict[str, float]]:
     large, small = ingest(sketches, 32_768, 0.3, repeats), ingest(sketches, 512, 0.1, repeats)
     few, many = merging(sketches, 64, repeats), merging(sketches, 1024, repeats)
@@ -474,6 +505,7 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=10_000_000, help="stream length of the accuracy part")
     parser.add_argument("--speed", action="store_true", help="without the accuracy part")
     parser.add_argument("--billion", action="store_true")
+    parser.add_argument("--busy", type=int, metavar="N", help="ingest beside N busy processes")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.threads:
@@ -489,6 +521,13 @@ def main() -> None:
     if args.billion:
         results = {"machine": machine, "a billion values": billion()}
         print(json.dumps(results, indent=2))
+    elif args.busy is not None:
+        results = {
+            "machine": machine,
+            "beside busy processes": beside_busy_processes(args.busy, args.repeats),
+        }
+        print(json.dumps(machine))
+        print_table("4,000,000 values in batches of 131,072", results["beside busy processes"])
     elif args.device != "cpu":
         results = {"machine": machine, args.device: on_accelerator(args.device, args.repeats)}
         print(json.dumps(results, indent=2))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_pce import digest as td
 from lightning_pce._names import DEFAULT_PERCENTILES, checked_names, checked_percentiles, percentile_key
+from lightning_pce._threads import single_threaded
 from lightning_pce.metrics._views import ViewedMetric
 from lightning_pce.metrics._waiting import Waiting
 
@@ -110,6 +111,7 @@ class DigestMetric(ViewedMetric):
         self._update_count += 1
         self._add(values, weights, groups, invalid)
 
+    @single_threaded()  # beside busy processes a parallel copy waits for every thread
     def _add(
         self,
         values: Tensor,

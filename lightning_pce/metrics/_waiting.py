@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce import digest as td
+from lightning_pce._threads import single_threaded
 
 # Values wait until there are this many, or this many updates. Counted together they cost a quarter of what
 # they would in batches of 32,768, in batches of 512 a 25th. An accelerator sorts a million in the time it
@@ -52,6 +53,7 @@ class Waiting(NamedTuple):
         enough = _ENOUGH_VALUES.get(self.digest.device.type, _ENOUGH_ELSEWHERE)
         return self.number >= enough or len(self.batches) >= _ENOUGH_UPDATES
 
+    @single_threaded()
     def entered(self) -> Tensor:
         """The digest with all batches in it."""
         values = torch.cat([batch.values for batch in self.batches])

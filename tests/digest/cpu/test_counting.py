@@ -12,8 +12,6 @@ from lightning_pce import StreamingQuantiles
 from lightning_pce import digest as dg
 from lightning_pce.digest._cpu.counting import DIGITS, counted, edges_of, levels_of, scale_of
 from tests.helpers.distributions import (
-    ATOMS,
-    HARD,
     PROMISED_Q,
     SMOOTH,
     bound,
@@ -102,24 +100,6 @@ def test_a_lump_at_the_lower_end_is_no_atom_because_its_sum_is_rounded():
     values[at] = 1e8 + 1e-7 * rng.random(190)
     levels = counted(values, K)
     assert_levels_fit(levels, values)
-
-
-@pytest.mark.parametrize("n", [40_000, N])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_large_batch_of_nan_alone_is_counted(n, sign):
-    nan = torch.full((n,), math.nan).copysign(torch.tensor(float(sign)))
-    digest = dg.from_values(nan)
-    assert dg.nonfinite(digest) == dg.count(digest) + n == n
-
-
-def test_a_batch_of_nothing_is_a_new_digest():
-    digest = dg.from_values(torch.arange(5.0))
-    same = dg.add(digest, torch.empty(0))
-    same += 1
-    assert dg.count(digest) == 5
-    groups = dg.empty(shape=(0,))
-    none = torch.zeros(3, dtype=torch.bool)
-    assert dg.add(groups, torch.ones(3), none, groups=torch.zeros(3, dtype=torch.long)).shape == groups.shape
 
 
 @pytest.mark.filterwarnings("error")
@@ -218,56 +198,6 @@ def test_levels_are_in_the_order_of_the_values(seed, double):
     assert (edges_of(level.numpy()[inner] + 1, scale) >= values[inner] - slack).all()
 
 
-@pytest.mark.parametrize("name", [*SMOOTH, *ATOMS, *HARD])
-def test_a_large_batch_is_as_good_counted_as_sorted(monkeypatch, name):
-    values = values_of(name, 3 * N)
-    answers = []
-    for many in (1, 1 << 30):
-        monkeypatch.setattr("lightning_pce.digest._cpu.adding._MANY", many)
-        digest = dg.empty()
-        for part in values.split(N):
-            digest = dg.add(digest, part)
-        assert dg.count(digest) == len(values)
-        answers.append(worst_rank_error(values, dg.quantile(digest, torch.from_numpy(PROMISED_Q))))
-        assert dg.mean(digest).item() == pytest.approx(values.double().mean().item(), rel=1e-12, abs=1e-12)
-        assert dg.minimum(digest) == values.min()
-        assert dg.maximum(digest) == values.max()
-    assert answers[0] <= max(1.5 * answers[1], bound(len(values)))
-
-
-@pytest.mark.parametrize("many", [1, 1 << 30])
-@pytest.mark.parametrize("value", [0.25, 7.0, 0.0])
-def test_an_atom_that_appears_late_is_one(monkeypatch, many, value):
-    monkeypatch.setattr("lightning_pce.digest._cpu.adding._MANY", many)
-    rng = np.random.default_rng(9)
-    late = rng.permutation(np.concatenate([rng.normal(0, 1, 60_000), np.full(40_000, value), [20.0]]))
-    digest = dg.add(dg.from_values(torch.from_numpy(rng.normal(0, 1, 50_000))), torch.from_numpy(late))
-    means, weights, blend = dg.centroids(digest)
-    (found,) = torch.nonzero((means == value) & (weights > 0), as_tuple=True)
-    assert weights[found].item() == 40_000
-    assert not blend[found].item()
-
-
-def test_masked_and_grouped_batches_are_counted_too(monkeypatch):
-    asked = []
-
-    def spied(x, compression):
-        asked.append(len(x))
-        return counted(x, compression)
-
-    monkeypatch.setattr("lightning_pce.digest._cpu.adding.counted", spied)
-    values = torch.from_numpy(ce_like(3 * N, np.random.default_rng(10)))
-    mask = torch.rand(len(values), generator=torch.Generator().manual_seed(1)) < 0.7
-    group = torch.arange(len(values)) % 2
-    masked = dg.from_values(values, mask)
-    grouped = dg.add(dg.empty(shape=(2,)), values, mask, groups=group)
-    chosen = [values[mask], *(values[mask & (group == g)] for g in (0, 1))]
-    assert asked == [len(part) for part in chosen]
-    for digest, part in zip([masked, *grouped], chosen, strict=True):
-        assert dg.count(digest) == len(part)
-        assert worst_rank_error(part, dg.quantile(digest, torch.from_numpy(PROMISED_Q))) <= bound(len(part))
-
-
 @pytest.mark.parametrize("double", [False, True])
 def test_a_metric_counts_what_waits(double):
     values = torch.from_numpy(ce_like(1 << 20, np.random.default_rng(11)))
@@ -277,23 +207,3 @@ def test_a_metric_counts_what_waits(double):
         metric.update(part)
     assert metric.compute()["count"] == len(values)
     assert worst_rank_error(values, dg.quantile(metric.digest, torch.from_numpy(PROMISED_Q))) <= 5e-5
-
-
-def test_another_default_device_changes_nothing():
-    values = torch.from_numpy(ce_like(N, np.random.default_rng(12)))
-    want = dg.from_values(values)
-    merged = dg.merge(torch.stack([dg.from_values(part) for part in values.chunk(64)]))
-    with torch.device("meta"):
-        assert torch.equal(dg.from_values(values), want)
-        parts = torch.stack([dg.from_values(part) for part in values.chunk(64)])
-        assert torch.equal(dg.merge(parts), merged)
-
-
-def test_deterministic_mode_changes_nothing():
-    values = torch.from_numpy(ce_like(N, np.random.default_rng(13)))
-    want = dg.from_values(values)
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.equal(dg.from_values(values), want)
-    finally:
-        torch.use_deterministic_algorithms(False)
