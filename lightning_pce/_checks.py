@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -65,6 +66,14 @@ def _plain(name: str, value: Any) -> Any:
         f"vocabulary is, or it is a partial sum or norm, {name}.full_tensor() on all ranks, or ask the "
         "parallel plan for a replicated output."
     )
+
+
+def is_transformed(value: Tensor) -> bool:
+    """Whether a transform of torch.func, such as vmap, is at work on a tensor."""
+    # Not public, but as old as torch.func; without it there would be no sentence of ours.
+    functorch = getattr(torch._C, "_functorch", None)
+    wrapped: Callable[[Tensor], bool] = getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)
+    return wrapped(value)
 
 
 def warn_once(said: set[str], what: str, message: str) -> None:

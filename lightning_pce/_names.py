@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 DEFAULT_PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -30,6 +31,12 @@ def checked_percentiles(percentiles: Sequence[float] | str) -> tuple[float, ...]
         raise ValueError(
             f"Expected argument `percentiles` to hold numbers in [0, 100] but got {outside[0]:g} in "
             f"{percentiles!r}."
+        )
+    if checked and all(0 < p <= 1 for p in checked) and any(p != 1 for p in checked):
+        warnings.warn(
+            f"Expected argument `percentiles` in percent, but all of {percentiles!r} are at most 1: is "
+            f"{checked[0] * 100:g} meant by {checked[0]:g}? As it is, that is the {checked[0]:g}th of 100.",
+            stacklevel=2,
         )
     keys = [percentile_key(p) for p in checked]
     twice = sorted({key for key in keys if keys.count(key) > 1})

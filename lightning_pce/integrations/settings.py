@@ -24,7 +24,7 @@ class Settings:
         percentiles: which, each in [0, 100].
         statistics: what is measured of each token, ``"ce"`` and others; kept in one order on all ranks.
         groups: names of kinds of tokens that are told apart.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them.
         compression: centroids of each digest.
         loader_names: names of several dataloaders, in order; left out: ``dl0``, ``dl1`` ...
@@ -38,7 +38,7 @@ class Settings:
     percentiles: Sequence[float] = DEFAULT_PERCENTILES
     statistics: Sequence[str] = ("ce",)
     groups: Sequence[str] | None = None
-    ignore_index: int = -100
+    ignore_index: int | None = -100
     shift: bool = False
     compression: int = 1024
     loader_names: Sequence[str] | None = None

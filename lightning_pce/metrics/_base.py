@@ -84,7 +84,10 @@ class SingleStateMetric(Metric):
     def _warn_once(self, what: str, number: float, message: str) -> None:
         """Say that a number of entries were odd, if any were, the first time."""
         if number:
-            warn_once(self._said, what, f"{type(self).__name__}: {number:.0f} {message}")
+            self._say_once(what, f"{number:.0f} {message}")
+
+    def _say_once(self, what: str, message: str) -> None:
+        warn_once(self._said, what, f"{type(self).__name__}: {message}")
 
     def named_settings(self) -> str:
         """The settings in words; metrics can be merged if these are equal."""
@@ -169,6 +172,10 @@ class SingleStateMetric(Metric):
         super().merge_state(incoming_state)
         self._computed = None
         self._update_count += updates
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one result or several, see :meth:`torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> SingleStateMetric:
         """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""

@@ -76,10 +76,6 @@ class ViewedMetric(SingleStateMetric):
         super().reset()
         self._result = self._result_from = None
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one result or several, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
-
 
 class SharedGather:
     """One ``all_gather`` for the states of several metrics, whose views are computed one after the other.

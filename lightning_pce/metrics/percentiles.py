@@ -9,12 +9,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_pce._checks import plain_tensors, warn_once
+from lightning_pce import digest as td
+from lightning_pce._checks import plain_tensors
 from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.tokens.batch import ScoredTokens, score_tokens
-from lightning_pce.tokens.labels import GroupIds, checked_groups, checked_weights
+from lightning_pce.tokens.labels import (
+    GroupIds,
+    checked_groups,
+    checked_ignore_index,
+    checked_weights,
+    never_ignored,
+)
+
+# With more losses than this exactly 0 and no mask they are probably those of ignored tokens.
+_MANY_ZEROS = 0.05
 
 
 class PercentileCrossEntropy(DigestMetric):
@@ -26,9 +36,9 @@ class PercentileCrossEntropy(DigestMetric):
     As input to ``update`` and ``forward``, either
 
     * ``logits``: ``[..., V]`` float32, bfloat16 or float16, and ``labels``: ``[...]`` integers; or
-    * ``losses``: per-token losses in nats of any shape, made by somebody else's kernel, and optionally
-      ``mask``: bool, true where the token counts (left out: all do; ``ignore_index`` and ``shift`` play no
-      part then);
+    * ``losses``: per-token losses in nats of any shape, made by another kernel, and ``mask``: bool, true
+      where a token counts; or ``labels``, from which the mask is made where losses and labels fit, perhaps
+      after a shift by one (without both all tokens count);
 
     and in both cases optionally ``weights``: numbers >= 0 shaped like the labels (or losses); a whole number
     is repetition, 0 leaves a token out. With ``groups`` also ``group``: for each token, for each sequence or
@@ -42,7 +52,7 @@ class PercentileCrossEntropy(DigestMetric):
     Args:
         percentiles: which, each in [0, 100].
         groups: names of kinds of tokens that are told apart, of A-Z, a-z, 0-9, _.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
         metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
@@ -73,7 +83,7 @@ class PercentileCrossEntropy(DigestMetric):
         percentiles: Sequence[float] = DEFAULT_PERCENTILES,
         *,
         groups: Sequence[str] | None = None,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         shift: bool = False,
         compression: int = 1024,
         **metric_kwargs: Any,
@@ -86,10 +96,11 @@ class PercentileCrossEntropy(DigestMetric):
             defaults={"ignore_index": -100, "shift": False},
             **metric_kwargs,
         )
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.shift = shift
         self._shift_checked = shift
         self._shift_gain: Tensor | None = None
+        self._losses_without_mask = False
 
     @not_compiled
     def update(
@@ -123,8 +134,8 @@ class PercentileCrossEntropy(DigestMetric):
         weights: Tensor | None = None,
         group: GroupIds | None = None,
     ) -> Tensor:
-        """:meth:`update`, and the weighted mean loss of the batch: 0-d float32, differentiable, NaN if
-        nothing counts.
+        """:meth:`update`, and the weighted mean loss of the batch: 0-d in the dtype of the losses,
+        differentiable, NaN if nothing counts.
 
         Example:
             >>> metric = PercentileCrossEntropy()
@@ -175,13 +186,16 @@ class PercentileCrossEntropy(DigestMetric):
             statistics=statistics,
             judge_shift=not self._shift_checked,
         )
+        self._losses_without_mask |= losses is not None and mask is None and labels is None
         if losses is not None and losses.dtype in (torch.bfloat16, torch.float16):
-            warn_once(
-                self._said,
+            self._say_once(
                 "dtype",
-                f"{type(self).__name__}: the losses are {losses.dtype}, so that percentiles go in steps (in "
-                "bfloat16 of 0.4 %). Compute them of logits.float(), or pass the logits, which are read so.",
+                f"the losses are {losses.dtype}, so that percentiles go in steps (in bfloat16 of 0.4 %). "
+                "Compute them of logits.float(), or pass the logits, which are read so.",
             )
+        unsigned = never_ignored(labels, self.ignore_index)
+        if unsigned is not None:
+            self._say_once("unsigned", unsigned)
         if scored.gain_by_shift is not None:
             self._shift_gain, on_cpu = scored.gain_by_shift, scored.ce.device.type == "cpu"
             # A batch of few tokens says nothing. An accelerator is asked in compute, which may wait for it.
@@ -193,7 +207,28 @@ class PercentileCrossEntropy(DigestMetric):
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks, see the class."""
         self._warn_of_shift()
-        return super().compute()
+        result = super().compute()
+        if not result["count"].is_meta:
+            self._warn_of_odd_losses()
+        return result
+
+    def _warn_of_odd_losses(self) -> None:
+        """Look at all losses: in an update that would make the host of an accelerator wait."""
+        means, weights, _ = td.centroids(self._state)
+        if bool((weights * (means < 0)).sum() > 0):
+            self._say_once(
+                "negative",
+                "some losses are negative, which no cross-entropy is. Are these log-probabilities? Pass them "
+                "with the other sign.",
+            )
+        zeros = float((weights * (means == 0)).sum() / weights.sum())
+        if self._losses_without_mask and zeros > _MANY_ZEROS:
+            self._say_once(
+                "zeros",
+                f"{zeros:.0%} of the losses are exactly 0, as those of ignored tokens are, and neither mask "
+                "nor labels came with them. If these tokens do not count pass mask=labels != ignore_index "
+                "(shifted as the losses are), or labels=.",
+            )
 
     def _warn_of_shift(self) -> None:
         gain, self._shift_gain = self._shift_gain, None

@@ -18,7 +18,14 @@ from torch import Tensor
 from lightning_pce._checks import plain_tensors
 from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._totals import TotalsMetric, checked_table, host_numbers, may_look
-from lightning_pce.tokens.labels import check_ids, check_logits_and_labels, shifted
+from lightning_pce.tokens.labels import (
+    NONE_IGNORED,
+    check_ids,
+    check_logits_and_labels,
+    checked_ignore_index,
+    never_ignored,
+    shifted,
+)
 from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
 STATISTICS = (
@@ -105,7 +112,7 @@ class TokenProxies(TotalsMetric):
 
     Args:
         last_n: how many scored tokens of each sequence count.
-        ignore_index: the label of tokens that are not scored.
+        ignore_index: the label of tokens that are not scored; None: all are.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
         vocabulary: V in log V; left out, it is that of the logits. ``statistics`` need it.
         token_counts: ``[V]`` integers, how often each token occurs in a corpus.
@@ -131,7 +138,7 @@ class TokenProxies(TotalsMetric):
         self,
         last_n: int = 1000,
         *,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         shift: bool = False,
         vocabulary: int | None = None,
         token_counts: Tensor | Sequence[int] | None = None,
@@ -174,7 +181,8 @@ class TokenProxies(TotalsMetric):
             **metric_kwargs,
         )
         self.last_n = last_n
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
+        self._ignored = NONE_IGNORED if ignore_index is None else ignore_index
         self.shift = shift
         self.vocabulary = vocabulary
         self.inverse = inverse
@@ -203,7 +211,10 @@ class TokenProxies(TotalsMetric):
                 f"{_given(logits=logits, labels=labels, statistics=statistics)}."
             )
         _check_labels(labels)
-        target = shifted(labels.long(), self.ignore_index) if self.shift else labels.long()
+        unsigned = never_ignored(labels, self.ignore_index)
+        if unsigned is not None:
+            self._say_once("unsigned", unsigned)
+        target = shifted(labels.long(), self._ignored) if self.shift else labels.long()
         if logits is not None:
             tokens, vocabulary = self._scored(logits, target)
         else:
@@ -218,9 +229,9 @@ class TokenProxies(TotalsMetric):
     def _scored(self, logits: Tensor, target: Tensor) -> tuple[_Tokens, int]:
         """The statistics of the tokens that count, which are all that are computed."""
         check_logits_and_labels(logits, target)
-        chosen = _last(target != self.ignore_index, self.last_n)
-        target = torch.where(chosen, target, self.ignore_index)
-        found = token_statistics(logits.detach(), target, statistics=_NEEDED, ignore_index=self.ignore_index)
+        chosen = _last(target != self._ignored, self.last_n)
+        target = torch.where(chosen, target, self._ignored)
+        found = token_statistics(logits.detach(), target, statistics=_NEEDED, ignore_index=self._ignored)
         return _tokens(found, chosen, target), self.vocabulary or logits.shape[-1]
 
     def _given_statistics(self, statistics: TokenStatistics, target: Tensor) -> tuple[_Tokens, int]:
@@ -231,7 +242,7 @@ class TokenProxies(TotalsMetric):
                 "the entropy is divided by log V, and they do not show how many logits there were."
             )
         target = target.to(statistics.valid.device)
-        strange = statistics.valid & (target == self.ignore_index)
+        strange = statistics.valid & (target == self._ignored)
         if may_look(target) and bool(strange.any()):
             raise ValueError(
                 "Expected arguments `statistics` and `labels` to be of the same tokens but "

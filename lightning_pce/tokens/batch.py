@@ -10,10 +10,12 @@ from torch import Tensor
 
 from lightning_pce.tokens.labels import (
     GroupIds,
+    check_ids,
     check_logits_and_labels,
     checked_groups,
     checked_losses,
     checked_weights,
+    mask_of_losses,
     shifted,
     targets,
     weights_where,
@@ -25,7 +27,7 @@ class ScoredTokens(NamedTuple):
     """The tokens of a batch, in tensors of one shape ``[...]``; weights and groups are the labels'."""
 
     ce: Tensor
-    """float32, the cross-entropy in nats, with its graph if there is one."""
+    """float32, or float64 of losses that are, the cross-entropy in nats, with its graph if there is one."""
     weights: Tensor
     """bool or numbers >= 0: False or 0 where a token does not count."""
     groups: Tensor | None
@@ -55,7 +57,7 @@ def score_tokens(
     weights: Tensor | None = None,
     group: GroupIds | None = None,
     groups: tuple[str, ...] | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     shift: bool = False,
     statistics: Sequence[str] = ("ce",),
     judge_shift: bool = False,
@@ -65,14 +67,15 @@ def score_tokens(
     Args:
         logits: ``[..., V]`` float32, bfloat16, float16 or float64, with ``labels``.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
-        losses: ``[...]`` losses of tokens in nats, instead of logits and labels.
-        mask: bool shaped like ``losses``, true where a token counts; left out: all do.
+        losses: ``[...]`` losses of tokens in nats, instead of logits.
+        mask: bool shaped like ``losses``, true where a token counts. Left out: where ``labels`` are given
+            and fit, perhaps after a shift by one, those that are not ignored; else all.
         weights: numbers >= 0 shaped like labels or losses; 0 leaves a token out.
         group: if there are groups, the number of each token's, of each sequence's or of all.
         groups: the names of the groups.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs: position t is scored against label t + 1, and so are weights and
-            groups of tokens. It plays no part beside ``losses``.
+            groups of tokens. Beside ``losses`` it decides where these do not show which label is theirs.
         statistics: ``"ce"`` and others of :data:`lightning_pce.tokens.statistics.STATISTICS` and ``DERIVED``.
         judge_shift: also score a few sequences one position further on, to see whether labels seem unshifted.
 
@@ -88,7 +91,17 @@ def score_tokens(
         tensor(1.3863)
     """
     if losses is not None:
-        return _from_losses(logits, labels, losses, mask, weights, group, groups, statistics)
+        if logits is not None:
+            raise ValueError(
+                "Expected either `losses` or `logits` and `labels`, not both, but got "
+                f"{_given(logits=logits, labels=labels, losses=losses)}."
+            )
+        _check_ce_alone(statistics)
+        losses, _ = checked_losses(losses, mask)
+        if labels is not None and mask is None:
+            check_ids(labels)
+            mask = mask_of_losses(losses, labels, ignore_index=ignore_index, shift=shift)
+        return _from_losses(losses, mask, weights, group, groups)
     if logits is None or labels is None:
         raise ValueError(
             "Expected arguments `logits` and `labels`, or argument `losses`, but got "
@@ -114,15 +127,20 @@ def score_tokens(
 
 
 def _from_losses(
-    logits: Tensor | None,
-    labels: Tensor | None,
     losses: Tensor,
     mask: Tensor | None,
     weights: Tensor | None,
     group: GroupIds | None,
     groups: tuple[str, ...] | None,
-    statistics: Sequence[str],
 ) -> ScoredTokens:
+    losses, counted = checked_losses(losses, mask)
+    weights = weights_where(counted, checked_weights(weights, losses, "losses"))
+    numbers = checked_groups(group, groups, losses, weights)
+    ce = losses if losses.dtype == torch.float64 else losses.float()
+    return ScoredTokens(ce, weights, numbers, None, {}, None)
+
+
+def _check_ce_alone(statistics: Sequence[str]) -> None:
     others = [name for name in statistics if name != "ce"]
     if others:
         named = [name for name in others if name not in TOP_K] or others
@@ -130,15 +148,6 @@ def _from_losses(
             f"Expected arguments `logits` and `labels`: {', '.join(named)} cannot be had from `losses`. "
             "Leave them out of `statistics`."
         )
-    if logits is not None or labels is not None:
-        raise ValueError(
-            "Expected either `losses` or `logits` and `labels`, not both, but got "
-            f"{_given(logits=logits, labels=labels, losses=losses)}."
-        )
-    losses, counted = checked_losses(losses, mask)
-    weights = weights_where(counted, checked_weights(weights, losses, "losses"))
-    numbers = checked_groups(group, groups, losses, weights)
-    return ScoredTokens(losses.float(), weights, numbers, None, {}, None)
 
 
 def _given(**arguments: Tensor | None) -> str:

@@ -27,7 +27,7 @@ def linear_token_statistics(
     *,
     bias: Tensor | None = None,
     statistics: Sequence[str] = STATISTICS,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     shift: bool = False,
     backend: str = "auto",
     max_logits_bytes: int = 64 << 20,
@@ -44,7 +44,7 @@ def linear_token_statistics(
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
         bias: ``[V]``, of the output layer.
         statistics: which, see :func:`token_statistics`.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs: position t is scored against label t + 1.
         backend: see :func:`token_statistics`.
         max_logits_bytes: memory for a chunk of logits and all that is made of it, at least a row. Beyond it

@@ -8,6 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_pce._checks import is_transformed
+
+# No label is this: nothing is ignored.
+NONE_IGNORED = -(1 << 63)
 GroupIds = Tensor | Sequence[int] | int
 
 
@@ -22,8 +26,8 @@ class Targets(NamedTuple):
     """bool, where a label was outside the vocabulary (on an accelerator; on a CPU that is an error)."""
 
 
-def targets(labels: Tensor, vocabulary: int, *, ignore_index: int, shift: bool) -> Targets:
-    """The targets of checked labels ``[...]``, shifted if asked for.
+def targets(labels: Tensor, vocabulary: int, *, ignore_index: int | None, shift: bool) -> Targets:
+    """The targets of checked labels ``[...]``, shifted if asked for; with ``ignore_index=None`` all count.
 
     Raises:
         ValueError: if on a CPU a label is outside the vocabulary, or there is nothing to shift along.
@@ -33,15 +37,94 @@ def targets(labels: Tensor, vocabulary: int, *, ignore_index: int, shift: bool) 
         raise ValueError(
             "Expected argument `labels` to have a sequence dimension for shift=True but got a 0-d tensor."
         )
+    counted = labels != (NONE_IGNORED if ignore_index is None else ignore_index)
     if shift:
-        labels = shifted(labels, ignore_index)
-    counted = labels != ignore_index
+        labels, counted = shifted(labels, -100), shifted(counted, False)
     known = (labels >= 0) & (labels < vocabulary)
     invalid = counted & ~known
     if labels.device.type == "cpu" and bool(invalid.any()):
         raise ValueError(_outside(labels[invalid], vocabulary, ignore_index))
     valid = counted & known
     return Targets(torch.where(valid, labels, -100), valid, invalid)
+
+
+def checked_ignore_index(ignore_index: int | None) -> int | None:
+    """A whole number or None, or a ``ValueError``."""
+    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+        raise ValueError(
+            "Expected argument `ignore_index` to be a whole number, or None if no token is ignored, but got "
+            f"{ignore_index!r}. Other tokens are left out by weights of 0."
+        )
+    return ignore_index
+
+
+def never_ignored(labels: object, ignore_index: int | None) -> str | None:
+    """What is wrong with unsigned labels and a negative ignore_index, in words; None if nothing is."""
+    unsigned = isinstance(labels, Tensor) and str(labels.dtype).startswith("torch.uint")
+    if not unsigned or ignore_index is None or ignore_index >= 0:
+        return None
+    assert isinstance(labels, Tensor)
+    return (
+        f"the labels are {labels.dtype}, which cannot hold ignore_index={ignore_index}: no token is ignored, "
+        f"and {ignore_index} has become {ignore_index % (1 << 8 * labels.element_size())}. Keep labels in a "
+        "signed dtype."
+    )
+
+
+def mask_of_losses(losses: Tensor, labels: Tensor, *, ignore_index: int | None, shift: bool) -> Tensor | None:
+    """Which losses count, as labels beside them say: bool ``[...]`` in the shape of the losses.
+
+    Losses may stand where their labels do, or one position before: a step that shifts by itself returns
+    ``[B, T - 1]`` losses beside ``[B, T]`` labels, or ``[B, T]`` with 0 where the shifted label is ignored;
+    and any of these flattened.
+
+    Args:
+        losses: ``[...]``.
+        labels: integers.
+        ignore_index: the label of tokens that do not count.
+        shift: which of the two is meant where the losses do not show it.
+
+    Returns:
+        None if all count: the two do not fit and no label is ignored, so that the labels are of something
+        else; or there are just as many losses as tokens that count, so that they were filtered already.
+
+    Raises:
+        ValueError: if the two do not fit and labels are ignored.
+    """
+    counted = labels.to(losses.device).long() != (NONE_IGNORED if ignore_index is None else ignore_index)
+    flat = losses.ndim == 1
+    if losses.shape == counted.shape or (flat and len(losses) == counted.numel() > 0):
+        own, later = (mask.reshape(losses.shape) for mask in (counted, shifted(counted, False)))
+        # Of labels [N] nobody knows where sequences end: the last loss may be 0 by itself.
+        either = shift or counted.ndim > 1
+        return torch.where(_were_shifted(losses, own, later, shift, either), later, own)
+    later = counted[..., 1:] if counted.ndim else counted
+    if losses.shape == later.shape and later.ndim > 1:
+        return later
+    filtered = (counted.sum() == losses.numel()) | (later.sum() == losses.numel())
+    for mask in (later.reshape(-1), counted.reshape(-1)[1:]):  # cut and flattened, or the other way round
+        if flat and len(losses) == len(mask):
+            zeros = (mask | (losses.detach() == 0)).all()  # where they would not count
+            return torch.where(filtered & ~zeros, True, mask)
+    if bool(counted.all()) or (flat and bool(filtered)):
+        return None
+    raise ValueError(
+        f"Expected arguments `losses` and `labels` to fit, perhaps after a shift by one, but got losses "
+        f"{tuple(losses.shape)} and labels {tuple(labels.shape)} in which {int((~counted).sum())} tokens are "
+        f"ignored (ignore_index={ignore_index}): which of the losses count cannot be known. Pass "
+        "mask=labels != ignore_index, cut and shifted as the losses were."
+    )
+
+
+def _were_shifted(losses: Tensor, own: Tensor, later: Tensor, neither: bool, both: bool) -> Tensor:
+    """Whether losses are 0 where the shifted labels are ignored, and not where their own are; 0-d bool.
+
+    Nothing is read on the host. ``neither`` and ``both`` are what holds where the losses show no such thing.
+    """
+    zero = losses.detach() == 0
+    only_own, only_later = later & ~own, own & ~later  # ignored by one of the two only
+    fits_own, fits_later = (zero | ~only_own).all(), (zero | ~only_later).all()
+    return torch.where(fits_own == fits_later, torch.where(fits_own, both, neither), fits_later)
 
 
 def shifted(values: Tensor, fill: float) -> Tensor:
@@ -59,6 +142,7 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
             f"shape {tuple(logits.shape)}. Are these predicted token ids, or the labels?"
         )
     check_ids(labels)
+    _check_devices(logits=logits, labels=labels)
     if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
         raise ValueError(
             "Expected argument `labels` to have the shape of the logits without their last dimension, "
@@ -98,12 +182,14 @@ def checked_losses(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
             "Expected argument `losses` to hold one loss per token but got a single number: ask the loss for "
             "reduction='none'."
         )
+    _check_devices(losses=losses, mask=mask)
     if mask is None:
         return losses, torch.ones_like(losses, dtype=torch.bool)
     if mask.dtype != torch.bool or mask.shape != losses.shape:
         raise ValueError(
             f"Expected argument `mask` to be bool of the shape of the losses, {tuple(losses.shape)}, but got "
             f"{mask.dtype} {tuple(mask.shape)}."
+            + (" Pass mask.bool()." if mask.dtype != torch.bool and mask.shape == losses.shape else "")
         )
     return losses, mask
 
@@ -201,16 +287,38 @@ def _whole_numbers(group: GroupIds, device: torch.device) -> Tensor:
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested" if value.is_nested else f"a {value.layout}"
+        raise ValueError(
+            f"Expected argument `{name}` to be a dense tensor but got {kind} one. Pass "
+            + ("each sequence by itself, or a padded tensor." if value.is_nested else f"{name}.to_dense().")
+        )
+    if is_transformed(value):
+        raise ValueError(
+            f"Expected argument `{name}` to be a plain tensor but got one that torch.func transforms (vmap, "
+            "grad, jvp ...): a metric's state cannot follow it. Update the metric outside, with the results."
+        )
+
+
+def _check_devices(**tensors: Tensor | None) -> None:
+    devices = {name: value.device for name, value in tensors.items() if value is not None}
+    if len(set(devices.values())) > 1:
+        said = " and ".join(f"{name} on {device}" for name, device in devices.items())
+        last = list(devices)[-1]
+        raise ValueError(
+            f"Expected arguments on one device but got {said}. Pass {last}.to({next(iter(devices))}.device)."
+        )
 
 
 def _off_by_one(logits: Tensor, labels: Tensor) -> bool:
     return logits.ndim == labels.ndim + 1 and abs(logits.shape[-2] - labels.shape[-1]) == 1
 
 
-def _outside(wrong: Tensor, vocabulary: int, ignore_index: int) -> str:
+def _outside(wrong: Tensor, vocabulary: int, ignore_index: int | None) -> str:
+    or_ignored = "" if ignore_index is None else f", or ignore_index={ignore_index}"
     return (
         f"Expected argument `labels` to hold token ids in [0, {vocabulary}), for {vocabulary} logits a "
-        f"token, or ignore_index={ignore_index}, but got {wrong.numel()} others, from {int(wrong.min())} to "
+        f"token{or_ignored}, but got {wrong.numel()} others, from {int(wrong.min())} to "
         f"{int(wrong.max())}. Usual causes: a vocabulary that is padded in the tokenizer but not in the "
         "model, labels that were not shifted or masked as the logits were, another ignore_index, another "
         "tokenizer."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from lightning_pce._compiling import not_compiled
 from lightning_pce._threads import single_threaded
 from lightning_pce.tokens.kernels import read_rows
 from lightning_pce.tokens.kernels.row_sums import RowSums
-from lightning_pce.tokens.labels import Targets, check_logits_and_labels, shifted, targets
+from lightning_pce.tokens.labels import Targets, check_logits_and_labels, never_ignored, shifted, targets
 
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
 # What is made of these: the logits are read for the parts.
@@ -70,7 +71,7 @@ def token_statistics(
     labels: Tensor,
     *,
     statistics: Sequence[str] = STATISTICS,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     shift: bool = False,
     backend: str = "auto",
 ) -> TokenStatistics:
@@ -87,7 +88,7 @@ def token_statistics(
         logits: ``[..., V]`` float32, bfloat16, float16 or float64.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
         statistics: which of ``"ce"``, ``"entropy"``, ``"target_prob"``, ``"max_prob"`` and ``"rank"``.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
             and the last position does not count.
         backend: ``"eager"`` runs on every device. ``"compile"`` of all is twice as fast on a CPU once
@@ -114,6 +115,9 @@ def token_statistics(
     """
     check_statistics(statistics)
     check_logits_and_labels(logits, labels)
+    unsigned = never_ignored(labels, ignore_index)
+    if unsigned is not None:
+        warnings.warn(f"token_statistics: {unsigned}", stacklevel=2)
     target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
     return statistics_of(logits, target, statistics, backend)
 
@@ -241,7 +245,7 @@ def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:
 
 @plain_tensors
 def token_cross_entropy(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, shift: bool = False
+    logits: Tensor, labels: Tensor, *, ignore_index: int | None = -100, shift: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cross-entropy of every token, in nats.
 
@@ -251,7 +255,7 @@ def token_cross_entropy(
     Args:
         logits: ``[..., V]`` float32, bfloat16, float16 or float64.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
             and the last position does not count.
 

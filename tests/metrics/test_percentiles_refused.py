@@ -19,7 +19,7 @@ BAD = {
     "no labels": ("labels", {"logits": LOGITS}),
     "nothing": ("losses", {}),
     "losses and logits": ("losses", {"logits": LOGITS, "labels": LABELS, "losses": LOSSES}),
-    "losses and labels": ("losses", {"labels": LABELS, "losses": LOSSES}),
+    "labels beside losses": ("labels", {"labels": LABELS.float(), "losses": LOSSES}),
     "mask with logits": ("mask", {"logits": LOGITS, "labels": LABELS, "mask": LABELS > 0}),
     "mean-reduced loss": ("losses", {"losses": torch.tensor(2.0)}),
     "integer losses": ("losses", {"losses": LOSSES.long()}),

@@ -70,7 +70,7 @@ class PercentileCECallback(Callback):
         statistics: what is measured of each token beside CE, see
             :meth:`PercentileCEMixin.configure_percentile_ce`, as for the arguments that follow.
         groups: names of kinds of tokens that are told apart; the step's output or the batch has ``group``.
-        ignore_index: the label of tokens that do not count.
+        ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them.
         compression: centroids of each digest.
         loader_names: names of several dataloaders, in order.
@@ -106,7 +106,7 @@ class PercentileCECallback(Callback):
         train_every_n_steps: int | None = None,
         statistics: Sequence[str] = ("ce",),
         groups: Sequence[str] | None = None,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         shift: bool = False,
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,

@@ -78,7 +78,7 @@ class PercentileCEMixin(_Module):
         *,
         statistics: Sequence[str] = ("ce",),
         groups: Sequence[str] | None = None,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         shift: bool = False,
         compression: int = 1024,
         loader_names: Sequence[str] | None = None,
@@ -95,7 +95,7 @@ class PercentileCEMixin(_Module):
                 ``val_accuracy_prompt``). Except in training the logits are read once for all.
             groups: names of kinds of tokens that are told apart, such as prompt and completion: each also has
                 results of its own, ``val_ce_prompt_p50`` ...
-            ignore_index: the label of tokens that do not count.
+            ignore_index: the label of tokens that do not count; None: all do.
             shift: the labels are the inputs, as Hugging Face has them: position t is scored against label
                 t + 1.
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.

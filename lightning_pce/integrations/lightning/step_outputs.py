@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from lightning_pce.integrations.settings import Settings
@@ -102,21 +103,17 @@ def _chosen(found: dict[str, Any], settings: Settings, training: bool) -> dict[s
         shared["dataloader_idx"] = found["dataloader_idx"]
     scored = not training and logits is not None and labels is not None
     if losses is not None and not (scored and len(settings.statistics) > 1):
-        return {**shared, "losses": losses, "mask": _mask(losses, labels, settings) if mask is None else mask}
+        labels = labels if mask is None and _are_ids(labels) else None
+        return {**shared, "losses": losses, "mask": mask, "labels": labels}
     if not scored:
         return None
     # A mask beside losses is theirs; alone, an update refuses it.
     return {**shared, "logits": logits, "labels": labels, "mask": mask if losses is None else None}
 
 
-def _mask(losses: Any, labels: Any, settings: Settings) -> Tensor | None:
-    """Which losses count, if the labels say so: reduction="none" gives 0.0 where a label is ignored."""
-    if settings.shift or not isinstance(losses, Tensor) or not isinstance(labels, Tensor):
-        return None
-    if labels.shape != losses.shape and not (losses.ndim == 1 and labels.numel() == len(losses)):
-        return None
-    ignored: int = settings.ignore_index
-    return labels.reshape(losses.shape) != ignored
+def _are_ids(labels: Any) -> bool:
+    """Whether labels can say which losses count; a batch may have others of that name."""
+    return isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.dtype == torch.bool)
 
 
 def _member(container: Any, name: str) -> Any:
