@@ -8,7 +8,7 @@ import torch
 
 from lightning_pce.tokens.from_hidden_states import linear_token_statistics
 from lightning_pce.tokens.statistics import token_statistics
-from tests.helpers.token_stats_cases import assert_statistics, reference
+from tests.helpers.token_cases import assert_statistics, reference
 
 H, V = 24, 311
 
