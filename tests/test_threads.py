@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_pce._threads import in_streams, single_threaded
+from tests.helpers.threads import count_of_a_new_thread
 
 
 @pytest.fixture
@@ -17,14 +18,6 @@ def three_threads():
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
-
-
-def count_of_a_new_thread():
-    counts = []
-    thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    return counts[0]
 
 
 def test_one_thread_inside_and_the_callers_count_afterwards(three_threads):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,33 +18,46 @@ from lightning_pce.tokens.kernels.scratch import scratch
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
 from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, check_statistics, finished
 
+# (hidden states [n, H], where their logits [n, V] go) -> nothing
+_Fill: TypeAlias = Callable[[Tensor, Tensor], Any]
+
 
 @not_compiled
 @plain_tensors
 @torch.no_grad()
 def linear_token_statistics(
     hidden: Tensor,
-    head: Tensor,
+    head: Tensor | Callable[[Tensor], Tensor],
     labels: Tensor,
     *,
     bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
     statistics: Sequence[str] = STATISTICS,
     ignore_index: int | None = -100,
     shift: bool = False,
     backend: str = "auto",
     max_logits_bytes: int = 64 << 20,
 ) -> TokenStatistics:
-    """What :func:`token_statistics` says of ``hidden @ head.T + bias``, without ever holding those logits.
+    """What :func:`token_statistics` says of the logits of an output layer, without ever holding all of them.
+
+    The logits are ``x = (hidden @ head.T + bias) * scale``, then ``softcap * tanh(x / softcap)``.
+    :func:`lightning_pce.integrations.output_layer.output_layer` finds out what a model of transformers has.
 
     Tokens that do not count are left out before the product: most of a batch of instruction data. Their
     number has to be known for that, so on an accelerator this waits for the labels once. Logits are rounded
-    to the dtype of the hidden states, as the model would round them, whatever autocast says.
+    to the dtype of the hidden states, as the model would round them, whatever autocast says; those of a
+    module are what it returns.
 
     Args:
         hidden: ``[..., H]``, the last hidden states, float32, bfloat16, float16 or float64.
-        head: ``[V, H]``, the weight of the output layer, in the dtype of the hidden states.
+        head: ``[V, H]``, the weight of the output layer, in the dtype of the hidden states. Or the layer
+            itself, with its bias, LoRA and whatever else it does: it is called on chunks ``[n, H]`` and
+            returns logits ``[n, V]``, and before that on one row of zeros, for V.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
-        bias: ``[V]``, of the output layer.
+        bias: ``[V]``, of the output layer, if ``head`` is its weight.
+        scale: logits are multiplied by it: Cohere's ``logit_scale``, 1 / Granite's ``logits_scaling``.
+        softcap: then they are limited to it in both directions: Gemma 2's ``final_logit_softcapping``.
         statistics: which, see :func:`token_statistics`.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs: position t is scored against label t + 1.
@@ -55,7 +70,8 @@ def linear_token_statistics(
         ``losses`` and ``mask``.
 
     Raises:
-        ValueError: as :func:`token_statistics`, or if hidden states, head and bias do not fit each other.
+        ValueError: as :func:`token_statistics`, or if hidden states, head and bias do not fit each other, or
+            scale or softcap are impossible.
 
     Example:
         >>> hidden, head = torch.eye(3), torch.eye(3)[:2]
@@ -63,29 +79,106 @@ def linear_token_statistics(
         tensor([0.3133, 1.3133, 0.0000])
     """
     check_statistics(statistics)
-    _check_layer(hidden, head, bias)
-    vocabulary, width = head.shape
+    _check_scale(scale, softcap)
+    fill, vocabulary, dtype = _layer(hidden, head, bias)
     # What the logits would look like, for the checks and messages of logits.
-    check_logits_and_labels(hidden.new_empty(()).expand(*hidden.shape[:-1], vocabulary), labels)
+    check_logits_and_labels(hidden.new_empty((), dtype=dtype).expand(*hidden.shape[:-1], vocabulary), labels)
     target = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift)
     flat = target.labels.reshape(-1)
     everything = "entropy" in statistics or "rank" in statistics
     counted = (flat >= 0).nonzero()[:, 0]
-    step = max(1, min(len(counted), _rows_in(max_logits_bytes, vocabulary, width, hidden.element_size())))
-    logits = scratch(step, vocabulary, dtype=hidden.dtype, device=hidden.device)
+    width = hidden.shape[-1] + (0 if isinstance(head, Tensor) else vocabulary)  # a module's own logits
+    step = max(1, min(len(counted), _rows_in(max_logits_bytes, vocabulary, width, dtype.itemsize)))
+    logits = scratch(step, vocabulary, dtype=dtype, device=hidden.device)
     kernel = choose(backend, logits) if len(counted) else choose("eager", logits)
     hidden = hidden if hidden.ndim > 1 else hidden[None]
     parts = []
     for start in range(0, max(1, len(counted)), step):
         some = counted[start : start + step]
-        states, chunk = hidden[torch.unravel_index(some, hidden.shape[:-1])], logits[: len(some)]
-        if bias is None:
-            torch.mm(states, head.T, out=chunk)
-        else:
-            torch.addmm(bias, states, head.T, out=chunk)
+        chunk = logits[: len(some)]
+        fill(hidden[torch.unravel_index(some, hidden.shape[:-1])], chunk)
+        scale_and_cap(chunk, scale, softcap)
         parts.append(kernel(chunk, flat[some], everything))
     sums = _scattered(joined(parts), counted, len(flat))
     return finished(sums, statistics, target, vocabulary)
+
+
+def scale_and_cap(logits: Tensor, scale: float, softcap: float | None) -> None:
+    """In place what a model does to its logits, rounded after each operation as there."""
+    if scale != 1:
+        logits.mul_(scale)
+    if softcap is not None:
+        logits.div_(softcap).tanh_().mul_(softcap)
+
+
+def _layer(
+    hidden: Tensor, head: Tensor | Callable[[Tensor], Tensor], bias: Tensor | None
+) -> tuple[_Fill, int, torch.dtype]:
+    """How logits are made, how many there are for a token, and their dtype."""
+    if not isinstance(head, Tensor) and callable(head):
+        return _module(hidden, head, bias)
+    _check_weights(hidden, head, bias)
+    if bias is None:
+        return (lambda states, out: torch.mm(states, head.T, out=out)), len(head), hidden.dtype
+    return (lambda states, out: torch.addmm(bias, states, head.T, out=out)), len(head), hidden.dtype
+
+
+def _module(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], bias: Tensor | None
+) -> tuple[_Fill, int, torch.dtype]:
+    if bias is not None:
+        raise ValueError("Expected no argument `bias` beside a `head` that is called: it adds its own.")
+    if not isinstance(hidden, Tensor) or hidden.ndim == 0 or not hidden.is_floating_point():
+        raise ValueError(
+            "Expected argument `hidden` to be floating point [..., H] but got "
+            + (f"{hidden.dtype} {tuple(hidden.shape)}." if isinstance(hidden, Tensor) else f"{hidden!r:.80}.")
+        )
+    width = hidden.shape[-1]
+
+    def logits_of(states: Tensor) -> Tensor:
+        logits = head(states)
+        rows = len(logits) if isinstance(logits, Tensor) and logits.ndim == 2 else None
+        if rows != len(states) or not logits.is_floating_point():
+            got = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{logits!r:.80}"
+            raise ValueError(
+                "Expected argument `head` to return floating point logits [n, V] of hidden states "
+                f"{tuple(states.shape)} but got {got}."
+            )
+        return _plain_logits(logits)
+
+    try:
+        one = logits_of(hidden.new_zeros(1, width))
+    except RuntimeError as error:
+        raise ValueError(
+            f"Expected argument `head` to take hidden states [n, {width}] in {hidden.dtype} but it raised: "
+            f"{str(error).strip()}"
+        ) from error
+
+    def fill(states: Tensor, out: Tensor) -> None:
+        if len(states):
+            logits = logits_of(states)
+            if logits.shape != out.shape:
+                raise ValueError(
+                    f"Expected argument `head` to return {tuple(out.shape)} logits but got "
+                    f"{tuple(logits.shape)}."
+                )
+            out.copy_(logits)
+
+    return fill, one.shape[1], one.dtype
+
+
+@plain_tensors
+def _plain_logits(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _check_scale(scale: float, softcap: float | None) -> None:
+    if not math.isfinite(scale) or scale == 0:
+        raise ValueError(f"Expected argument `scale` to be a finite number other than 0 but got {scale}.")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(
+            f"Expected argument `softcap` to be a finite number above 0 or None but got {softcap}."
+        )
 
 
 def _scattered(sums: RowSums, index: Tensor, count: int) -> RowSums:
@@ -103,17 +196,14 @@ def _rows_in(limit: int, vocabulary: int, width: int, size: int) -> int:
     """How many rows of logits fit the limit, with their hidden states and what the eager kernel needs."""
     row, wide = (vocabulary + width) * size, vocabulary * max(size, 4)
     limit -= wide  # positions in the vocabulary
-    return max(limit // (row + 2 * wide), (limit - 2 * SCRATCH_BYTES) // row)
+    return max(limit // (row + 2 * wide), (limit - SCRATCH_BYTES) // row)
 
 
-def _check_layer(hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
+def _check_weights(hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
     given = {"hidden": hidden, "head": head} | ({} if bias is None else {"bias": bias})
     for name, value in given.items():
         if not isinstance(value, Tensor):
-            raise ValueError(
-                f"Expected argument `{name}` to be a tensor but got {type(value).__name__}."
-                + (" Pass its weight, and its bias if it has one." if hasattr(value, "weight") else "")
-            )
+            raise ValueError(f"Expected argument `{name}` to be a tensor but got {type(value).__name__}.")
     dtypes = {name: value.dtype for name, value in given.items()}
     if not hidden.is_floating_point() or len(set(dtypes.values())) > 1:
         raise ValueError(

@@ -70,7 +70,8 @@ OUTCOMES = {
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
     "BitsPerByte(bytes_of)": lambda names: names["bits"].compute() > 0,
-    "linear_token_statistics(": lambda names: names["metric"].compute()["count"] == 30,
+    "linear_token_statistics(hidden, head": lambda names: names["metric"].compute()["count"] == 30,
+    "output_layer(model)": lambda names: names["stats"].valid.sum() == 30,
     "TokenProxies()": lambda names: names["result"]["tokens"] == 64,
     "norms.update(": lambda names: names["norms"].compute()["count"] == 100,
     "exchange.to_dict(": lambda names: torch.equal(names["copy"], names["norms"].digest),

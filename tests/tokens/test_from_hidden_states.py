@@ -8,7 +8,7 @@ import torch
 
 from lightning_pce.tokens.from_hidden_states import linear_token_statistics
 from lightning_pce.tokens.statistics import token_statistics
-from tests.helpers.token_stats_cases import assert_statistics, reference
+from tests.helpers.token_cases import assert_statistics, reference
 
 H, V = 24, 311
 
@@ -131,6 +131,83 @@ def test_memory_stays_within_the_limit(dtype, limit):
     assert int(output) <= (limit >> 10) + 4096  # and MKL's buffers
 
 
+class WithAdapter(torch.nn.Module):
+    """An output layer with a low-rank update beside it, as LoRA makes of one."""
+
+    def __init__(self, base, rank=4):
+        super().__init__()
+        self.base, self.scaling = base, 2.0
+        self.down = torch.nn.Linear(base.in_features, rank, bias=False, dtype=base.weight.dtype)
+        self.up = torch.nn.Linear(rank, base.out_features, bias=False, dtype=base.weight.dtype)
+
+    def forward(self, x):
+        return self.base(x) + self.scaling * self.up(self.down(x))
+
+
+def made_layer(head, bias):
+    made = torch.nn.Linear(H, V, dtype=head.dtype)
+    made.weight.data, made.bias.data = head, bias
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("limit", [50_000, 64 << 20])
+@pytest.mark.parametrize("wrap", [lambda layer: layer, WithAdapter], ids=["linear", "adapter"])
+def test_a_module_is_called_on_chunks(wrap, limit, dtype):
+    hidden, head, bias, labels = layer(3, 33, dtype=dtype, ignored=0.4)
+    module = wrap(made_layer(head, bias))
+    seen = []
+    module.register_forward_hook(lambda module, arguments, result: seen.append(len(result)))
+    stats = linear_token_statistics(hidden, module, labels, max_logits_bytes=limit)
+    assert sum(seen) == 1 + (labels != -100).sum()
+    assert (len(seen) > 2) == (limit == 50_000)
+    assert not stats.ce.requires_grad
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05  # products of other sizes are rounded otherwise
+    expected = token_statistics(module(hidden).detach(), labels)
+    torch.testing.assert_close(stats.ce, expected.ce, rtol=tolerance, atol=tolerance)
+    assert torch.equal(stats.valid, expected.valid)
+
+
+def test_a_module_that_returns_its_argument_or_another_dtype_loses_nothing():
+    hidden, _, _, labels = layer(3, 33)
+    before, labels = hidden.clone(), labels % H
+    stats = linear_token_statistics(hidden, torch.nn.Identity(), labels, scale=3.0)
+    assert torch.equal(hidden, before)
+    assert_same(stats, token_statistics(3 * hidden, labels))
+    wider = linear_token_statistics(hidden.bfloat16(), lambda states: states.double() / 3, labels)
+    assert_statistics(wider, reference(hidden.bfloat16().double() / 3, labels))
+
+
+def test_under_autocast_a_module_gives_the_logits_of_autocast():
+    hidden, head, bias, labels = layer(3, 33)
+    module = made_layer(head, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        stats = linear_token_statistics(hidden, module, labels)
+        expected = token_statistics(module(hidden).detach(), labels)
+    torch.testing.assert_close(stats.ce, expected.ce, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("scale", "softcap"), [(0.0625, None), (1.0, 5.0), (1 / 3, 2.0), (-2.0, 30.0)])
+def test_logits_are_scaled_and_then_capped(scale, softcap, dtype):
+    hidden, head, bias, labels = layer(3, 33, dtype=dtype, ignored=0.2)
+    logits = torch.nn.functional.linear(hidden, head, bias) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    expected = token_statistics(logits, labels)
+    settings = {"scale": scale, "softcap": softcap}
+    assert_same(linear_token_statistics(hidden, head, labels, bias=bias, **settings), expected)
+    assert_same(linear_token_statistics(hidden, made_layer(head, bias), labels, **settings), expected)
+
+
+def test_without_tokens_that_count_a_module_tells_the_vocabulary():
+    hidden, head, bias, labels = layer(3, 33, ignored=1.0)
+    stats = linear_token_statistics(hidden, made_layer(head, bias), labels)
+    assert (stats.rank == V + 1).all()
+    empty = linear_token_statistics(hidden[:0], made_layer(head, bias), labels[:0])
+    assert empty.ce.shape == (0, 33)
+
+
 def message_of(*arguments, **settings):
     with pytest.raises(ValueError) as error:
         linear_token_statistics(*arguments, **settings)
@@ -143,8 +220,23 @@ def test_what_does_not_fit_is_refused_and_shown():
     assert "head.T" in message
     assert "(5,)" in message_of(hidden, head, labels, bias=bias[:5])
     assert "torch.bfloat16" in message_of(hidden.bfloat16(), head, labels)
-    assert "weight" in message_of(hidden, torch.nn.Linear(H, V), labels)
     assert "(3, 32)" in message_of(hidden, head, labels[:, 1:])
     assert "`statistics`" in message_of(hidden, head, labels, statistics=("loss",))
     labels[0, 0] = V
     assert f"{V}" in message_of(hidden, head, labels)
+
+
+def test_modules_and_settings_that_can_not_be_are_refused_and_shown():
+    hidden, head, bias, labels = layer(3, 33)
+    module = made_layer(head, bias)
+    assert "`bias`" in message_of(hidden, module, labels, bias=bias)
+    assert f"[n, {H - 1}]" in message_of(hidden[..., 1:], module, labels)
+    assert "(2, 1)" in message_of(hidden, lambda states: states.new_zeros(2, 1), labels)
+    assert "int64" in message_of(hidden, lambda states: states.long(), labels)
+    assert "None" in message_of(hidden, lambda states: None, labels)
+    assert "str" in message_of(hidden, "head", labels)
+    for settings in ({"scale": 0.0}, {"scale": float("nan")}, {"softcap": 0.0}, {"softcap": -30.0}):
+        name, value = next(iter(settings.items()))
+        message = message_of(hidden, head, labels, **settings)
+        assert f"`{name}`" in message
+        assert str(value) in message

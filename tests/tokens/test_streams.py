@@ -1,5 +1,6 @@
 """The eager kernel on a CPU: streams of chunks in threads, with the results of one thread."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,8 @@ import torch
 from lightning_pce.tokens.from_hidden_states import linear_token_statistics
 from lightning_pce.tokens.kernels import eager
 from lightning_pce.tokens.statistics import token_cross_entropy, token_statistics
-from tests.helpers.token_stats_cases import assert_statistics, hard_rows, reference
+from tests.helpers.threads import count_of_a_new_thread
+from tests.helpers.token_cases import assert_statistics, hard_rows, reference
 
 
 @pytest.fixture
@@ -79,13 +81,6 @@ def test_few_logits_are_read_in_the_callers_thread(streams_seen):
 
 
 def test_nothing_is_left_behind(threads):
-    def count_of_a_new_thread():
-        counts = []
-        thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        return counts[0]
-
     threads(3)
     logits, labels = hard_rows(1000, torch.float32)
     running = threading.active_count()
@@ -122,7 +117,7 @@ print(os.waitpid(child, 0)[1])
 """
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there is no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_process_that_was_forked_afterwards_can_do_the_same():
     run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100)
     assert run.stdout.split() == ["0"], run.stderr

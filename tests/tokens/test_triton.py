@@ -27,7 +27,7 @@ def python(*arguments, **environment):
 
 def test_its_results():
     where = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    run = python("-m", "pytest", "-p", "no:cacheprovider", "tests/helpers/token_stats_in_triton.py", **where)
+    run = python("-m", "pytest", "-p", "no:cacheprovider", "tests/helpers/kernel_in_triton.py", **where)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", run.stdout)[1]) > 50
 

@@ -1,8 +1,55 @@
-"""Rows of logits that are hard to score, and their statistics in float64."""
+"""Logits and labels in every layout, rows that are hard to score, their statistics in float64, messages."""
 
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_pce.tokens.statistics import token_cross_entropy
 
 INF, NAN = float("inf"), float("nan")
+V = 61
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def tokens(*shape, dtype=torch.float32, ignored=0.0, seed=0):
+    """Logits ``[*shape, V]`` and labels ``[*shape]``, a share of which is -100."""
+    random = torch.Generator().manual_seed(seed)
+    logits = (4 * torch.randn(*shape, V, generator=random)).to(dtype)
+    labels = torch.randint(0, V, shape, generator=random)
+    return logits, torch.where(torch.rand(shape, generator=random) < ignored, -100, labels)
+
+
+VIEWS = [
+    lambda logits: logits.transpose(0, 1).contiguous().transpose(0, 1),
+    lambda logits: torch.cat([logits, -logits], dim=-1)[..., : logits.shape[-1]],
+    lambda logits: torch.cat([logits, -logits], dim=1)[:, : logits.shape[1]],
+    lambda logits: logits.movedim(-1, 1).contiguous().movedim(1, -1),
+]
+VIEW_NAMES = ["transposed", "padded vocabulary cut", "sequence cut", "channels first"]
+
+
+def message_of(logits, labels, function=token_cross_entropy, **settings):
+    """What the error says that these arguments raise."""
+    with pytest.raises(ValueError) as error:
+        function(logits, labels, **settings)
+    return str(error.value)
+
+
+class Allocations(TorchDispatchMode):
+    """The operations that run, and the largest new tensor among their results, in bytes."""
+
+    def __init__(self, *known):
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.names, self.largest = set(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.names.add(func.overloadpacket.__name__)
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        return result
 
 
 def reference(logits, labels, ignore_index=-100):

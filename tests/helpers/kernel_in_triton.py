@@ -8,7 +8,7 @@ import torch
 
 from lightning_pce.tokens.kernels.triton import BLOCK
 from lightning_pce.tokens.statistics import STATISTICS, token_cross_entropy, token_statistics
-from tests.helpers.token_stats_cases import assert_statistics, hard_rows, reference
+from tests.helpers.token_cases import VIEW_NAMES, VIEWS, assert_statistics, hard_rows, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -62,16 +62,7 @@ def test_only_what_is_asked_for_is_returned(name):
             assert torch.equal(value.nan_to_num(-1), getattr(everything, other).nan_to_num(-1))
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda logits: logits.transpose(0, 1).contiguous().transpose(0, 1),
-        lambda logits: torch.cat([logits, -logits], dim=-1)[..., : logits.shape[-1]],
-        lambda logits: torch.cat([logits, -logits], dim=1)[:, : logits.shape[1]],
-        lambda logits: logits.movedim(-1, 1).contiguous().movedim(1, -1),
-    ],
-    ids=["transposed", "padded vocabulary cut", "sequence cut", "channels first"],
-)
+@pytest.mark.parametrize("view", VIEWS, ids=VIEW_NAMES)
 def test_statistics_of_non_contiguous_logits_are_the_same(view):
     logits, labels = hard_rows(300, torch.float32)
     assert_statistics(scored(view(logits.to(DEVICE)), labels), reference(logits, labels))
