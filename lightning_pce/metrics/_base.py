@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from lightning_pce.metrics._process_group import lazy_group, live_group
 
 
 class SingleStateMetric(Metric):
-    """A Metric whose state is one float64 tensor.
+    """A Metric whose state is one float64 tensor, which threads may update beside each other.
 
     Args:
         kind: what the state's name begins with.
@@ -59,6 +60,7 @@ class SingleStateMetric(Metric):
         self._state_name = self._named_by(sorted(changed.items()))
         self._old_state_name = self._named_by(settings[name] for name in old_settings if name in settings)
         self._said: set[str] = set()
+        self._lock = threading.RLock()
         self.add_state(self._state_name, self._empty(), dist_reduce_fx=merge)
 
     def _named_by(self, what: Iterable[Any]) -> str:
@@ -76,6 +78,14 @@ class SingleStateMetric(Metric):
     def _state(self, state: Tensor) -> None:
         # Never in place: after trainer.validate it may be an inference tensor.
         setattr(self, self._state_name, state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the lock, which can be neither copied nor sent to another process.
+        return {name: value for name, value in super().__getstate__().items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__["_lock"] = threading.RLock()
+        super().__setstate__(state)
 
     def __hash__(self) -> int:
         # Not of the state, as torchmetrics': modules are hashed by parameters(), train() and many more.
@@ -96,6 +106,10 @@ class SingleStateMetric(Metric):
     @not_compiled
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch and return its own result; a refused batch leaves the state as it was."""
+        with self._lock:
+            return self._forward(*args, **kwargs)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_synced:
             return super().forward(*args, **kwargs)  # which says that this can't be
         state, count = self._state, self._update_count
@@ -132,11 +146,12 @@ class SingleStateMetric(Metric):
 
         torchmetrics would go on with the state of all ranks as this one's, and count it again.
         """
-        self.sync(dist_sync_fn, process_group, should_sync, distributed_available)
-        try:
-            yield
-        finally:
-            self.unsync(should_unsync=self._is_synced and should_unsync)
+        with self._lock:
+            self.sync(dist_sync_fn, process_group, should_sync, distributed_available)
+            try:
+                yield
+            finally:
+                self.unsync(should_unsync=self._is_synced and should_unsync)
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any | None = None
@@ -169,9 +184,10 @@ class SingleStateMetric(Metric):
                     f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
                     f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
                 )
-        super().merge_state(incoming_state)
-        self._computed = None
-        self._update_count += updates
+        with self._lock:
+            super().merge_state(incoming_state)
+            self._computed = None
+            self._update_count += updates
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one result or several, see :meth:`torchmetrics.Metric.plot`."""

@@ -93,10 +93,12 @@ class DigestMetric(ViewedMetric):
         return td.empty(self.compression, shape=shape, device=device)
 
     def __getattr__(self, name: str) -> Any:
-        waiting = self.__dict__.get("_waiting")
-        if waiting is not None and name == self._state_name:
-            self._state = waiting.entered()
-            return self.__dict__[name]
+        if self.__dict__.get("_waiting") is not None and name == self._state_name:
+            with self._lock:
+                waiting = self._waiting
+                if waiting is not None and name not in self.__dict__:  # another thread may have been faster
+                    self._state = waiting.entered()
+                return self.__dict__[name]
         return super().__getattr__(name)
 
     def add_values(
@@ -120,17 +122,18 @@ class DigestMetric(ViewedMetric):
         invalid: Tensor | None = None,
     ) -> None:
         """Let checked values of one shape wait."""
-        state = self.__dict__.get(self._state_name)
-        # Where there is a state nothing waits: something has set it since.
-        before = self._waiting if state is None else Waiting(state)
-        assert before is not None
-        waiting = before.with_batch(values, weights, groups, invalid)
-        # Past nn.Module's __setattr__, which took a tenth of a small update.
-        self.__dict__["_waiting"] = waiting
-        if state is not None:
-            delattr(self, self._state_name)
-        if waiting.is_enough:
-            self._state = waiting.entered()
+        with self._lock:
+            state = self.__dict__.get(self._state_name)
+            # Where there is a state nothing waits: something has set it since.
+            before = self._waiting if state is None else Waiting(state)
+            assert before is not None
+            waiting = before.with_batch(values, weights, groups, invalid)
+            # Past nn.Module's __setattr__, which took a tenth of a small update.
+            self.__dict__["_waiting"] = waiting
+            if state is not None:
+                delattr(self, self._state_name)
+            if waiting.is_enough:
+                self._state = waiting.entered()
 
     def compute(self) -> dict[str, Tensor]:
         """Summaries of everything seen on all ranks.
@@ -178,10 +181,11 @@ class DigestMetric(ViewedMetric):
 
     def reset(self) -> None:
         """Forget everything seen."""
-        if self._waiting is not None and self._state_name not in self.__dict__:
-            self._state = self._waiting.digest  # what waits is forgotten too, unsorted
-        super().reset()
-        self._merged = self._merged_from = None
+        with self._lock:
+            if self._waiting is not None and self._state_name not in self.__dict__:
+                self._state = self._waiting.digest  # what waits is forgotten too, unsorted
+            super().reset()
+            self._merged = self._merged_from = None
 
     def unsync(self, should_unsync: bool = True) -> None:
         """Back to this rank's state after a sync; the merged digest stays readable."""

@@ -52,7 +52,8 @@ class TotalsMetric(SingleStateMetric):
 
     def _add(self, states: Tensor) -> None:
         """Merge states ``[N, *shape]`` into this one's."""
-        self._state = self._merge(torch.cat([self._state[None], states]))
+        with self._lock:
+            self._state = self._merge(torch.cat([self._state[None], states]))
 
     def _looked_up(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The table's numbers for ids of any shape, 0 for those outside; and which are inside."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,17 +34,19 @@ class TokenStatistics(NamedTuple):
     A token that does not count has 0 everywhere and rank V + 1. A row that is no distribution (a NaN or +inf
     among the logits, or -inf everywhere) has NaN everywhere and rank V + 1. So ``rank <= k`` is top-k
     correctness for every k up to V.
+
+    Fields have the type of a tensor also where they are None: a type cannot follow what was asked for.
     """
 
-    ce: Tensor | None
+    ce: Tensor
     """float32, the cross-entropy in nats; inf where the target's logit is -inf."""
-    entropy: Tensor | None
+    entropy: Tensor
     """float32, of the predicted distribution, in nats."""
-    target_prob: Tensor | None
+    target_prob: Tensor
     """float32, the probability of the target."""
-    max_prob: Tensor | None
+    max_prob: Tensor
     """float32, the largest probability."""
-    rank: Tensor | None
+    rank: Tensor
     """int64, 1-based position of the target in a stable descending sort: of equal logits the first leads."""
     valid: Tensor
     """bool, which tokens count."""
@@ -52,16 +54,18 @@ class TokenStatistics(NamedTuple):
     """bool, where a label was outside the vocabulary (on an accelerator; on a CPU that is an error)."""
 
     @property
-    def margin(self) -> Tensor | None:
+    def margin(self) -> Tensor:
         """``max_prob - target_prob``, 0 where the target leads; None unless both were asked for."""
-        if self.max_prob is None or self.target_prob is None:
-            return None
-        return self.max_prob - self.target_prob
+        return _of_parts(lambda: self.max_prob - self.target_prob, self.max_prob, self.target_prob)
 
     @property
-    def log_rank(self) -> Tensor | None:
+    def log_rank(self) -> Tensor:
         """The logarithm of the rank, float32, in nats; None unless the rank was asked for."""
-        return None if self.rank is None else self.rank.float().log()
+        return _of_parts(lambda: self.rank.float().log(), self.rank)
+
+
+def _of_parts(make: Callable[[], Tensor], *parts: Tensor | None) -> Tensor:
+    return cast(Tensor, None if any(part is None for part in parts) else make())
 
 
 @not_compiled
@@ -151,7 +155,7 @@ def finished(sums: RowSums, statistics: Sequence[str], target: Targets, vocabula
     # A leading target's loss is log(1 + rest) with rest as small as 1e-38.
     log_total = torch.where(behind == 0, rest.log1p(), total.log())
 
-    def shaped(name: str, value: Tensor | None, improper: float, missing: float) -> Tensor | None:
+    def shaped(name: str, value: Tensor | None, improper: float, missing: float) -> Any:
         if name not in statistics or value is None:
             return None
         value = torch.where(proper, value, improper)
@@ -195,7 +199,6 @@ def scored(logits: Tensor, target: Targets, statistics: Sequence[str]) -> tuple[
         found = statistics_of(logits, target, tuple(parts)) if parts else None
     else:
         found = statistics_of(logits, target, ("ce", *parts))
-        assert found.ce is not None
         ce = found.ce
     if found is None:
         return ce, {}
@@ -208,7 +211,6 @@ def scored(logits: Tensor, target: Targets, statistics: Sequence[str]) -> tuple[
 def _value(name: str, found: TokenStatistics, vocabulary: int) -> Tensor:
     """One statistic as float32, of those that hold its parts."""
     if name in TOP_K:
-        assert found.rank is not None
         return (found.rank <= min(TOP_K[name], vocabulary)).float()  # rank V + 1 is none
     value: Tensor = getattr(found, name)
     return value.float()
