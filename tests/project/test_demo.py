@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.real_model import smollm2
-
 DEMO = Path(__file__).parents[2] / "examples" / "fact_sft.py"
 PERCENTILES = ["p5", "p25", "p50", "p75", "p95", "p99"]
 
@@ -45,16 +43,20 @@ def check_report(report: dict, stdout: str, out: Path, epochs: int) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A random Llama with SmolLM2's tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """A random Llama whose tokens are bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=257, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    smollm2()[1].save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    of_bytes = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
+    of_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=of_bytes, eos_token="<end>").save_pretrained(folder)
     return str(folder)
 
 

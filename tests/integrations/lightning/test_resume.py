@@ -4,6 +4,7 @@ What Lightning does where it cannot go on is pinned down here too: docs/traps.md
 """
 
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -44,16 +45,25 @@ def run(folder, *callbacks, resumable, module=None, ckpt_path=None, **arguments)
     return oracle, [str(warning.message) for warning in caught if "resum" in str(warning.message)]
 
 
-def keeping(folder, **when):
-    return ModelCheckpoint(folder, "{step}", save_top_k=-1, **when)
+KEPT = {
+    "epoch end": {},
+    "validation end": {"save_on_train_epoch_end": False},
+    "step": {"every_n_train_steps": 1},
+}
 
 
-def run_and_resume(folder, step, *, resumable, when, **arguments):
-    """Oracles of a whole run and of one that is resumed at a step; and what the latter warned of."""
-    whole, _ = run(folder, keeping(folder / "kept", **when), resumable=resumable, **arguments)
-    path = folder / "kept" / f"step={step}.ckpt"
-    assert path.exists()
-    return whole, *run(folder, resumable=resumable, ckpt_path=path, **arguments)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Runs that go through, each made once: an oracle, and the folder of the checkpoints."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+
+    @cache
+    def made_once(kept, resumable, interval):
+        folder = root / f"{kept}, {resumable}, {interval}"
+        keep = ModelCheckpoint(folder, "{step}", save_top_k=-1, **KEPT[kept])
+        return run(folder, keep, resumable=resumable, val_check_interval=interval)[0], folder
+
+    return lambda kept, resumable=True, interval=BATCHES: made_once(kept, resumable, interval)
 
 
 def assert_goes_on(whole, resumed, *, validations, epochs):
@@ -67,16 +77,14 @@ def assert_goes_on(whole, resumed, *, validations, epochs):
         assert logged_under(again, "train") == logged_under(logged, "train")
 
 
-AT_EPOCH_END = {}
-AT_VALIDATION_END = {"save_on_train_epoch_end": False}
-AT_STEPS = {"every_n_train_steps": 1}
-
-
-@pytest.mark.parametrize("when", [AT_EPOCH_END, AT_VALIDATION_END], ids=["epoch end", "validation end"])
+@pytest.mark.parametrize("kept", ["epoch end", "validation end"])
 @pytest.mark.parametrize("resumable", [False, True])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_run_resumed_at_the_end_of_an_epoch_goes_on_with_the_same_numbers(tmp_path, when, resumable, epoch):
-    whole, resumed, said = run_and_resume(tmp_path, BATCHES * epoch, resumable=resumable, when=when)
+def test_a_run_resumed_at_the_end_of_an_epoch_goes_on_with_the_same_numbers(
+    tmp_path, uninterrupted, kept, resumable, epoch
+):
+    whole, kept_in = uninterrupted(kept, resumable)
+    resumed, said = run(tmp_path, resumable=resumable, ckpt_path=kept_in / f"step={BATCHES * epoch}.ckpt")
     assert len(whole.single) == len(whole.epochs) == EPOCHS
     assert len(resumed.epochs) == EPOCHS - epoch
     assert_goes_on(whole, resumed, validations=EPOCHS - epoch, epochs=EPOCHS - epoch)
@@ -84,9 +92,12 @@ def test_a_run_resumed_at_the_end_of_an_epoch_goes_on_with_the_same_numbers(tmp_
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_run_resumed_after_a_validation_inside_an_epoch_goes_on_with_the_same_numbers(tmp_path, epoch):
-    whole, resumed, said = run_and_resume(
-        tmp_path, BATCHES * epoch + 2, resumable=True, when=AT_VALIDATION_END, val_check_interval=2
+def test_a_run_resumed_after_a_validation_inside_an_epoch_goes_on_with_the_same_numbers(
+    tmp_path, uninterrupted, epoch
+):
+    whole, kept_in = uninterrupted("validation end", interval=2)
+    resumed, said = run(
+        tmp_path, resumable=True, ckpt_path=kept_in / f"step={BATCHES * epoch + 2}.ckpt", val_check_interval=2
     )
     left = EPOCHS - epoch
     assert_goes_on(whole, resumed, validations=2 * left - 1, epochs=left - 1)
@@ -100,9 +111,11 @@ def test_a_run_resumed_after_a_validation_inside_an_epoch_goes_on_with_the_same_
 @pytest.mark.parametrize("resumable", [False, True])
 @pytest.mark.parametrize("step", [3, 6])
 def test_resumed_inside_an_epoch_training_percentiles_are_of_the_batches_since_then(
-    tmp_path, step, resumable
+    tmp_path, uninterrupted, step, resumable
 ):
-    _, resumed, said = run_and_resume(tmp_path, step, resumable=resumable, when=AT_STEPS)
+    resumed, said = run(
+        tmp_path, resumable=resumable, ckpt_path=uninterrupted("step", resumable)[1] / f"step={step}.ckpt"
+    )
     epoch, done = divmod(step, BATCHES)
     # A plain loader starts again with its first batch, and gives as many as are left of the epoch.
     batches = make_batches(BATCHES, seed=1)
@@ -121,8 +134,11 @@ def test_resumed_inside_an_epoch_training_percentiles_are_of_the_batches_since_t
     assert any("your dataloader is not resumable" in message for message in said) == (not resumable)
 
 
-def test_a_validation_that_a_checkpoint_came_before_is_not_made_up_for_and_the_others_are_right(tmp_path):
-    whole, resumed, said = run_and_resume(tmp_path, BATCHES, resumable=True, when=AT_STEPS)
+def test_a_validation_that_a_checkpoint_came_before_is_not_made_up_for_and_the_others_are_right(
+    tmp_path, uninterrupted
+):
+    whole, kept_in = uninterrupted("step")
+    resumed, said = run(tmp_path, resumable=True, ckpt_path=kept_in / f"step={BATCHES}.ckpt")
     assert len(whole.single) == EPOCHS
     assert said == []
     # Written by every_n_train_steps after the last batch of epoch 0 and before its validation.
@@ -144,8 +160,10 @@ class BreakingLM(TrainedLM):
 
 @pytest.mark.parametrize("broken_at", [0, 1, 2])
 @pytest.mark.parametrize("interval", [2, 4])
-def test_a_validation_that_was_interrupted_is_repeated_as_a_whole(tmp_path, broken_at, interval):
-    whole, _ = run(tmp_path, resumable=True, val_check_interval=interval)
+def test_a_validation_that_was_interrupted_is_repeated_as_a_whole(
+    tmp_path, uninterrupted, broken_at, interval
+):
+    whole, _ = uninterrupted("validation end", interval=interval)
     with pytest.raises(OSError, match="the disk is full"):
         run(
             tmp_path,
@@ -193,37 +211,34 @@ def test_the_callback_repeats_an_interrupted_validation_too(tmp_path):
         assert_logged(logged, losses)
 
 
-def test_an_own_on_train_start_without_super_still_measures_a_resumed_epoch(tmp_path):
+def test_an_own_on_train_start_without_super_still_measures_a_resumed_epoch(tmp_path, uninterrupted):
     class OwnStartLM(TrainedLM):
         def on_train_start(self):
             pass
 
-    run(tmp_path, keeping(tmp_path / "kept", **AT_STEPS), resumable=True)
     resumed, _ = run(
-        tmp_path, module=OwnStartLM(), resumable=True, ckpt_path=tmp_path / "kept" / "step=6.ckpt"
+        tmp_path, module=OwnStartLM(), resumable=True, ckpt_path=uninterrupted("step")[1] / "step=6.ckpt"
     )
     for losses, logged in resumed.epochs:
         assert_logged(logged, losses, "train")
 
 
-def test_resuming_does_not_hide_a_missing_call_of_super(tmp_path):
+def test_resuming_does_not_hide_a_missing_call_of_super(tmp_path, uninterrupted):
     class OwnEpochStartLM(TrainedLM):
         def on_train_epoch_start(self):
             pass
 
-    run(tmp_path, keeping(tmp_path / "kept", **AT_STEPS), resumable=True)
     with pytest.raises(RuntimeError, match=r"super\(\)\.on_train_epoch_start\(\)"):
         run(
             tmp_path,
             module=OwnEpochStartLM(),
             resumable=True,
-            ckpt_path=tmp_path / "kept" / "step=6.ckpt",
+            ckpt_path=uninterrupted("step")[1] / "step=6.ckpt",
         )
 
 
-def test_a_checkpoint_written_inside_an_epoch_holds_no_digest(tmp_path):
-    run(tmp_path, keeping(tmp_path / "kept", **AT_STEPS), resumable=True)
-    checkpoint = torch.load(tmp_path / "kept" / "step=3.ckpt")
+def test_a_checkpoint_written_inside_an_epoch_holds_no_digest(uninterrupted):
+    checkpoint = torch.load(uninterrupted("step")[1] / "step=3.ckpt")
     assert sorted(checkpoint["state_dict"]) == ["embedding.weight", "head.bias", "head.weight"]
     assert not any("ercentile" in key for key in checkpoint["callbacks"])
 
