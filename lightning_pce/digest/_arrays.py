@@ -111,6 +111,13 @@ def count(mask: Array) -> Array:
     return np.asarray(np.count_nonzero(mask) if mask.ndim == 1 else np.count_nonzero(mask, axis=-1))
 
 
+def extremes(x: Array) -> tuple[Array, Array]:
+    """The smallest and the largest along the last axis, each ``[..., 1]``."""
+    if is_numpy(x):
+        return x.min(-1, keepdims=True), x.max(-1, keepdims=True)
+    return x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+
+
 def interleave(a: Array, b: Array, axis: int = -1) -> Array:
     """``a[0], b[0], a[1], b[1], ...`` along an axis counted from the end."""
     both = namespace(a).stack([a, b], axis)

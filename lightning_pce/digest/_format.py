@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from lightning_pce.digest._arrays import Array, namespace
@@ -204,7 +205,9 @@ def new_footer(invalid: Array, lowest: Array, highest: Array, weights: Array) ->
 
 def merged_footers(footers: Array) -> Array:
     """Footers ``[M, ..., 3, C]`` become one: counts add up, of the extremes the extreme stays."""
-    xp, merged = namespace(footers), footers.sum(0)
+    xp = namespace(footers)
+    with np.errstate(over="ignore"):  # of the extremes, which are replaced
+        merged = footers.sum(0)
     merged[..., _LOWEST, _VALUE] = xp.amin(lowest_of(footers), 0)
     merged[..., _HIGHEST, _VALUE] = xp.amax(highest_of(footers), 0)
     return merged
