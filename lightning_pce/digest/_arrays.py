@@ -153,8 +153,7 @@ def _segment_sums(data: Array, cut: Array) -> Array:
     sums: Array = np.zeros((len(cut) - 1, *data.shape[1:]))
     begun = int(np.searchsorted(cut, cut[-1]))
     if begun:
-        with np.errstate(over="ignore"):  # the mean is held between the outermost values
-            np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
+        np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
         sums[cut[1:] == cut[:-1]] = 0.0
     return sums
 
