@@ -111,6 +111,13 @@ def count(mask: Array) -> Array:
     return np.asarray(np.count_nonzero(mask) if mask.ndim == 1 else np.count_nonzero(mask, axis=-1))
 
 
+def extremes(x: Array) -> tuple[Array, Array]:
+    """The smallest and the largest along the last axis, each ``[..., 1]``."""
+    if is_numpy(x):
+        return x.min(-1, keepdims=True), x.max(-1, keepdims=True)
+    return x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+
+
 def interleave(a: Array, b: Array, axis: int = -1) -> Array:
     """``a[0], b[0], a[1], b[1], ...`` along an axis counted from the end."""
     both = namespace(a).stack([a, b], axis)
@@ -146,8 +153,7 @@ def _segment_sums(data: Array, cut: Array) -> Array:
     sums: Array = np.zeros((len(cut) - 1, *data.shape[1:]))
     begun = int(np.searchsorted(cut, cut[-1]))
     if begun:
-        with np.errstate(over="ignore"):  # the mean is held between the outermost values
-            np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
+        np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
         sums[cut[1:] == cut[:-1]] = 0.0
     return sums
 

@@ -24,8 +24,8 @@ from lightning_pce.digest._arrays import (
     to_float,
     to_int,
 )
-from lightning_pce.digest._cells import k1_edges, out_of_runs, summarised
-from lightning_pce.digest._format import Items, new_footer
+from lightning_pce.digest._cells import k1_edges, out_of_runs, range_factor, scaled, summarised
+from lightning_pce.digest._format import Items, highest_of, lowest_of, new_footer
 from lightning_pce.digest._sorting import sort, stable_order, to_ordered
 
 
@@ -153,12 +153,13 @@ def cells_of(batch: SortedBatch, cells: int) -> Items:
     last = to_float(take(x, not_negative(high - 1))) + 0.0
     if columns is not None:
         columns = sums_between(to_float(columns), cut, rows=True)
-    if weights is None:
-        sums, weight = sums_between(to_float(x), cut), to_float(high - low)
-    else:
-        mass = to_float(xp.where(weights > 0, x, 0.0)) * weights
-        sums, weight = sums_between(mass, cut), sums_between(weights, cut)
-    return summarised(first, last, sums, weight, first < last, columns)
+    weight = to_float(high - low) if weights is None else sums_between(weights, cut)
+    # One factor for all groups: their values lie in one array.
+    lowest, highest = lowest_of(batch.footer), highest_of(batch.footer)
+    factor = range_factor(xp.amin(lowest), xp.amax(highest), weight.sum())
+    values = scaled(to_float(x), factor)
+    mass = values if weights is None else xp.where(weights > 0, values, 0.0) * weights
+    return summarised(first, last, sums_between(mass, cut), weight, first < last, columns, factor)
 
 
 def _numpy_cuts(x: Array, upto: Array | None, cut: Array, goal: Array, start: Array, stop: Array) -> Array:

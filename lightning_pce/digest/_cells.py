@@ -90,16 +90,47 @@ def _nearer_end(keys: Array, upto: Array | None, value: Array, goal: Array) -> A
     return namespace(keys).where(lower_end_is_nearer(goal, before, after), lower, upper)
 
 
+def range_factor(lowest: Array, highest: Array, total: Array) -> Array:
+    """What values have to be multiplied by so that their weighted sum and their differences are finite.
+
+    It is 1 unless values of float64 come near the largest there are.
+    """
+    xp = namespace(lowest)
+    if is_numpy(lowest) and lowest.min() > -1e280 and highest.max() < 1e280 and total.max() < 1e20:
+        return 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest, total = xp.maximum(abs(lowest), abs(highest)), total.clip(min=1.0)
+        return xp.where(largest * total < 1e300, 1.0, 0.125 / total)
+
+
+def scaled(values: Array, factor: Array) -> Array:
+    """Values times what :func:`range_factor` returned."""
+    return values if isinstance(factor, float) and factor == 1 else values * factor
+
+
+def unscaled(values: Array, factor: Array) -> Array:
+    """Values divided by what :func:`range_factor` returned."""
+    return values if isinstance(factor, float) and factor == 1 else values / factor
+
+
 def summarised(
-    first: Array, last: Array, sums: Array, weight: Array, blend: Array, columns: Array | None = None
+    first: Array,
+    last: Array,
+    sums: Array,
+    weight: Array,
+    blend: Array,
+    columns: Array | None = None,
+    factor: Array = 1.0,
 ) -> Items:
     """Cells as centroids, from the first and last value, the sum of all and its weight.
 
-    The mean of an atom is its value. What holds nothing has mean +inf.
+    The mean of an atom is its value. What holds nothing has mean +inf. The sums are those of values
+    multiplied by a factor, see :func:`range_factor`.
     """
     xp = namespace(first)
     some = weight > 0
     blend = blend & some
-    mean = xp.minimum(xp.maximum(sums / xp.where(some, weight, 1.0), first), last)
+    mean = unscaled(sums / xp.where(some, weight, 1.0), factor)
+    mean = xp.minimum(xp.maximum(mean, first), last)
     mean = xp.where(blend, mean, xp.where(some, first, math.inf))
     return Items(mean, weight, blend, columns)

@@ -14,6 +14,7 @@ from lightning_pce.digest._arrays import (
     at_most,
     between,
     count,
+    extremes,
     interleave,
     namespace,
     not_negative,
@@ -23,7 +24,7 @@ from lightning_pce.digest._arrays import (
     take,
     take_rows,
 )
-from lightning_pce.digest._cells import k1_edges, out_of_runs, summarised
+from lightning_pce.digest._cells import k1_edges, out_of_runs, range_factor, scaled, summarised, unscaled
 from lightning_pce.digest._format import (
     Items,
     footer_of,
@@ -54,10 +55,11 @@ def compress(items: Items, compression: int) -> Items:
     xp = namespace(items.means)
     order, m = order_of_means(items.means)
     w, b = take(items.weights, order), take(items.blend, order)
-    with np.errstate(over="ignore"):  # the mean is held between the outermost values
-        mass = xp.where(w > 0, m, 0.0) * w
     n = count(m < np.inf)[..., None]
     upto = after_zero(running_sum(w))
+    values = xp.where(w > 0, m, 0.0)
+    factor = range_factor(*extremes(values), upto[..., -1:])
+    mass = scaled(values, factor) * w
     new = m[..., 1:] != m[..., :-1]
     exact = (count(new & (m[..., 1:] < np.inf))[..., None] < compression) & (count(b) == 0)[..., None]
     middle, goal = upto[..., 1:] - w / 2, k1_edges(compression, m)[1:-1] * upto[..., -1:]
@@ -79,7 +81,8 @@ def compress(items: Items, compression: int) -> Items:
     if items.columns is not None:
         columns = sums_between(take_rows(items.columns, order), cut, rows=True)
     # Not by differences of running sums: a heavy item would cost the light ones behind it their weight.
-    return summarised(first, last, sums_between(mass, cut), sums_between(w, cut), blend, columns)
+    sums, weight = sums_between(mass, cut), sums_between(w, cut)
+    return summarised(first, last, sums, weight, blend, columns, factor)
 
 
 def merge_halves(digests: Array, compression: int) -> Array:
@@ -99,8 +102,7 @@ def halves(digest: Array) -> Items:
     Whole weights stay whole numbers, so that counts stay exact through any number of merges.
     """
     xp = namespace(digest)
-    centroids, left, middle, _ = inside(digest)
-    means, weights, blend, columns = centroids
+    (means, weights, blend, columns), left, middle, _, factor = _scaled_inside(digest)
     half = weights / 2
     whole = xp.floor(half)
     lower = xp.where(blend, xp.where(whole >= 1, whole, xp.where(weights == 1, weights, half)), weights)
@@ -108,7 +110,8 @@ def halves(digest: Array) -> Items:
     low = left + (middle - left) * part  # the mean of the lowest `part` <= 1/2 of the blend
     upper = weights - lower
     split = upper > 0
-    high = (means - part * low) / (1 - part + ~split)
+    high = (scaled(means, factor) - part * low) / (1 - part + ~split)
+    low, high = unscaled(low, factor), unscaled(high, factor)
     absent = xp.where(weights > 0, means, np.inf)
     if columns is not None:
         share = columns * part[..., None]
@@ -131,12 +134,22 @@ def inside(digest: Array) -> tuple[Items, Array, Array, Array]:
     Returns:
         The centroids; left, middle, right, each ``[..., K]``.
     """
+    centroids, *curve, factor = _scaled_inside(digest)
+    where, blend, means = namespace(digest).where, centroids.blend, centroids.means
+    left, middle, right = (where(blend, unscaled(values, factor), means) for values in curve)
+    return centroids, left, middle, right
+
+
+def _scaled_inside(digest: Array) -> tuple[Items, Array, Array, Array, Array]:
+    """The same, left, middle and right multiplied by a factor ``[..., 1]``, see :func:`range_factor`."""
     xp, signed, centroids = namespace(digest), signed_weights_of(digest), unpacked(digest)
     means, weights, blend, _ = centroids
     lowest, highest = lowest_of(digest)[..., None], highest_of(digest)[..., None]
     used, half = weights > 0, weights / 2
     some = lowest <= highest
     lowest, highest = xp.where(some, lowest, 0.0), xp.where(some, highest, 0.0)
+    factor = range_factor(lowest, highest, weights.sum(-1)[..., None])
+    means, lowest, highest = (scaled(values, factor) for values in (means, lowest, highest))
     a = between(lowest, xp.where(used, means, highest), highest)
     nothing = xp.zeros_like(lowest)
     d = between(nothing, half - signed / 2, nothing)  # atoms have no width
@@ -161,7 +174,7 @@ def inside(digest: Array) -> tuple[Items, Array, Array, Array]:
     left, right = xp.maximum(left, thrice - 2 * right), xp.minimum(right, thrice - 2 * left)
     left, right = xp.where(blend, left, means), xp.where(blend, right, means)
     middle = xp.where(blend, twice - (left + right) / 2, means)
-    return centroids, left, middle, right
+    return centroids, left, middle, right, factor
 
 
 def _growth(rise: Array, weight: Array, before: Array, weight_before: Array) -> Array:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +18,11 @@ from lightning_pce.digest._format import (
     LEAST_COMPRESSION,
     Items,
     check_compression,
+    check_state,
     empty,
     new_footer,
     packed,
+    replicates_of,
     unpacked,
 )
 from lightning_pce.digest._merge import merge
@@ -26,8 +30,8 @@ from lightning_pce.digest._merge import merge
 if TYPE_CHECKING:
     from tdigest import TDigest
 
-_FORMAT, _VERSION = "lightning-pce/t-digest", 1
-_KEYS = {"format", "version", "shape", "data"}
+_FORMAT, _VERSION = "lightning-pce/t-digest", 2
+_KEYS = {1: {"format", "version", "shape", "data"}, 2: {"format", "version", "shape", "data", "crc32"}}
 
 
 def to_dict(digest: Tensor) -> dict[str, Any]:
@@ -37,40 +41,48 @@ def to_dict(digest: Tensor) -> dict[str, Any]:
         digest: ``[..., K + 3, 2]``.
 
     Returns:
-        ``format``, ``version``, ``shape``, and ``data``: base64 of the little-endian float64 numbers in row
-        order.
+        ``format``, ``version``, ``shape``, ``data``: base64 of the little-endian float64 numbers in row
+        order, and ``crc32``: the checksum of the shape as JSON and of these numbers.
+
+    Raises:
+        ValueError: if it is no digest, or has columns of replicates.
 
     Example:
         >>> from lightning_pce.digest import count, from_values
         >>> stored = to_dict(from_values(torch.tensor([1.0, 2.0]), compression=8))
         >>> stored["format"], stored["version"], stored["shape"]
-        ('lightning-pce/t-digest', 1, [11, 2])
+        ('lightning-pce/t-digest', 2, [11, 2])
         >>> count(from_dict(stored))
         tensor(2., dtype=torch.float64)
     """
-    numbers = digest.detach().cpu().numpy().astype("<f8")
-    data = base64.b64encode(numbers.tobytes()).decode("ascii")
-    return {"format": _FORMAT, "version": _VERSION, "shape": list(digest.shape), "data": data}
+    check_state(digest)
+    if replicates_of(digest):
+        raise ValueError(f"Expected a digest without replicates but got shape {tuple(digest.shape)}.")
+    numbers = digest.detach().cpu().numpy().astype("<f8").tobytes()
+    shape, data = list(digest.shape), base64.b64encode(numbers).decode("ascii")
+    crc = _checksum(shape, numbers)
+    return {"format": _FORMAT, "version": _VERSION, "shape": shape, "data": data, "crc32": crc}
 
 
 def from_dict(stored: dict[str, Any]) -> Tensor:
-    """The digest that :func:`to_dict` stored, bit for bit.
+    """The digest that :func:`to_dict` stored, bit for bit; version 1, which has no checksum, is read too.
 
     Raises:
         ValueError: if it is of another format or version, or damaged.
     """
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise ValueError(f"Expected a dict of format {_FORMAT!r} but got {_shown(stored)}.")
-    if stored.get("version") != _VERSION:
-        raise ValueError(f"Expected version {_VERSION} of {_FORMAT!r} but got {stored.get('version')!r}.")
-    if set(stored) != _KEYS:
-        raise ValueError(f"Expected the keys {sorted(_KEYS)} but got {sorted(map(str, stored))}.")
+    version = stored.get("version")
+    if type(version) is not int or version not in _KEYS:
+        raise ValueError(f"Expected version 1 or {_VERSION} of {_FORMAT!r} but got {version!r}.")
+    if set(stored) != _KEYS[version]:
+        raise ValueError(f"Expected the keys {sorted(_KEYS[version])} but got {sorted(map(str, stored))}.")
     shape, data = stored["shape"], stored["data"]
     whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not whole or len(shape) < 2 or shape[-1] != 2 or shape[-2] < LEAST_COMPRESSION + FOOTER_ROWS:
         raise ValueError(
             f"Expected a `shape` [..., K + {FOOTER_ROWS}, 2] with K at least {LEAST_COMPRESSION} but got "
-            f"{shape!r}."
+            f"{_shown(shape)}."
         )
     try:
         numbers = base64.b64decode(data, validate=True)
@@ -78,9 +90,23 @@ def from_dict(stored: dict[str, Any]) -> Tensor:
         raise ValueError(f"Expected base64 text under `data` but got {_shown(data)}.") from error
     if len(numbers) != 8 * math.prod(shape):
         raise ValueError(
-            f"Expected {8 * math.prod(shape)} bytes of data for shape {shape} but got {len(numbers)}."
+            f"Expected {8 * math.prod(shape)} bytes of data for shape {_shown(shape)} but got {len(numbers)}."
         )
-    return torch.from_numpy(np.frombuffer(numbers, dtype="<f8").astype(np.float64).reshape(shape))
+    if version > 1 and stored["crc32"] != _checksum(shape, numbers):
+        raise ValueError(
+            f"Expected data and shape with checksum {_shown(stored['crc32'])} but got others: the digest is "
+            "damaged."
+        )
+    try:
+        digest = torch.from_numpy(np.frombuffer(numbers, dtype="<f8").astype(np.float64).reshape(shape))
+    except (ValueError, OverflowError) as error:  # of no numbers the shape may be anything
+        raise ValueError(f"Expected a `shape` that an array can have but got {_shown(shape)}.") from error
+    check_state(digest)
+    return digest
+
+
+def _checksum(shape: list[int], numbers: bytes) -> int:
+    return zlib.crc32(numbers, zlib.crc32(json.dumps(shape).encode("ascii")))
 
 
 def to_tdigest(digest: Tensor) -> TDigest:
@@ -124,6 +150,7 @@ def from_tdigest(other: TDigest, *, compression: int = 1024) -> Tensor:
     blend = (weights != 1) & (weights > 0)
     footer = new_footer(0.0, means[0], means[len(found) - 1], rows.new_zeros(3, 1))
     digest = packed(Items(means, weights, blend, None), footer)
+    check_state(digest)
     return digest if size == compression else merge(digest[None], compression=compression)
 
 

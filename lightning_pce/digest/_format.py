@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from lightning_pce.digest._arrays import Array, namespace
@@ -95,6 +96,67 @@ def check_digest(digest: torch.Tensor, name: str, shape: str) -> None:
             f"Expected argument `{name}` to be {shape} float64 with K at least {LEAST_COMPRESSION} but got "
             f"{tuple(digest.shape)} {digest.dtype}."
         )
+
+
+def check_state(digest: torch.Tensor) -> None:
+    """Raise a ``ValueError`` that says what is wrong if numbers from outside are no digest.
+
+    One pass over ``[..., K + 3, 2 + R]`` and one read by the host, on any device; on the meta device only
+    dtype and shape are looked at. What is found is what cannot be: a changed number that still fits is not.
+
+    Example:
+        >>> from lightning_pce.digest import empty
+        >>> damaged = empty(8)
+        >>> damaged[0, 1] = float("nan")
+        >>> check_state(damaged)
+        Traceback (most recent call last):
+        ValueError: Expected a digest with finite weights but got 1 of 1 without.
+    """
+    if not isinstance(digest, torch.Tensor):
+        raise ValueError(f"Expected a digest as a tensor but got {type(digest).__name__}.")
+    check_digest(digest, "digest", "[..., K + 3, 2]")
+    if digest.is_meta:
+        return
+    violated = _violations(digest)
+    names, flags = list(violated), torch.stack([flag.sum() for flag in violated.values()]).tolist()
+    for name, wrong in zip(names, flags, strict=True):
+        if wrong:
+            number = digest[..., 0, 0].numel()
+            raise ValueError(f"Expected a digest with {name} but got {wrong} of {number} without.")
+
+
+def _violations(digest: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What must hold in each digest, and where it does not, ``[...]`` bool."""
+    means, weights, blend, _ = unpacked(digest)
+    lowest, highest, invalid = lowest_of(digest), highest_of(digest), invalid_of(digest)
+    used = weights > 0
+    some, both = used.any(-1), used[..., 1:] & used[..., :-1]
+    # The sum of many values may be rounded past the extremes.
+    slack = 1e-9 * torch.maximum(lowest.abs(), highest.abs())[..., None]
+    between = (means >= lowest[..., None] - slack) & (means <= highest[..., None] + slack)
+    atoms = ~(blend[..., 1:] | blend[..., :-1])  # equal values are one atom
+    falls = (means[..., 1:] < means[..., :-1]) | (atoms & (means[..., 1:] == means[..., :-1]))
+    hole = (used[..., 1:] & ~used[..., :-1]).any(-1)
+    counts = torch.stack([nan_weight_of(digest), weight_below_of(digest), weight_above_of(digest)], -1)
+    finite_ends = lowest.isfinite() & highest.isfinite()
+    no_ends = (lowest == math.inf) & (highest == -math.inf)
+    whole = (invalid >= 0) & (invalid < math.inf) & (invalid == invalid.floor())
+    columns = replicate_weights_of(digest)
+    return {
+        "finite weights": ~weights.isfinite().all(-1),
+        "finite means": ~means.isfinite().all(-1),
+        "unused rows of zeros": (~used & ((means != 0) | blend)).any(-1),
+        "unused rows at the end": hole,
+        "means that ascend": (both & falls).any(-1),
+        "finite extremes if and only if it holds finite values": ~torch.where(some, finite_ends, no_ends),
+        "a minimum not above the maximum": some & (lowest > highest),
+        "means between minimum and maximum": (used & ~between).any(-1),
+        "finite counts that are not negative": ~((counts >= 0) & (counts < math.inf)).all(-1),
+        "a whole number of invalid entries": ~whole,
+        "finite weights of replicates that are not negative": ~(
+            ((columns >= 0) & (columns < math.inf)).flatten(-2).all(-1)
+        ),
+    }
 
 
 def compression_of(digest: Array) -> int:
@@ -204,7 +266,9 @@ def new_footer(invalid: Array, lowest: Array, highest: Array, weights: Array) ->
 
 def merged_footers(footers: Array) -> Array:
     """Footers ``[M, ..., 3, C]`` become one: counts add up, of the extremes the extreme stays."""
-    xp, merged = namespace(footers), footers.sum(0)
+    xp = namespace(footers)
+    with np.errstate(over="ignore"):  # of the extremes, which are replaced
+        merged = footers.sum(0)
     merged[..., _LOWEST, _VALUE] = xp.amin(lowest_of(footers), 0)
     merged[..., _HIGHEST, _VALUE] = xp.amax(highest_of(footers), 0)
     return merged

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce.digest._arrays import running_sum
+from lightning_pce.digest._cells import range_factor
 from lightning_pce.digest._centroids import inside
 from lightning_pce.digest._format import (
     highest_of,
@@ -64,7 +65,9 @@ def finite_mean(digest: Tensor) -> Tensor:
         tensor(2., dtype=torch.float64)
     """
     means, weights, _ = centroids(digest)
-    return (means * weights).sum(-1) / weights.sum(-1)
+    total = weights.sum(-1)
+    factor = range_factor(means.amin(-1), means.amax(-1), total)
+    return cast(Tensor, (means * factor[..., None] * weights).sum(-1) / total / factor)
 
 
 def mean(digest: Tensor) -> Tensor:
@@ -187,9 +190,7 @@ def trimmed_mean(digest: Tensor, low: float, high: float) -> Tensor:
         )
     below, above, total = weight_below_of(digest), weight_above_of(digest), count(digest)
     start, stop = low * total, high * total
-    limits = torch.stack([start - below, stop - below], dim=-1)
-    limits = torch.minimum(limits.clamp_min(0), _finite_weight(digest)[..., None])
-    inner = _sum_below(digest, limits).diff(dim=-1)[..., 0] / (stop - start)
+    inner = _mean_between(digest, start - below, stop - below)
     return _with_infinite(inner, start < below, stop > total - above)
 
 
@@ -258,6 +259,7 @@ def _quantile_knots(digest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     value = torch.where(used[..., None], value, highest[..., None]).flatten(-2)
     # The outermost values are known, whatever the slope inside the outermost blends.
     value = torch.where(_third(last_used), highest, torch.cat([lowest, value[..., 1:]], dim=-1))
+    value = torch.minimum(value, highest)
     # q = 0 is the place of the first order statistic of all, q = 1 that of the last.
     total = stop[..., -1:] + above
     inner_head = torch.where(some, margin[..., :1], above.clamp(max=1) / 2)
@@ -284,15 +286,24 @@ def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
     return torch.where(part == 1, y1, torch.minimum(between, y1))
 
 
-def _sum_below(digest: Tensor, limits: Tensor) -> Tensor:
-    """The sum of the lowest ``limits [..., S]`` of finite weight, ``[..., S]``."""
+def _mean_between(digest: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+    """The mean of the finite weight from start to stop, ``[...]`` each, in ascending order of the values.
+
+    The sum is that of the parts inside. A difference of two sums from the end would lose all that is small
+    beside one extreme value outside.
+    """
     (means, weights, _, _), left, middle, right = inside(digest)
-    stop, sums = running_sum(weights), running_sum(means * weights)
-    index = torch.searchsorted(stop, limits.contiguous()).clamp(max=weights.shape[-1] - 1)
-    mean_, weight, low, mid, high = (part.gather(-1, index) for part in (means, weights, left, middle, right))
-    before = sums.gather(-1, index) - mean_ * weight
-    part = ((limits - stop.gather(-1, index) + weight) / weight.clamp_min(_TINY)).clamp(0, 1)
-    rest = 1 - part
-    lower = part * (low + (mid - low) * part)
-    upper = mean_ - rest * (high + (mid - high) * rest)
-    return cast(Tensor, before + weight * torch.where(part <= 0.5, lower, upper))
+    factor = range_factor(means.amin(-1), means.amax(-1), stop - start)
+    means, left, middle, right = (part * factor[..., None] for part in (means, left, middle, right))
+    upto = running_sum(weights)
+    # The parts of each centroid below start and below stop, in its lower and in its upper half.
+    ends = [
+        ((limit[..., None] - upto + weights) / weights.clamp_min(_TINY)).clamp(0, 1)
+        for limit in (start, stop)
+    ]
+    (a, b), (c, d) = ([end.clamp(max=0.5) for end in ends], [end.clamp(min=0.5) for end in ends])
+    lower = (b - a) * (left + (middle - left) * (a + b))
+    upper = (d - c) * (middle + (right - middle) * (c + d - 1))
+    whole = (ends[0] == 0) & (ends[1] == 1)
+    sums = weights * torch.where(whole, means, lower + upper)
+    return cast(Tensor, sums.sum(-1) / (stop - start) / factor)

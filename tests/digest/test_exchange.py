@@ -1,12 +1,15 @@
 """Digests leave and come back: JSON bit for bit, PyPI's tdigest centroid by centroid."""
 
+import base64
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_pce import digest as td
 from lightning_pce.digest._exchange import from_dict, from_tdigest, to_dict, to_tdigest
+from lightning_pce.digest._format import check_state
 
 
 @pytest.fixture
@@ -29,7 +32,10 @@ def test_json_loses_nothing(digest):
     ("change", "said"),
     [
         ({"format": "other"}, "format"),
-        ({"version": 2}, "version"),
+        ({"version": 3}, "version"),
+        ({"version": True}, "version"),
+        ({"version": 1}, "keys"),
+        ({"crc32": 0}, "checksum"),
         ({"extra": 1}, "keys"),
         ({"shape": [10, 2]}, "shape"),
         ({"shape": [259, 3]}, "shape"),
@@ -81,3 +87,101 @@ def test_tdigest_filled_by_its_own_package():
     assert td.count(from_tdigest(tdigest.TDigest())) == 0
     with pytest.raises(ValueError, match="one digest"):
         to_tdigest(torch.stack([digest, digest]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_flip_of_bytes_is_noticed(digest):
+    """Of data and of the shape; what flips back is the same."""
+    stored, rng = to_dict(digest), np.random.default_rng(0)
+    numbers = np.frombuffer(base64.b64decode(stored["data"]), np.uint8)
+    for _ in range(300):
+        flipped = numbers.copy()
+        at = rng.integers(len(flipped), size=rng.integers(1, 4))
+        flipped[at] ^= rng.integers(1, 256, len(at), dtype=np.uint8)
+        if not (flipped == numbers).all():
+            with pytest.raises(ValueError, match="checksum"):
+                from_dict(stored | {"data": base64.b64encode(flipped.tobytes()).decode()})
+    several = to_dict(torch.stack([digest] * 6))
+    with pytest.raises(ValueError, match="checksum"):
+        from_dict(several | {"shape": [2, 3, *several["shape"][1:]]})
+
+
+def version_1(digest):
+    """A digest as the first version stored it, without a checksum."""
+    data = base64.b64encode(digest.numpy().astype("<f8").tobytes()).decode()
+    return {"format": "lightning-pce/t-digest", "version": 1, "shape": list(digest.shape), "data": data}
+
+
+def test_the_first_version_is_still_read(digest):
+    assert torch.equal(from_dict(version_1(digest)), digest)
+    assert torch.equal(from_dict(version_1(digest[None, None])), digest[None, None])
+
+
+def row(index, column, value):
+    return lambda digest: digest.index_put_(
+        (torch.tensor(index), torch.tensor(column)), torch.tensor(value).double()
+    )
+
+
+DAMAGES = {
+    "a mean of NaN": (row(4, 0, torch.nan), "finite means"),
+    "a weight of infinity": (row(4, 1, -torch.inf), "finite weights"),
+    "a hole": (lambda d: d[4].zero_(), "at the end"),
+    "a mean without weight": (row(4, 1, 0.0), "rows of zeros"),
+    "centroids that descend": (lambda d: d[:20].copy_(d[:20].flip(0)), "ascend"),
+    "two neighbours exchanged": (lambda d: d[30:32].copy_(d[30:32].flip(0)), "ascend"),
+    "an atom twice": (lambda d: d[:2].copy_(torch.tensor([0.0, 1.0])), "ascend"),
+    "a minimum above the maximum": (lambda d: d[-2:, 0].copy_(d[-2:, 0].flip(0)), "minimum"),
+    "a minimum of NaN": (row(-2, 0, torch.nan), "extremes"),
+    "no maximum": (row(-1, 0, -torch.inf), "extremes"),
+    "a maximum below the last mean": (row(-1, 0, 1.0), "between"),
+    "a negative weight of NaN": (row(-3, 1, -1.0), "counts"),
+    "an infinite weight of infinity": (row(-1, 1, torch.inf), "counts"),
+    "half an invalid entry": (row(-3, 0, 0.5), "whole"),
+    "a negative number of invalid entries": (row(-3, 0, -2.0), "whole"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_numbers_that_are_no_digest_are_refused_in_words(digest, name):
+    damage, said = DAMAGES[name]
+    damaged = digest.clone()
+    damage(damaged)
+    with pytest.raises(ValueError, match=f"{said}.* got 1 of 1 "):
+        from_dict(version_1(damaged))
+    with pytest.raises(ValueError, match=f"{said}.* got 1 of 3 "):
+        check_state(torch.stack([digest, damaged, td.empty(256)]))
+    with pytest.raises(ValueError, match=said):
+        to_dict(damaged)
+
+
+def test_extremes_without_a_value_are_refused():
+    for lowest, highest in ((0.0, 0.0), (1.0, -torch.inf)):
+        damaged = td.empty(8)
+        damaged[-2:, 0] = torch.tensor([lowest, highest])
+        with pytest.raises(ValueError, match="extremes"):
+            check_state(damaged)
+
+
+def test_replicates_are_checked_and_not_stored():
+    digest = td.add(td.empty(8, replicates=2), torch.tensor([1.0, 2.0]), replicates=torch.ones(2, 2))
+    check_state(digest)
+    with pytest.raises(ValueError, match="without replicates"):
+        to_dict(digest)
+    digest[0, 3] = -1.0
+    with pytest.raises(ValueError, match="replicates"):
+        check_state(digest)
+
+
+@pytest.mark.parametrize(
+    "state", [[1, 2], torch.zeros(11, 2), torch.zeros(10, 2).double(), torch.zeros(11, 1).double()]
+)
+def test_a_state_of_another_kind_is_refused(state):
+    with pytest.raises(ValueError, match="digest"):
+        check_state(state)
+
+
+def test_what_was_never_seen_and_the_meta_device_pass():
+    check_state(td.empty(8, shape=(2, 3)))
+    check_state(td.empty(8, shape=(0,)))
+    check_state(td.empty(8, device="meta"))

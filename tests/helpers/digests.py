@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lightning_pce import digest as dg
 from lightning_pce.digest._batch import Entries
+from lightning_pce.digest._format import check_state
 from tests.helpers.distributions import (
     ALL,
     ATOMS,
@@ -83,11 +84,14 @@ def streamed(
         digest = dg.add(
             digest, values[at], part(weights, at), groups=part(groups, at), replicates=part(replicates, at)
         )
+    check_state(digest)
     return digest
 
 
 def sharded(values, shards, batch):
-    return dg.merge(torch.stack([streamed(part, batch) for part in values.chunk(shards)]))
+    merged = dg.merge(torch.stack([streamed(part, batch) for part in values.chunk(shards)]))
+    check_state(merged)
+    return merged
 
 
 def shards(values, number, compression=1024):
@@ -118,6 +122,7 @@ def pieced(values, weights, cuts, merged, compression):
             digest = dg.merge(torch.stack([part, digest] if index % 2 else [digest, part]))
         else:
             digest = dg.add(digest, values[start:stop], some)
+    check_state(digest)
     return digest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pce.digest._arrays import after_zero, between, sums_between
-from lightning_pce.digest._cells import k1_edges, lower_end_is_nearer, summarised
+from lightning_pce.digest._cells import k1_edges, lower_end_is_nearer, range_factor, scaled, summarised
 from lightning_pce.digest._centroids import halves
 from lightning_pce.digest._cpu.packing import to_the_front
 from lightning_pce.digest._format import Items, compression_of
@@ -48,8 +48,8 @@ class _Side(NamedTuple):
         weights: Floats | Places = np.diff(cut) if self.weights is None else sums_between(self.weights, cut)
         return weights
 
-    def sums_between(self, cut: Places) -> Floats:
-        means = self.means[1:-1]
+    def sums_between(self, cut: Places, factor: Floats) -> Floats:
+        means = scaled(self.means[1:-1], factor)
         sums: Floats = sums_between(means if self.weights is None else means * self.weights, cut)
         return sums
 
@@ -140,9 +140,10 @@ def _out_of_joint_runs(new: _Side, old: _Side, goal: Floats, place: Places, at: 
 def _cells_between(new: _Side, old: _Side, cuts: _JointCuts) -> Items:
     first, last = cuts.above[:-1], cuts.below[1:]
     weight = new.weights_between(cuts.new) + old.weights_between(cuts.old)
-    sums = new.sums_between(cuts.new) + old.sums_between(cuts.old)
+    factor = range_factor(first[0], last[-1], weight.sum())
+    sums = new.sums_between(cuts.new, factor) + old.sums_between(cuts.old, factor)
     blend = (first < last) | _ends_blended(new, cuts.new) | _ends_blended(old, cuts.old)
-    return summarised(first, last, sums, weight, blend)
+    return summarised(first, last, sums, weight, blend, factor=factor)
 
 
 def _ends_blended(side: _Side, cut: Places) -> Flags | bool:

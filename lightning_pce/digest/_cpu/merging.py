@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lightning_pce.digest._arrays import Array, after_zero, between
-from lightning_pce.digest._cells import k1_edges, out_of_runs, summarised
+from lightning_pce.digest._cells import k1_edges, out_of_runs, range_factor, summarised
 from lightning_pce.digest._centroids import merge_halves
 from lightning_pce.digest._cpu.counting import (
     FEWER_DIGITS,
@@ -98,8 +98,10 @@ def _merge_whole(digests: Array, compression: int) -> Array | None:
         return None
     footer = merged_footers(footer_of(digests))
     lowest, highest = lowest_of(footer), highest_of(footer)
-    means[absent] = lowest  # in the first cell
     weights = np.abs(signed)
+    if range_factor(lowest, highest, weights.sum()) < 1:  # sums would overflow
+        return None
+    means[absent] = lowest  # in the first cell
     partition = _cut_by_levels(means.reshape(-1), weights.reshape(-1), compression)
     if partition is None:
         order, ascending = order_of_means(np.where(absent, math.inf, means).reshape(-1))
