@@ -18,10 +18,11 @@ _R = TypeVar("_R")
 
 
 def plain_tensors(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a function take replicated DTensors as the plain tensors they are, and no other DTensors.
+    """Let a function take replicated DTensors as the plain tensors they are, and no other special tensors.
 
-    Of a sharded one each rank would take its own part for the whole; making it whole, or a partial one, is a
-    collective that a rank without this call would never enter. Tensors in tuples and lists are looked at too.
+    Of a sharded DTensor each rank would take its own part for the whole; making it whole, or a partial one,
+    is a collective that a rank without this call would never enter. What torch.func transforms (vmap, grad
+    ...) has no values that a state could keep. Tensors in tuples and lists are looked at too.
 
     Raises:
         ValueError: in the function, before it begins.
@@ -29,7 +30,7 @@ def plain_tensors(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if any(_holds_dtensor(value) for value in (*args, *kwargs.values())):
+        if any(_holds_special(value) for value in (*args, *kwargs.values())):
             arguments = inspect.signature(function).bind(*args, **kwargs)
             for name, value in arguments.arguments.items():
                 arguments.arguments[name] = _plain(name, value)
@@ -39,15 +40,22 @@ def plain_tensors(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return checked
 
 
-def _holds_dtensor(value: object) -> bool:
+def _holds_special(value: object) -> bool:
     if isinstance(value, tuple | list):
-        return any(_is_dtensor(each) for each in value)
-    return _is_dtensor(value)
+        return any(_holds_special(each) for each in value)
+    return isinstance(value, Tensor) and (_is_dtensor(value) or _is_transformed(value))
 
 
-def _is_dtensor(value: object) -> bool:
+def _is_dtensor(value: Tensor) -> bool:
     # Not by its class: that would import torch.distributed.tensor.
-    return isinstance(value, Tensor) and type(value) is not Tensor and hasattr(value, "placements")
+    return type(value) is not Tensor and hasattr(value, "placements")
+
+
+def _is_transformed(value: Tensor) -> bool:
+    # Not public, but as old as torch.func; without it there would be no sentence of ours.
+    functorch = getattr(torch._C, "_functorch", None)
+    wrapped: Callable[[Tensor], bool] = getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)
+    return wrapped(value)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -56,24 +64,24 @@ def _plain(name: str, value: Any) -> Any:
         return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
     if isinstance(value, dict):
         return {key: _plain(key, each) for key, each in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    if _is_transformed(value):
+        raise ValueError(
+            f"Expected argument `{name}` to be a plain tensor but got one that torch.func transforms (vmap, "
+            "grad, jvp ...): a metric's state cannot follow it. Call this outside, with the results."
+        )
     if not _is_dtensor(value):
         return value
-    if all(placement.is_replicate() for placement in value.placements):
-        return value.to_local()
+    dtensor: Any = value
+    if all(placement.is_replicate() for placement in dtensor.placements):
+        return dtensor.to_local()
     raise ValueError(
         f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape {tuple(value.shape)} "
-        f"placed as {value.placements}. If only batch or sequence are sharded pass {name}.to_local(); if the "
+        f"placed as {dtensor.placements}. If only batch or sequence are sharded pass {name}.to_local(); if the "
         f"vocabulary is, or it is a partial sum or norm, {name}.full_tensor() on all ranks, or ask the "
         "parallel plan for a replicated output."
     )
-
-
-def is_transformed(value: Tensor) -> bool:
-    """Whether a transform of torch.func, such as vmap, is at work on a tensor."""
-    # Not public, but as old as torch.func; without it there would be no sentence of ours.
-    functorch = getattr(torch._C, "_functorch", None)
-    wrapped: Callable[[Tensor], bool] = getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)
-    return wrapped(value)
 
 
 def warn_once(said: set[str], what: str, message: str) -> None:
