@@ -6,7 +6,7 @@ import statistics as plain
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_pce import TokenProxies, proxy_names
@@ -79,6 +79,7 @@ def test_settings_make_a_difference(settings):
     assert same == (settings == "defaults")
 
 
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4),
     length=st.integers(0, 8),

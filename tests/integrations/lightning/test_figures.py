@@ -88,19 +88,15 @@ def said(record):
     return [str(each.message) for each in record if "PercentileFigures" in str(each.message)]
 
 
-def test_each_validation_has_a_curve_and_from_the_second_on_a_fan_but_the_sanity_check_nothing(
-    tmp_path, board
-):
-    oracle = Oracle()
-    fit(tmp_path, LitLM(), PercentileFigures(), oracle, logger=board, max_epochs=3, num_sanity_val_steps=2)
-    assert oracle.batches == 2 + 3 * 3
-    assert steps(board) == {"val_ce_fan": [4, 6], "val_ce_quantiles": [2, 4, 6]}
-
-
 def test_the_figures_show_the_losses_of_the_validations(tmp_path, board):
     oracle = Oracle()
-    fit(tmp_path, LitLM(), PercentileFigures(), oracle, logger=board, max_epochs=3)
+    fit(tmp_path, LitLM(), PercentileFigures(), oracle, logger=board, max_epochs=3, num_sanity_val_steps=2)
+    assert oracle.batches == 2 + 3 * 3  # those of the sanity check are not drawn
     runs, drawn = [losses for losses, _ in oracle.single], images(board)
+    assert {name: list(by_step) for name, by_step in drawn.items()} == {
+        "val_ce_fan": [4, 6],
+        "val_ce_quantiles": [2, 4, 6],
+    }
     for step, losses in zip((2, 4, 6), runs, strict=True):
         curve = quantile_curve({"all tokens": td.from_values(losses)}, ax=new_axes(dpi=130))
         assert_looks_like(drawn["val_ce_quantiles"][step], curve, f"val, step {step}")
