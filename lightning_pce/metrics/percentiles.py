@@ -17,6 +17,7 @@ from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.tokens.batch import ScoredTokens, score_tokens
 from lightning_pce.tokens.labels import (
     GroupIds,
+    Logits,
     checked_groups,
     checked_ignore_index,
     checked_weights,
@@ -35,7 +36,8 @@ class PercentileCrossEntropy(DigestMetric):
 
     As input to ``update`` and ``forward``, either
 
-    * ``logits``: ``[..., V]`` float32, bfloat16 or float16, and ``labels``: ``[...]`` integers; or
+    * ``logits``: ``[..., V]`` float32, bfloat16 or float16, or a list of chunks ``[..., t, V]`` of that along
+      the sequence, and ``labels``: ``[...]`` integers; or
     * ``losses``: per-token losses in nats of any shape, made by another kernel, and ``mask``: bool, true
       where a token counts; or ``labels``, from which the mask is made where losses and labels fit, perhaps
       after a shift by one (without both all tokens count);
@@ -105,7 +107,7 @@ class PercentileCrossEntropy(DigestMetric):
     @not_compiled
     def update(
         self,
-        logits: Tensor | None = None,
+        logits: Logits | None = None,
         labels: Tensor | None = None,
         *,
         losses: Tensor | None = None,
@@ -126,7 +128,7 @@ class PercentileCrossEntropy(DigestMetric):
     @not_compiled
     def update_and_mean(
         self,
-        logits: Tensor | None = None,
+        logits: Logits | None = None,
         labels: Tensor | None = None,
         *,
         losses: Tensor | None = None,
@@ -153,7 +155,7 @@ class PercentileCrossEntropy(DigestMetric):
     @plain_tensors
     def score_batch(
         self,
-        logits: Tensor | None = None,
+        logits: Logits | None = None,
         labels: Tensor | None = None,
         *,
         losses: Tensor | None = None,

@@ -20,11 +20,13 @@ from lightning_pce.metrics._base import not_compiled
 from lightning_pce.metrics._totals import TotalsMetric, checked_table, host_numbers, may_look
 from lightning_pce.tokens.labels import (
     NONE_IGNORED,
+    Logits,
     check_ids,
     check_logits_and_labels,
     checked_ignore_index,
     never_ignored,
     shifted,
+    vocabulary_of,
 )
 from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
@@ -193,7 +195,7 @@ class TokenProxies(TotalsMetric):
     @plain_tensors
     def update(
         self,
-        logits: Tensor | None = None,
+        logits: Logits | None = None,
         labels: Tensor | None = None,
         *,
         statistics: TokenStatistics | None = None,
@@ -226,13 +228,13 @@ class TokenProxies(TotalsMetric):
         weights = self._weights(tokens, counted, values)
         self._add(_state_of_each_sequence(values, weights, counted, tokens))
 
-    def _scored(self, logits: Tensor, target: Tensor) -> tuple[_Tokens, int]:
+    def _scored(self, logits: Logits, target: Tensor) -> tuple[_Tokens, int]:
         """The statistics of the tokens that count, which are all that are computed."""
         check_logits_and_labels(logits, target)
         chosen = _last(target != self._ignored, self.last_n)
         target = torch.where(chosen, target, self._ignored)
-        found = token_statistics(logits.detach(), target, statistics=_NEEDED, ignore_index=self._ignored)
-        return _tokens(found, chosen, target), self.vocabulary or logits.shape[-1]
+        found = token_statistics(logits, target, statistics=_NEEDED, ignore_index=self._ignored)
+        return _tokens(found, chosen, target), self.vocabulary or vocabulary_of(logits)
 
     def _given_statistics(self, statistics: TokenStatistics, target: Tensor) -> tuple[_Tokens, int]:
         _check_statistics(statistics, target)
@@ -433,7 +435,7 @@ def _check_statistics(statistics: TokenStatistics, target: Tensor) -> None:
             )
 
 
-def _given(**arguments: Tensor | TokenStatistics | None) -> str:
+def _given(**arguments: Logits | TokenStatistics | None) -> str:
     return ", ".join(
         f"{name}={'None' if value is None else tuple(value.shape) if isinstance(value, Tensor) else 'given'}"
         for name, value in arguments.items()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_pce.tokens.labels import (
     GroupIds,
+    Logits,
     check_ids,
     check_logits_and_labels,
     checked_groups,
@@ -18,6 +19,7 @@ from lightning_pce.tokens.labels import (
     mask_of_losses,
     shifted,
     targets,
+    vocabulary_of,
     weights_where,
 )
 from lightning_pce.tokens.statistics import TOP_K, gain_by_shift, scored
@@ -49,7 +51,7 @@ class ScoredTokens(NamedTuple):
 
 
 def score_tokens(
-    logits: Tensor | None = None,
+    logits: Logits | None = None,
     labels: Tensor | None = None,
     *,
     losses: Tensor | None = None,
@@ -65,7 +67,8 @@ def score_tokens(
     """Check, shift and score a batch, once.
 
     Args:
-        logits: ``[..., V]`` float32, bfloat16, float16 or float64, with ``labels``.
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64, or a list of chunks ``[..., t, V]`` of
+            that along the sequence, with ``labels``.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
         losses: ``[...]`` losses of tokens in nats, instead of logits.
         mask: bool shaped like ``losses``, true where a token counts. Left out: where ``labels`` are given
@@ -114,7 +117,7 @@ def score_tokens(
         )
     check_logits_and_labels(logits, labels)
     weights = checked_weights(weights, labels, "labels")
-    target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
+    target = targets(labels, vocabulary_of(logits), ignore_index=ignore_index, shift=shift)
     if weights is not None and shift:
         weights = shifted(weights, 0)
     weights = weights_where(target.valid, weights)
@@ -150,7 +153,10 @@ def _check_ce_alone(statistics: Sequence[str]) -> None:
         )
 
 
-def _given(**arguments: Tensor | None) -> str:
-    return ", ".join(
-        f"{name}={None if value is None else tuple(value.shape)}" for name, value in arguments.items()
-    )
+def _given(**arguments: Logits | None) -> str:
+    def shape(value: Logits | None) -> str:
+        if value is None or isinstance(value, Tensor):
+            return f"{None if value is None else tuple(value.shape)}"
+        return f"[{', '.join(shape(each) for each in value)}]"
+
+    return ", ".join(f"{name}={shape(value)}" for name, value in arguments.items())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from lightning_pce._checks import is_transformed
 # No label is this: nothing is ignored.
 NONE_IGNORED = -(1 << 63)
 GroupIds = Tensor | Sequence[int] | int
+# [..., V], or chunks [..., t, V] of that along the sequence, as of litgpt's lm_head_chunk_size and torchtune.
+Logits: TypeAlias = Tensor | Sequence[Tensor]
 
 
 class Targets(NamedTuple):
@@ -127,13 +129,29 @@ def _were_shifted(losses: Tensor, own: Tensor, later: Tensor, neither: bool, bot
     return torch.where(fits_own == fits_later, torch.where(fits_own, both, neither), fits_later)
 
 
+def vocabulary_of(logits: Logits) -> int:
+    """V, of checked logits."""
+    return (logits if isinstance(logits, Tensor) else logits[0]).shape[-1]
+
+
+def along_sequence(chunks: Sequence[Tensor], target: Targets) -> Iterator[tuple[Tensor, Targets]]:
+    """Chunks ``[..., t, V]`` of checked logits, each with its targets ``[..., t]``."""
+    lengths = [chunk.shape[-2] for chunk in chunks]
+    parts = zip(*(torch.split(values, lengths, dim=-1) for values in target), strict=True)
+    return zip(chunks, (Targets(*part) for part in parts), strict=True)
+
+
 def shifted(values: Tensor, fill: float) -> Tensor:
     """What belongs to the next token, ``[..., T]``: position t gets the value of t + 1, the last ``fill``."""
     return torch.cat([values[..., 1:], torch.full_like(values[..., :1], fill)], dim=-1)
 
 
-def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
+def check_logits_and_labels(logits: Logits, labels: Tensor) -> None:
     """Raise a ``ValueError`` with what was seen if logits ``[..., V]`` and labels ``[...]`` do not fit."""
+    _check_whole(_whole(logits), labels)
+
+
+def _check_whole(logits: Tensor, labels: Tensor) -> None:
     for name, value in (("logits", logits), ("labels", labels)):
         _check_tensor(name, value)
     if not logits.is_floating_point():
@@ -158,6 +176,34 @@ def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"Expected argument `logits` to have a vocabulary but got shape {tuple(logits.shape)}."
         )
+
+
+def _whole(logits: Logits) -> Tensor:
+    """Logits, or a tensor without memory of its own in the shape that chunks of them have together."""
+    if not isinstance(logits, list | tuple):
+        return cast(Tensor, logits)  # or whatever was passed
+    chunks = logits
+    for chunk in chunks:
+        if isinstance(chunk, Tensor):
+            _check_tensor("logits", chunk)
+    alike = {
+        (chunk.shape[:-2], chunk.shape[-1], chunk.dtype, chunk.device)
+        if isinstance(chunk, Tensor) and chunk.ndim > 1
+        else None
+        for chunk in chunks
+    }
+    if None in alike or len(alike) != 1:
+        seen = ", ".join(
+            f"{chunk.dtype} {tuple(chunk.shape)}" if isinstance(chunk, Tensor) else type(chunk).__name__
+            for chunk in chunks
+        )
+        raise ValueError(
+            "Expected argument `logits` to be a tensor [..., V] or chunks of it along the sequence, "
+            f"[..., t, V] of one dtype and device, but got a {type(chunks).__name__} of {seen or 'nothing'}."
+        )
+    first, length = chunks[0], sum(chunk.shape[-2] for chunk in chunks)
+    element: Tensor = first.new_empty(())
+    return element.expand(*first.shape[:-2], length, first.shape[-1])
 
 
 def check_ids(labels: Tensor) -> None:

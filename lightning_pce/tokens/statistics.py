@@ -15,7 +15,16 @@ from lightning_pce._compiling import not_compiled
 from lightning_pce._threads import single_threaded
 from lightning_pce.tokens.kernels import read_rows
 from lightning_pce.tokens.kernels.row_sums import RowSums
-from lightning_pce.tokens.labels import Targets, check_logits_and_labels, never_ignored, shifted, targets
+from lightning_pce.tokens.labels import (
+    Logits,
+    Targets,
+    along_sequence,
+    check_logits_and_labels,
+    never_ignored,
+    shifted,
+    targets,
+    vocabulary_of,
+)
 
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
 # What is made of these: the logits are read for the parts.
@@ -71,7 +80,7 @@ def _of_parts(make: Callable[[], Tensor], *parts: Tensor | None) -> Tensor:
 @not_compiled
 @plain_tensors
 def token_statistics(
-    logits: Tensor,
+    logits: Logits,
     labels: Tensor,
     *,
     statistics: Sequence[str] = STATISTICS,
@@ -89,7 +98,8 @@ def token_statistics(
     cross-entropy; entropy and rank cost as much again, compiled less.
 
     Args:
-        logits: ``[..., V]`` float32, bfloat16, float16 or float64.
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64, or a list of chunks ``[..., t, V]`` of
+            that along the sequence, which are not joined.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
         statistics: which of ``"ce"``, ``"entropy"``, ``"target_prob"``, ``"max_prob"`` and ``"rank"``.
         ignore_index: the label of tokens that do not count; None: all do.
@@ -122,17 +132,26 @@ def token_statistics(
     unsigned = never_ignored(labels, ignore_index)
     if unsigned is not None:
         warnings.warn(f"token_statistics: {unsigned}", stacklevel=2)
-    target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
+    target = targets(labels, vocabulary_of(logits), ignore_index=ignore_index, shift=shift)
     return statistics_of(logits, target, statistics, backend)
 
 
 def statistics_of(
-    logits: Tensor, target: Targets, statistics: Sequence[str], backend: str = "auto"
+    logits: Logits, target: Targets, statistics: Sequence[str], backend: str = "auto"
 ) -> TokenStatistics:
     """:func:`token_statistics` of checked logits ``[..., V]`` and the targets that belong to them."""
+    if not isinstance(logits, Tensor):
+        parts = [statistics_of(*part, statistics, backend) for part in along_sequence(logits, target)]
+        return TokenStatistics(*(_together(values) for values in zip(*parts, strict=True)))
     everything = "entropy" in statistics or "rank" in statistics
     sums = read_rows(logits, target.labels.reshape(-1), everything, backend)
     return finished(sums, statistics, target, logits.shape[-1])
+
+
+def _together(parts: Sequence[Tensor | None]) -> Any:
+    """What was found of each chunk ``[..., t]`` as that of all ``[..., T]``."""
+    some = [part for part in parts if part is not None]
+    return torch.cat(some, dim=-1) if some else None
 
 
 @single_threaded()  # these are many small operations
@@ -180,11 +199,11 @@ def finished(sums: RowSums, statistics: Sequence[str], target: Targets, vocabula
     )
 
 
-def scored(logits: Tensor, target: Targets, statistics: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+def scored(logits: Logits, target: Targets, statistics: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """The cross-entropy, with a graph if one is recorded, and other statistics, by as few reads as can be.
 
     Args:
-        logits: ``[..., V]``.
+        logits: ``[..., V]``, or chunks of it.
         target: of their tokens.
         statistics: ``"ce"`` and others of :data:`STATISTICS` and :data:`DERIVED`.
 
@@ -192,6 +211,10 @@ def scored(logits: Tensor, target: Targets, statistics: Sequence[str]) -> tuple[
         ``[...]`` float32 in nats, and by name what the others are, ``[...]`` float32: NaN where the
         cross-entropy is; an accuracy is 1 where the target is among the first k and 0 elsewhere.
     """
+    if not isinstance(logits, Tensor):
+        found_of = [scored(*part, statistics) for part in along_sequence(logits, target)]
+        values_of = {name: _together([values[name] for _, values in found_of]) for name in found_of[0][1]}
+        return _together([ce for ce, _ in found_of]), values_of
     others = [name for name in statistics if name != "ce"]
     parts = {part for name in others for part in DERIVED.get(name, (name,))}
     if torch.is_grad_enabled() and logits.requires_grad:
@@ -216,11 +239,11 @@ def _value(name: str, found: TokenStatistics, vocabulary: int) -> Tensor:
     return value.float()
 
 
-def gain_by_shift(logits: Tensor, target: Targets, ce: Tensor) -> Tensor | None:
+def gain_by_shift(logits: Logits, target: Targets, ce: Tensor) -> Tensor | None:
     """By how many nats the mean of the first sequences falls if they are scored one position further on.
 
     Args:
-        logits: ``[..., T, V]``.
+        logits: ``[..., T, V]``, or chunks of it.
         target: of their tokens, not shifted.
         ce: their cross-entropies ``[..., T]``.
 
@@ -231,11 +254,12 @@ def gain_by_shift(logits: Tensor, target: Targets, ce: Tensor) -> Tensor | None:
     if len(shape) < 1 or shape[-1] < 8 or shape[:-1].numel() == 0:
         return None
     few = slice(0, 4)
-    logits = logits.detach().reshape(-1, *logits.shape[-2:])[few]
+    chunks = [logits] if isinstance(logits, Tensor) else logits
+    chunks = [chunk.detach().reshape(-1, *chunk.shape[-2:])[few] for chunk in chunks]
     ce, labels = (part.detach().reshape(-1, shape[-1])[few] for part in (ce, target.labels))
     later = shifted(labels, -100)
     with torch.no_grad():
-        other, _ = scored(logits, Targets(later, later >= 0, later < -100), ("ce",))
+        other, _ = scored(chunks, Targets(later, later >= 0, later < -100), ("ce",))
     gain = _finite_mean(ce, labels >= 0) - _finite_mean(other, later >= 0)
     return torch.where((later >= 0).sum() >= 16, gain, torch.nan)
 
@@ -247,7 +271,7 @@ def _finite_mean(losses: Tensor, counted: Tensor) -> Tensor:
 
 @plain_tensors
 def token_cross_entropy(
-    logits: Tensor, labels: Tensor, *, ignore_index: int | None = -100, shift: bool = False
+    logits: Logits, labels: Tensor, *, ignore_index: int | None = -100, shift: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cross-entropy of every token, in nats.
 
@@ -255,7 +279,8 @@ def token_cross_entropy(
     chunks and never copied whole.
 
     Args:
-        logits: ``[..., V]`` float32, bfloat16, float16 or float64.
+        logits: ``[..., V]`` float32, bfloat16, float16 or float64, or a list of chunks ``[..., t, V]`` of
+            that along the sequence, which are not joined.
         labels: ``[...]`` integers in ``[0, V)`` or ``ignore_index``.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1,
@@ -277,7 +302,7 @@ def token_cross_entropy(
         tensor([[ True, False,  True]])
     """
     check_logits_and_labels(logits, labels)
-    target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
+    target = targets(labels, vocabulary_of(logits), ignore_index=ignore_index, shift=shift)
     losses, _ = scored(logits, target, ("ce",))
     return losses, target.valid, target.invalid
 
