@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -121,10 +122,10 @@ def check_settings_over_ranks(configuration: str, trainer: Any) -> None:
 
 
 def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
-    """Make an evaluation loop raise on all ranks if the dataloaders of some are empty.
+    """Make an evaluation loop raise on all ranks if their dataloaders do not fit together.
 
-    Lightning skips the whole loop on a rank whose sized loaders are empty (or raises there alone), and the
-    others wait for it in their first collective.
+    Ranks with different numbers of dataloaders would enter different collectives. Lightning skips the whole
+    loop on a rank whose sized loaders are empty (or raises there alone), and the others wait for it.
 
     Args:
         loop: an evaluation loop of the trainer.
@@ -135,44 +136,102 @@ def check_lengths_over_ranks(loop: Any, trainer: Any) -> None:
     setup_data = loop.setup_data
 
     def setup_data_and_check() -> None:
-        before, module = loop._combined_loader, trainer.lightning_module
-        own = module.allow_zero_length_dataloader_with_multiple_devices
-        data = trainer.datamodule
-        allowed = own or (data is not None and data.allow_zero_length_dataloader_with_multiple_devices)
-        module.allow_zero_length_dataloader_with_multiple_devices = True  # else it raises on this rank alone
+        before = loop._combined_loader
         failure: Exception | None = None
         try:
-            setup_data()
+            with _one_collective(loop, trainer):
+                setup_data()
         except Exception as error:  # a fraction of a short loader that is less than a batch, say
             failure = error
-        finally:
-            module.allow_zero_length_dataloader_with_multiple_devices = own
         if failure is None and loop._combined_loader is before:
             return
-        failed = [rank for rank, (flag,) in enumerate(_gather([float(failure is not None)], trainer)) if flag]
-        if failure is not None:
-            raise failure
-        if failed:
-            raise RuntimeError(f"The dataloaders of rank {failed[0]} could not be set up: see its own error.")
-        batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
-        everywhere = _gather(batches, trainer)
-        skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)
-        forbidden = not allowed and any(
-            min(counts) == 0 and max(counts) > 0 for counts in zip(*everywhere, strict=True)
-        )
-        if skipped or forbidden:
-            raise RuntimeError(
-                "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
-                f"the others' percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every "
-                "rank at least one batch (a DistributedSampler does), or use an IterableDataset without a "
-                "length."
-            )
+        _check_number(loop, trainer, failure)
+        if loop.max_batches:
+            _check_batches(loop, trainer)
 
     loop.setup_data, loop.checks_lengths_over_ranks = setup_data_and_check, True
 
 
-def _gather(batches: list[float], trainer: Any) -> list[list[float]]:
-    local = torch.tensor(batches, dtype=torch.float32, device=trainer.strategy.root_device)
+@contextmanager
+def _one_collective(loop: Any, trainer: Any) -> Iterator[None]:
+    """Let a loop set up its dataloaders with one collective on every rank, a barrier, whatever they are.
+
+    Lightning adds up the length of each sized dataloader over the ranks. Other numbers of dataloaders on one
+    rank, one without a length, or an error in between, and ranks are in different collectives for ever. And a
+    rank whose ``val_dataloader`` raises never gets to the barrier, so its error is kept until then.
+
+    Raises:
+        Exception: what ``val_dataloader`` raised, when the dataloaders have been set up.
+    """
+    failure: Exception | None = None
+    source, strategy, before = loop._data_source, trainer.strategy, loop._combined_loader
+    request = source.dataloader
+
+    def dataloader() -> Any:
+        nonlocal failure
+        try:
+            return request()
+        except Exception as error:
+            failure = error
+            return []
+        finally:
+            strategy.reduce = lambda tensor, *_, **__: tensor
+
+    source.dataloader = dataloader
+    try:
+        yield
+    finally:
+        for patched, name in ((source, "dataloader"), (strategy, "reduce")):
+            vars(patched).pop(name, None)  # what the class defines is there again
+    if failure is not None:
+        loop._combined_loader = before
+        raise failure
+
+
+def _check_number(loop: Any, trainer: Any, failure: Exception | None) -> None:
+    """Raise on all ranks if one has failed, or if their steps see other numbers of dataloaders."""
+    loaders = 0 if failure is not None else len(loop.max_batches)
+    together = failure is None and not one_after_the_other(loop)
+    everywhere = _gather([float(failure is not None), loaders, float(together)], trainer)
+    if failure is not None:
+        raise failure
+    failed = [rank for rank, (flag, *_) in enumerate(everywhere) if flag]
+    if failed:
+        raise RuntimeError(f"The dataloaders of rank {failed[0]} could not be set up: see its own error.")
+    if len({tuple(rank) for rank in everywhere}) > 1:
+        numbers = [f"{int(number)}{' combined' if flag else ''}" for _, number, flag in everywhere]
+        raise RuntimeError(
+            f"Ranks have different numbers of {loop._stage.dataloader_prefix} dataloaders, so some would "
+            f"wait for ever for the others' percentiles. Rank by rank: {', '.join(numbers)}. Give every rank "
+            "the same dataloaders in the same order; where a rank has nothing to read from one, an "
+            "IterableDataset without a length may yield nothing."
+        )
+
+
+def _check_batches(loop: Any, trainer: Any) -> None:
+    """Raise on all ranks if some have an empty dataloader that others have batches of."""
+    module, data = trainer.lightning_module, trainer.datamodule
+    allowed = module.allow_zero_length_dataloader_with_multiple_devices or (
+        data is not None and data.allow_zero_length_dataloader_with_multiple_devices
+    )
+    batches = [math.inf if math.isinf(count) else int(count) for count in loop.max_batches]
+    everywhere = _gather(batches, trainer)
+    skipped = any(sum(rank) == 0 for rank in everywhere) and any(sum(rank) > 0 for rank in everywhere)
+    forbidden = not allowed and any(
+        min(counts) == 0 and max(counts) > 0 for counts in zip(*everywhere, strict=True)
+    )
+    if skipped or forbidden:
+        raise RuntimeError(
+            "Some ranks have an empty dataloader, others do not, so that some would wait for ever for "
+            f"the others' percentiles. Batches per dataloader, rank by rank: {everywhere}. Give every "
+            "rank at least one batch (a DistributedSampler does), or use an IterableDataset without a "
+            "length."
+        )
+
+
+def _gather(numbers: list[float], trainer: Any) -> list[list[float]]:
+    """The numbers of each rank, which are as many on every one."""
+    local = torch.tensor(numbers, dtype=torch.float32, device=trainer.strategy.root_device)
     everyone = [torch.empty_like(local) for _ in range(trainer.world_size)]
     dist.all_gather(everyone, local)
     return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]
