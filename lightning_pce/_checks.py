@@ -78,8 +78,8 @@ def _plain(name: str, value: Any) -> Any:
         return dtensor.to_local()
     raise ValueError(
         f"Expected argument `{name}` to be a plain tensor but got a DTensor of shape {tuple(value.shape)} "
-        f"placed as {dtensor.placements}. If only batch or sequence are sharded pass {name}.to_local(); if the "
-        f"vocabulary is, or it is a partial sum or norm, {name}.full_tensor() on all ranks, or ask the "
+        f"placed as {dtensor.placements}. If only batch or sequence are sharded pass {name}.to_local(); if "
+        f"the vocabulary is, or it is a partial sum or norm, {name}.full_tensor() on all ranks, or ask the "
         "parallel plan for a replicated output."
     )
 
