@@ -36,6 +36,14 @@ class SingleStateMetric(Metric):
     is_differentiable = False
     full_state_update = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # torch.jit.script of a module that holds a metric would compile properties, used or not.
+        found = {
+            name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, property)
+        }
+        cls.__jit_unused_properties__ = sorted(found)
+
     def __init__(
         self,
         kind: str,
@@ -103,6 +111,7 @@ class SingleStateMetric(Metric):
         """The settings in words; metrics can be merged if these are equal."""
         return ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
 
+    @torch.jit.unused  # as torchmetrics' own, so that a module that holds a metric can be scripted
     @not_compiled
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch and return its own result; a refused batch leaves the state as it was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -139,7 +139,8 @@ class DigestView(WrapperMetric):
     is_differentiable = False
     full_state_update = False
 
-    parent: ViewedMetric
+    if TYPE_CHECKING:  # else torch.jit.script would look for a type of its own
+        parent: ViewedMetric
 
     def __init__(self, parent: ViewedMetric, key: str) -> None:
         if key not in parent.keys:
@@ -157,6 +158,7 @@ class DigestView(WrapperMetric):
             f"A view has no state of its own: update the {type(self.parent).__name__} it was made from."
         )
 
+    @torch.jit.unused
     def forward(self, *_: Any, **__: Any) -> None:
         """Raises a ``RuntimeError``: update the parent."""
         self.update()
