@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_pce._checks import warn_once
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.metrics._process_group import lazy_group
@@ -42,6 +43,8 @@ class StageMetrics(nn.Module):
         self._gathers: dict[str, SharedGather] = {}
         self._open: dict[str, int] = {}  # the dataloaders of stages that have begun
         self._measured: dict[str, int] = {}
+        self._given: dict[str, dict[str, str]] = {}  # of each stage: what gave results, and its loader's name
+        self._said: set[str] = set()
         self._updated: set[str] = set()
         self._train_had_results = False
         self._group_was_given = settings.process_group is not None
@@ -57,9 +60,10 @@ class StageMetrics(nn.Module):
         Raises:
             KeyError: if that stage has not begun yet, or had fewer dataloaders when it last began.
         """
-        if dataloader_idx not in self._indices(self.dataloaders(stage)):
-            raise KeyError(f"{stage} has {self.dataloaders(stage)} dataloaders, not number {dataloader_idx}")
-        metric = self.metrics[f"{_key(stage, dataloader_idx)}_{statistic}"]
+        loaders = self.dataloaders(stage)
+        if dataloader_idx not in self._indices(loaders):
+            raise KeyError(f"{stage} has {loaders} dataloaders, not number {dataloader_idx}")
+        metric = self.metrics[f"{_key(stage, dataloader_idx, loaders)}_{statistic}"]
         assert isinstance(metric, ViewedMetric)
         return metric
 
@@ -79,6 +83,8 @@ class StageMetrics(nn.Module):
     def forget(self) -> None:
         """A new run begins: stages that an error left open are over."""
         self._open.clear()
+        self._given.clear()
+        self._said.clear()
         self._updated.clear()
         self._train_had_results = False
 
@@ -97,6 +103,11 @@ class StageMetrics(nn.Module):
     def open(self, stage: str, loaders: int, device: torch.device) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty.
 
+        Args:
+            stage: which.
+            loaders: how many dataloaders it has.
+            device: where its metrics are.
+
         Raises:
             ValueError: if there are names for another number of dataloaders.
         """
@@ -108,13 +119,17 @@ class StageMetrics(nn.Module):
             )
         self._open[stage] = self._measured[stage] = loaders
         for index in self._indices(loaders):
-            key = _key(stage, index)
+            key = _key(stage, index, loaders)
             if key not in self.views:
                 self._make(key, device)
+        for key in {**self._keys(stage, loaders), **self._given.get(stage, {})}:
             for statistic in (*self.settings.statistics, *self.settings.accuracies):
-                self.metric(stage, index, statistic).reset()
+                metric = self.metrics[f"{key}_{statistic}"]
+                assert isinstance(metric, ViewedMetric)
+                metric.reset()
             self._gathers[key].begin()
         self._updated.discard(stage)
+        self._warn_of_outdated(stage, loaders)
 
     def _indices(self, loaders: int) -> list[int | None]:
         """What has metrics of its own: each dataloader, and perhaps all together."""
@@ -208,16 +223,46 @@ class StageMetrics(nn.Module):
             # were results there are always: Lightning shows the last value again and again, NaN is the truth.
             self._train_had_results |= stage in self._updated
             loaders = loaders if self._train_had_results else 0
-        closed = {}
-        for index in self._indices(loaders):
-            key, loader = _key(stage, index), self.loader_name(index, loaders)
+        keys = self._keys(stage, loaders)
+        self._given.setdefault(stage, {}).update(keys)
+        return self._views(keys)
+
+    def outdated(self, stage: str) -> Mapping[str, tuple[str, DigestView]]:
+        """What was closed in this run under names that the stage no longer has, as :meth:`close` gives it.
+
+        The number of dataloaders has changed since. These metrics are empty, so that their results are NaN:
+        whoever keeps results by name would go on with the last value.
+        """
+        now = self._keys(stage, self.dataloaders(stage))
+        return self._views({key: name for key, name in self._given.get(stage, {}).items() if key not in now})
+
+    def _keys(self, stage: str, loaders: int) -> dict[str, str]:
+        """Where the metrics of a stage are, and the name of the dataloader."""
+        return {
+            _key(stage, index, loaders): self.loader_name(index, loaders) for index in self._indices(loaders)
+        }
+
+    def _views(self, keys: Mapping[str, str]) -> dict[str, tuple[str, DigestView]]:
+        found = {}
+        for key, loader in keys.items():
             self._gathers[key].begin()
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
             for name, view in views.items():
                 assert isinstance(view, DigestView)
-                closed[f"{loader}_{name}" if loader else name] = (f"views.{key}.{name}", view)
-        return closed
+                found[f"{loader}_{name}" if loader else name] = (f"views.{key}.{name}", view)
+        return found
+
+    def _warn_of_outdated(self, stage: str, loaders: int) -> None:
+        outdated, now = self.outdated(stage), self._views(self._keys(stage, loaders))
+        if outdated:
+            new = f", and {stage}_{next(iter(now))} ... are measured" if now else ""
+            warn_once(
+                self._said,
+                f"{stage} {loaders}",
+                f"The {stage} stage has {loaders} dataloaders now, not as many as before: "
+                f"{stage}_{next(iter(outdated))} ... are NaN from here on{new}.",
+            )
 
     def results(self, stage: str) -> dict[str, Tensor]:
         """Close a stage and compute its results over all ranks: one collective for each dataloader.
@@ -253,5 +298,6 @@ class StageMetrics(nn.Module):
         return f"dl{dataloader_idx}" if names is None else names[dataloader_idx]
 
 
-def _key(stage: str, index: int | None) -> str:
-    return f"{stage}_{'all' if index is None else index}"
+def _key(stage: str, index: int | None, loaders: int) -> str:
+    """Where metrics are: "all" is what has no dataloader in its name, so that one name is one place."""
+    return f"{stage}_all" if loaders == 1 or index is None else f"{stage}_{index}"

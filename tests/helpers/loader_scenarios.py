@@ -5,7 +5,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_pce import PercentileCECallback
 from tests.helpers import lit_modules as lit
-from tests.helpers.lightning_scenarios import RANK, own, trainer_on_ranks, validate
+from tests.helpers.lightning_scenarios import RANK, observed, own, trainer_on_ranks, validate
 from tests.helpers.ranks import note_all
 
 
@@ -63,6 +63,17 @@ def after_a_reload():
     return {**error_of(trainer.fit, lit.LoadersLM(), datamodule=given), "epoch": trainer.current_epoch}
 
 
+def other_numbers_on_both():
+    """Both ranks have one, two and one dataloaders in the three epochs; rank 1 has a batch more in each."""
+    numbers = iter((1, 2, 1))
+    given = data(lambda: several(1 + RANK, 2 + RANK)[: next(numbers)])
+    given.train_dataloader = lambda: lit.sized(own(2))
+    oracle = lit.Oracle()
+    arguments = {"reload_dataloaders_every_n_epochs": 1, "num_sanity_val_steps": 0}
+    trainer_on_ranks(oracle, max_epochs=3, **arguments).fit(lit.LoadersLM(), datamodule=given)
+    return {"runs": observed(oracle)}
+
+
 def one_without_a_length():
     """The first of two dataloaders has a length on rank 0 only: nothing is wrong with that."""
     first = lit.sized(own(2)) if RANK == 0 else lit.stream(own(1))
@@ -96,6 +107,7 @@ SCENARIOS = {
     "callback_two_and_one": lambda: numbers("validate", 2, 1, PercentileCECallback()),
     "fit_two_and_one": lambda: in_fit(2, 1),
     "after_a_reload": after_a_reload,
+    "other_numbers_on_both": other_numbers_on_both,
     "combined": combined_on_one_rank,
     "broken_on_0": lambda: broken_on(0),
     "broken_on_1": lambda: broken_on(1),

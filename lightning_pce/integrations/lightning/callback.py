@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_pce._checks import warn_once
 from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations.lightning.figures import PercentileFigures
-from lightning_pce.integrations.lightning.logged import log_results
+from lightning_pce.integrations.lightning.logged import log_results, log_skipped_validation
 from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
 from lightning_pce.integrations.lightning.step_outputs import Read, checked_read, described, update_arguments
 from lightning_pce.integrations.lightning.trainer_internals import (
@@ -226,6 +226,9 @@ class PercentileCECallback(Callback):
         self._window = self._window.to(pl_module.device)
         self._window.reset()
         self._first_step = self._last_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        log_skipped_validation(self._metrics, trainer, pl_module.log, _ATTRIBUTE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._window.update_count and trainer.global_step == self._first_step:

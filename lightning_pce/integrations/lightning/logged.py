@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lightning_pce.integrations.stages import StageMetrics
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
@@ -16,15 +20,34 @@ _HOOKS = {
 def log_results(stages: StageMetrics, stage: str, log: Callable[..., None], attribute: str) -> None:
     """Log the scalar views of a stage; Lightning computes them later, in one order on all ranks.
 
+    What was logged earlier in the run, with another number of dataloaders, is logged as NaN: Lightning keeps
+    the last value of each name, and a checkpoint would be chosen by it.
+
     Args:
         stages: whose.
         stage: which.
         log: the module's ``log``.
         attribute: where the module keeps ``stages``.
     """
-    for name, (path, view) in stages.close(stage).items():
+    for name, (path, view) in {**stages.close(stage), **stages.outdated(stage)}.items():
         # Lightning looks a Metric's name up once, before later stages exist.
         log(f"{stage}_{name}", view, add_dataloader_idx=False, metric_attribute=f"{attribute}.{path}")
+
+
+def log_skipped_validation(
+    stages: StageMetrics, trainer: Trainer, log: Callable[..., None], attribute: str
+) -> None:
+    """Log NaN for a validation that Lightning leaves out, without any hook: a reload gave no batches.
+
+    Args:
+        stages: whose.
+        trainer: at the end of a training epoch.
+        log: as in :func:`log_results`.
+        attribute: as there.
+    """
+    if stages.dataloaders("val") and not sum(trainer.num_val_batches):
+        stages.open("val", 0, trainer.strategy.root_device)
+        log_results(stages, "val", log, attribute)
 
 
 def end_hook(stage: str) -> str:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_pce._names import DEFAULT_PERCENTILES
-from lightning_pce.integrations.lightning.logged import check_begun, check_logged, end_hook, log_results
+from lightning_pce.integrations.lightning.logged import (
+    check_begun,
+    check_logged,
+    end_hook,
+    log_results,
+    log_skipped_validation,
+)
 from lightning_pce.integrations.lightning.trainer_internals import (
     check_lengths_over_ranks,
     check_settings_over_ranks,
@@ -191,6 +197,7 @@ class PercentileCEMixin(_Module):
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
         log_results(self._percentile_stages(), "train", self.log, "percentile_ce")
+        log_skipped_validation(self._percentile_stages(), self.trainer, self.log, "percentile_ce")
 
     def on_train_end(self) -> None:
         super().on_train_end()

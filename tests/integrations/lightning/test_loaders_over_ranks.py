@@ -1,9 +1,11 @@
 """Two real ranks whose dataloaders do not fit together: the same clear error on both, and nobody waits."""
 
+import math
+
 import pytest
 import torch
 
-from tests.helpers.lit_modules import assert_logged
+from tests.helpers.lit_modules import assert_logged, logged_under
 from tests.helpers.ranks import run_module_on_ranks
 
 
@@ -71,6 +73,21 @@ def test_a_dataloader_with_a_length_on_one_rank_only_is_measured(ranks):
     for index in ("0", "1"):
         losses = torch.cat([torch.tensor(by[index]) for by, _ in runs])
         assert_logged(runs[0][1], losses, f"val_dl{index}")
+
+
+def test_numbers_that_change_on_both_ranks_alike_are_measured_and_leave_nan(ranks):
+    runs = [notes["other_numbers_on_both"]["runs"] for notes in ranks]
+    for (first, logged), (second, also_logged), prefixes in zip(
+        *runs, [["val"], ["val_dl0", "val_dl1"], ["val"]], strict=True
+    ):
+        assert repr(logged) == repr(also_logged)  # NaN too
+        for index, prefix in enumerate(prefixes):
+            losses = torch.tensor(first[str(index)] + second[str(index)])
+            assert_logged(logged, losses, prefix)
+        gone = {"val", "val_dl0", "val_dl1"} - set(prefixes)
+        values = [value for prefix in gone for value in logged_under(logged, prefix).values()]
+        assert all(math.isnan(value) for value in values)
+    assert len(values) == 16
 
 
 def test_no_dataloader_on_any_rank_is_no_error(ranks):

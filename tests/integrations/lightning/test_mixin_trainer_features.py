@@ -198,7 +198,7 @@ def test_a_deepcopy_measures_for_itself(tmp_path):
     for losses, logged in oracle.single:
         assert_logged(logged, losses, percentiles=(50,))
     assert copy.percentile_ce.metric("val") is not original.percentile_ce.metric("val")
-    view = copy.percentile_ce.views["val_0"]["ce_p50"]
+    view = copy.percentile_ce.views["val_all"]["ce_p50"]
     assert view.parent is copy.percentile_ce.metric("val")
 
 
@@ -240,8 +240,8 @@ def test_on_step_a_view_shows_nothing_and_the_returned_mean_does(tmp_path):
     class OnStepLM(TrainedLM):
         def training_step(self, batch, batch_idx):
             mean = super().training_step(batch, batch_idx)
-            view = self.percentile_ce.views["train_0"]["ce_p50"]
-            where = {"metric_attribute": "percentile_ce.views.train_0.ce_p50", "on_step": True}
+            view = self.percentile_ce.views["train_all"]["ce_p50"]
+            where = {"metric_attribute": "percentile_ce.views.train_all.ce_p50", "on_step": True}
             self.log("view", view, on_epoch=False, **where)
             self.log("batch_mean", mean, on_step=True)
             means.append(float(mean))
