@@ -20,6 +20,7 @@ from lightning_pce.metrics._process_group import lazy_group
 from lightning_pce.metrics._views import DigestView, SharedGather, ViewedMetric
 from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
 from lightning_pce.metrics.weighted_mean import WeightedMean
+from lightning_pce.tokens.labels import Logits
 
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
@@ -159,7 +160,7 @@ class StageMetrics(nn.Module):
     def measure(
         self,
         stage: str,
-        logits: Tensor | None = None,
+        logits: Logits | None = None,
         labels: Tensor | None = None,
         dataloader_idx: int | None = None,
         **arguments: Any,

@@ -28,7 +28,7 @@ from lightning_pce.integrations.lightning.trainer_internals import (
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.metrics._base import not_compiled
-from lightning_pce.tokens.labels import GroupIds
+from lightning_pce.tokens.labels import GroupIds, Logits
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Module
@@ -133,7 +133,7 @@ class PercentileCEMixin(_Module):
     @not_compiled
     def update_percentile_ce(
         self,
-        logits: Tensor | None = None,
+        logits: Logits | None = None,
         labels: Tensor | None = None,
         dataloader_idx: int | None = None,
         *,
@@ -145,7 +145,7 @@ class PercentileCEMixin(_Module):
         """Add the tokens of a batch to the percentiles of the running stage.
 
         Args:
-            logits: ``[..., V]``, with ``labels``.
+            logits: ``[..., V]``, or a list of chunks of it along the sequence, with ``labels``.
             labels: ``[...]`` integers.
             dataloader_idx: which dataloader the batch is from; required if the stage has several.
             losses: per-token losses in nats, instead of ``logits`` and ``labels``.
