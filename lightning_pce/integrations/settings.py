@@ -23,7 +23,7 @@ class Settings:
     Args:
         percentiles: which, each in [0, 100].
         statistics: what is measured of each token, ``"ce"`` and others; kept in one order on all ranks.
-        groups: names of kinds of tokens that are told apart.
+        groups: names of kinds of tokens that are kept apart.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them.
         compression: centroids of each digest.

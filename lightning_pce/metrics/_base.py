@@ -153,7 +153,7 @@ class SingleStateMetric(Metric):
     ) -> Iterator[None]:
         """:meth:`sync`, and back also after an error, such as a warning that is made one.
 
-        torchmetrics would go on with the state of all ranks as this one's, and count it again.
+        torchmetrics would keep the state of all ranks as that of this rank, and count it again.
         """
         with self._lock:
             self.sync(dist_sync_fn, process_group, should_sync, distributed_available)
@@ -193,6 +193,7 @@ class SingleStateMetric(Metric):
                     f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
                     f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
                 )
+            self._check_state(state)
         with self._lock:
             super().merge_state(incoming_state)
             self._computed = None
@@ -212,6 +213,11 @@ class SingleStateMetric(Metric):
         lost = state.is_meta and device.type != "meta"
         self._state = self._empty(device) if lost else state.to(device)
         return self
+
+    def _check_state(self, state: Tensor) -> None:
+        """Raise a ``ValueError`` if numbers from outside, of the right shape, can be no state."""
+        if not state.is_meta and bool(state.isnan().any()):
+            raise ValueError("Expected a state without NaN.")
 
     def _renamed(self, state_dict: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         """A state dict with the state under its present name, if it is there under the old one."""
@@ -241,6 +247,10 @@ class SingleStateMetric(Metric):
                     f"Expected a state of shape {tuple(self._state.shape)} in the checkpoint under "
                     f"`{name}` but got {tuple(stored.shape)}."
                 )
+            try:
+                self._check_state(stored.to(torch.float64))
+            except ValueError as error:
+                raise ValueError(f"The state in the checkpoint under `{name}` is damaged. {error}") from error
             self._state = stored.to(self._state)
             state_dict[name] = self._state
             self._computed = None

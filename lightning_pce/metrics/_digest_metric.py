@@ -11,6 +11,13 @@ from torch import Tensor
 from lightning_pce import digest as td
 from lightning_pce._names import DEFAULT_PERCENTILES, checked_names, checked_percentiles, percentile_key
 from lightning_pce._threads import single_threaded
+from lightning_pce.digest._format import (
+    check_state,
+    invalid_of,
+    nan_weight_of,
+    weight_above_of,
+    weight_below_of,
+)
 from lightning_pce.metrics._views import ViewedMetric
 from lightning_pce.metrics._waiting import Waiting
 
@@ -92,6 +99,9 @@ class DigestMetric(ViewedMetric):
         shape = () if self.groups is None else (len(self.groups),)
         return td.empty(self.compression, shape=shape, device=device)
 
+    def _check_state(self, state: Tensor) -> None:
+        check_state(state)
+
     def __getattr__(self, name: str) -> Any:
         if self.__dict__.get("_waiting") is not None and name == self._state_name:
             with self._lock:
@@ -164,7 +174,8 @@ class DigestMetric(ViewedMetric):
     def _report_once(self, state: Tensor) -> None:
         if state.is_meta:
             return
-        (invalid, nan), (_, below), (_, above) = state[-3:].tolist()
+        counts = (invalid_of, nan_weight_of, weight_below_of, weight_above_of)
+        invalid, nan, below, above = torch.stack([number(state) for number in counts]).tolist()
         self._warn_once("nan", nan, "values were NaN. They are left out and counted.")
         self._warn_once(
             "inf",

@@ -51,7 +51,7 @@ class TotalsMetric(SingleStateMetric):
         return torch.zeros(self._shape, dtype=torch.float64, device=device)
 
     def _add(self, states: Tensor) -> None:
-        """Merge states ``[N, *shape]`` into this one's."""
+        """Merge states ``[N, *shape]`` into the state."""
         with self._lock:
             self._state = self._merge(torch.cat([self._state[None], states]))
 

@@ -53,7 +53,7 @@ class PercentileCrossEntropy(DigestMetric):
 
     Args:
         percentiles: which, each in [0, 100].
-        groups: names of kinds of tokens that are told apart, of A-Z, a-z, 0-9, _.
+        groups: names of kinds of tokens that are kept apart, of A-Z, a-z, 0-9, _.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
@@ -77,7 +77,7 @@ class PercentileCrossEntropy(DigestMetric):
 
     higher_is_better = False
     plot_lower_bound = 0.0
-    # The other alignment must be lower by this many nats before anybody is warned. On SmolLM2 it is 9.
+    # The mean must fall by this many nats for a warning. For SmolLM2 on plain text it falls by 9.
     _shift_warning_gain: ClassVar[float] = 2.0
 
     def __init__(
@@ -254,7 +254,7 @@ class StreamingQuantiles(DigestMetric):
 
     Args:
         percentiles: which, each in [0, 100].
-        groups: names of kinds of values that are told apart, of A-Z, a-z, 0-9, _.
+        groups: names of kinds of values that are kept apart, of A-Z, a-z, 0-9, _.
         compression: the number of centroids; the state has ``16 * (compression + 3)`` bytes, for each group.
         metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
             the group when it is needed.

@@ -26,7 +26,7 @@ class WeightedMean(ViewedMetric, TotalsMetric):
     weight of what did; then the same of each group, with its name in front: ``prompt_mean``.
 
     Args:
-        groups: names of kinds of values that are told apart, of A-Z, a-z, 0-9, _.
+        groups: names of kinds of values that are kept apart, of A-Z, a-z, 0-9, _.
         metric_kwargs: see :class:`torchmetrics.Metric`; ``process_group`` may also be a function that returns
             the group when it is needed.
 
@@ -78,7 +78,7 @@ class WeightedMean(ViewedMetric, TotalsMetric):
             return
         number = len(self._state)
         ids = groups.to(values.device).reshape(-1)
-        known = (ids >= 0) & (ids < number)  # on an accelerator nobody has looked
+        known = (ids >= 0) & (ids < number)  # on an accelerator they were not looked at
         sums = torch.where(known[:, None], sums, 0.0)
         self._add(self._empty(values.device).index_add_(0, torch.where(known, ids, 0), sums)[None])
 

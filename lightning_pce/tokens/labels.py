@@ -95,7 +95,7 @@ def mask_of_losses(losses: Tensor, labels: Tensor, *, ignore_index: int | None, 
     flat = losses.ndim == 1
     if losses.shape == counted.shape or (flat and len(losses) == counted.numel() > 0):
         own, later = (mask.reshape(losses.shape) for mask in (counted, shifted(counted, False)))
-        # Of labels [N] nobody knows where sequences end: the last loss may be 0 by itself.
+        # Labels [N] do not show where sequences end: the last loss may be 0 by itself.
         either = shift or counted.ndim > 1
         return torch.where(_were_shifted(losses, own, later, shift, either), later, own)
     later = counted[..., 1:] if counted.ndim else counted

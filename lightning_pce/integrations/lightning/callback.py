@@ -69,7 +69,7 @@ class PercentileCECallback(Callback):
             by then. What is left at the end of a run is not logged.
         statistics: what is measured of each token beside CE, see
             :meth:`PercentileCEMixin.configure_percentile_ce`, as for the arguments that follow.
-        groups: names of kinds of tokens that are told apart; the step's output or the batch has ``group``.
+        groups: names of kinds of tokens that are kept apart; the step's output or the batch has ``group``.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them.
         compression: centroids of each digest.

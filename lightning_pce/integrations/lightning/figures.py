@@ -155,7 +155,7 @@ class PercentileFigures(Callback):
 
 
 def _step_is_known(trainer: Trainer) -> bool:
-    """A checkpoint that is validated by itself is of a step that nobody knows."""
+    """A checkpoint that is validated by itself is of an unknown step."""
     return trainer.state.fn == "fit" or trainer.ckpt_path is None
 
 

@@ -99,7 +99,7 @@ class PercentileCEMixin(_Module):
                 ``"rank"``, ``"target_prob"``, ``"max_prob"`` and ``"margin"``, each with results of its own,
                 ``val_entropy_p50`` ... Ranks also give ``val_accuracy`` and ``val_top5_accuracy`` (of a group
                 ``val_accuracy_prompt``). Except in training the logits are read once for all.
-            groups: names of kinds of tokens that are told apart, such as prompt and completion: each also has
+            groups: names of kinds of tokens that are kept apart, such as prompt and completion: each also has
                 results of its own, ``val_ce_prompt_p50`` ...
             ignore_index: the label of tokens that do not count; None: all do.
             shift: the labels are the inputs, as Hugging Face has them: position t is scored against label

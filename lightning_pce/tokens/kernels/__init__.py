@@ -63,7 +63,7 @@ def choose(backend: str, logits: Tensor) -> Kernel:
     """The kernel for these logits.
 
     On a CPU "auto" is eager: compiled code is twice as fast, but compiling takes seconds, or half a minute
-    the first time, and a compiler; whoever scores thousands of batches may ask for it.
+    the first time, and a compiler; it is worth asking for when thousands of batches are scored.
 
     Raises:
         ValueError: if there is no such backend or it cannot read these logits.
