@@ -22,9 +22,9 @@ def pytest_runtest_makereport():
 
 @pytest.fixture(scope="session")
 def lightning_ranks(tmp_path_factory):
-    """The notes of the two ranks of lightning_scenarios.py, which run once for all tests."""
+    """The notes of the two ranks of every_scenario.py, which run once for all tests."""
     from tests.helpers.ranks import run_module_on_ranks
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
-    return run_module_on_ranks(folder, "tests.helpers.lightning_scenarios")
+    return run_module_on_ranks(folder, "tests.helpers.every_scenario")

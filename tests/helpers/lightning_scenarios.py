@@ -22,7 +22,7 @@ from lightning_pce.integrations.lightning.checkpoints import percentile_checkpoi
 from lightning_pce.integrations.lightning.figures import PercentileFigures
 from tests.helpers import lit_modules as lit
 from tests.helpers.distributions import ce_like
-from tests.helpers.ranks import WORLD, counted_collectives, note_all
+from tests.helpers.ranks import WORLD, counted_collectives
 
 BARS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar}
 RANK = int(os.environ.get("RANK", "0"))
@@ -470,7 +470,3 @@ SCENARIOS = {
     },
     "after_the_errors": lambda: validate(lit.sized(own(3))),
 }
-
-
-if __name__ == "__main__":
-    note_all(SCENARIOS)

@@ -6,7 +6,6 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning_pce import PercentileCECallback
 from tests.helpers import lit_modules as lit
 from tests.helpers.lightning_scenarios import RANK, observed, own, trainer_on_ranks, validate
-from tests.helpers.ranks import note_all
 
 
 def data(loaders, hook="val_dataloader"):
@@ -115,8 +114,5 @@ SCENARIOS = {
     "fraction_of_two": too_small_a_fraction_of_the_first,
     "without_a_length": one_without_a_length,
     "no_loader_anywhere": lambda: numbers("validate", 0, 0),
-    "after_the_errors": lambda: validate(lit.sized(own(3))),
+    "after_errors_of_loaders": lambda: validate(lit.sized(own(3))),
 }
-
-if __name__ == "__main__":
-    note_all(SCENARIOS)

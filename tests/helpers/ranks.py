@@ -114,7 +114,7 @@ def _rank(function, rank, world_size, folder, deadline, args):
             faulthandler.cancel_dump_traceback_later()
 
 
-def run_module_on_ranks(directory, module, *arguments, seconds=180):
+def run_module_on_ranks(directory, module, *arguments, seconds=240):
     """The notes of both ranks of ``python -m module directory *arguments``, whose last call is ``note_all``.
 
     They run once for all pytest workers that ask. A scenario that hangs ends its process with the stacks of

@@ -6,14 +6,11 @@ import pytest
 import torch
 
 from tests.helpers.lit_modules import assert_logged, logged_under
-from tests.helpers.ranks import run_module_on_ranks
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return run_module_on_ranks(
-        tmp_path_factory.mktemp("loaders") / "ranks", "tests.helpers.loader_scenarios", seconds=120
-    )
+@pytest.fixture
+def ranks(lightning_ranks):
+    return lightning_ranks
 
 
 def errors(ranks, scenario):
@@ -95,6 +92,6 @@ def test_no_dataloader_on_any_rank_is_no_error(ranks):
 
 
 def test_after_these_errors_the_same_processes_go_on(ranks):
-    runs = [notes["after_the_errors"]["runs"][0] for notes in ranks]
+    runs = [notes["after_errors_of_loaders"]["runs"][0] for notes in ranks]
     assert runs[0][1] == runs[1][1]
     assert_logged(runs[0][1], torch.cat([torch.tensor(by["0"]) for by, _ in runs]))
