@@ -10,13 +10,15 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def evaluation_loops(trainer: Any) -> tuple[Any, Any, Any]:
