@@ -200,9 +200,9 @@ def test_early_stopping_on_the_median_goes_on_where_the_mean_is_infinite(tmp_pat
     assert logged_under(numbers(trainer.callback_metrics), "val")["val_ce_mean"] == INF
 
 
-def test_the_callbacks_are_plain_model_checkpoints_in_the_order_asked_for(tmp_path):
+def test_the_callbacks_are_model_checkpoints_in_the_order_asked_for(tmp_path):
     callbacks = percentile_checkpoints(str(tmp_path), (95, 5))
-    assert [type(callback) for callback in callbacks] == [ModelCheckpoint] * 3
+    assert [isinstance(callback, ModelCheckpoint) for callback in callbacks] == [True] * 3
     assert [callback.monitor for callback in callbacks] == ["val_ce_p95", "val_ce_p5", "val_ce_mean"]
     assert {callback.mode for callback in callbacks} == {"min"}
     assert {Path(callback.dirpath) for callback in callbacks} == {tmp_path.resolve()}
