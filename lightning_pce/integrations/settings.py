@@ -13,7 +13,7 @@ from lightning_pce.tokens.statistics import DERIVED, STATISTICS, TOP_K
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
 
-_KNOWN = (*STATISTICS, *(name for name in DERIVED if name not in TOP_K))
+KNOWN_STATISTICS = (*STATISTICS, *(name for name in DERIVED if name not in TOP_K))
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,15 @@ class Settings:
         return (*keys, *(f"{group}_{key}" for group in self.groups or () for key in keys))
 
     @property
+    def results(self) -> dict[str, tuple[str, str]]:
+        """What is logged of a dataloader, in order: ``"ce_p50"``, and of which statistic it is which key."""
+        named = {f"{name}_{key}": (name, key) for name in self.statistics for key in self.keys}
+        for name in self.accuracies:
+            named[name] = (name, "mean")
+            named |= {f"{name}_{group}": (name, f"{group}_mean") for group in self.groups or ()}
+        return named
+
+    @property
     def described(self) -> str:
         """All that ranks must agree on, in words."""
         return (
@@ -95,9 +104,10 @@ def _checked_statistics(statistics: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(
             f'Expected argument `statistics` to hold "ce" and others, each once, but got {statistics!r}.'
         )
-    unknown = [name for name in statistics if name not in _KNOWN]
+    unknown = [name for name in statistics if name not in KNOWN_STATISTICS]
     if unknown:
         raise ValueError(
-            f"Expected argument `statistics` to hold names among {', '.join(_KNOWN)} but got {unknown[0]!r}."
+            f"Expected argument `statistics` to hold names among {', '.join(KNOWN_STATISTICS)} but got "
+            f"{unknown[0]!r}."
         )
-    return tuple(name for name in _KNOWN if name in statistics)
+    return tuple(name for name in KNOWN_STATISTICS if name in statistics)

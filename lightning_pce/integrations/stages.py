@@ -151,11 +151,9 @@ class StageMetrics(nn.Module):
         for name, metric in metrics.items():
             self.metrics[f"{key}_{name}"] = metric.to(device)
             self._gathers[key].add(metric)
-        named = {f"{name}_{each}": (name, each) for name in settings.statistics for each in settings.keys}
-        for name in settings.accuracies:
-            named[name] = (name, "mean")
-            named |= {f"{name}_{group}": (name, f"{group}_mean") for group in settings.groups or ()}
-        self.views[key] = nn.ModuleDict({at: metrics[name].view(each) for at, (name, each) in named.items()})
+        self.views[key] = nn.ModuleDict(
+            {at: metrics[name].view(each) for at, (name, each) in settings.results.items()}
+        )
 
     def measure(
         self,
@@ -236,6 +234,14 @@ class StageMetrics(nn.Module):
         """
         now = self._keys(stage, self.dataloaders(stage))
         return self._views({key: name for key, name in self._given.get(stage, {}).items() if key not in now})
+
+    def names(self, stage: str, loaders: int) -> list[str]:
+        """The names of a stage's results, ``"val_ce_p50"``, if it has so many dataloaders."""
+        prefixes = [f"{stage}_{loader}_" if loader else f"{stage}_" for loader in self._loader_names(loaders)]
+        return [f"{prefix}{result}" for prefix in prefixes for result in self.settings.results]
+
+    def _loader_names(self, loaders: int) -> list[str]:
+        return [self.loader_name(index, loaders) for index in self._indices(loaders)]
 
     def _keys(self, stage: str, loaders: int) -> dict[str, str]:
         """Where the metrics of a stage are, and the name of the dataloader."""

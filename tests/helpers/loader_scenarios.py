@@ -1,11 +1,16 @@
-"""Two ranks whose evaluation dataloaders do not fit together, one scenario after the other."""
+"""Two ranks whose evaluation dataloaders or monitors do not fit, one scenario after the other."""
+
+import sys
+import warnings
+from pathlib import Path
 
 import lightning.pytorch as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_pce import PercentileCECallback
 from tests.helpers import lit_modules as lit
-from tests.helpers.lightning_scenarios import RANK, observed, own, trainer_on_ranks, validate
+from tests.helpers.lightning_scenarios import RANK, fit, observed, own, trainer_on_ranks, validate
 
 
 def data(loaders, hook="val_dataloader"):
@@ -98,7 +103,21 @@ def too_small_a_fraction_of_the_first():
     return evaluate("validate", lambda: several(20 - 15 * RANK, 20), limit_val_batches=0.1)
 
 
+def monitor(action):
+    """A name that is not logged is monitored, and warnings of that are shown or raised."""
+    keep = ModelCheckpoint(Path(sys.argv[1]) / action, monitor="val_ce_p5O", save_on_train_epoch_end=False)
+    loaders = {"train": lit.sized(own(2)), "val": lit.sized(own(2))}
+    with warnings.catch_warnings():
+        warnings.filterwarnings(action, ".*is not logged in this fit")
+        if action == "error":
+            return error_of(fit, lit.LitLM(), *loaders.values(), keep)
+        keep.save_top_k = 0  # else Lightning ends the run when it looks for the value
+        return fit(lit.LitLM(), *loaders.values(), keep)
+
+
 SCENARIOS = {
+    "monitor_as_error": lambda: monitor("error"),
+    "monitor_as_warning": lambda: monitor("always"),
     "two_and_one": lambda: numbers("validate", 2, 1),
     "one_and_three": lambda: numbers("validate", 1, 3),
     "none_and_one": lambda: numbers("validate", 0, 1),

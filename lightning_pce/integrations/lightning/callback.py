@@ -15,6 +15,7 @@ from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations.lightning.figures import PercentileFigures
 from lightning_pce.integrations.lightning.logged import log_results, log_skipped_validation
 from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
+from lightning_pce.integrations.lightning.monitors import check_monitors
 from lightning_pce.integrations.lightning.step_outputs import Read, checked_read, described, update_arguments
 from lightning_pce.integrations.lightning.trainer_internals import (
     check_lengths_over_ranks,
@@ -26,6 +27,7 @@ from lightning_pce.integrations.lightning.trainer_internals import (
     repeat_interrupted_validation,
     running_loop,
     sync_buffers,
+    validation_loaders,
     warn_of_repeats,
 )
 from lightning_pce.integrations.settings import Settings
@@ -221,11 +223,23 @@ class PercentileCECallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         repeat_interrupted_validation(trainer)
+        self._check_monitors(trainer)
         if self._figures is not None and self._draws:
             self._figures.on_train_start(trainer, pl_module)
         self._window = self._window.to(pl_module.device)
         self._window.reset()
         self._first_step = self._last_step = trainer.global_step
+
+    def _check_monitors(self, trainer: Trainer) -> None:
+        every = self.train_every_n_steps
+        loaders = validation_loaders(trainer) if "val" in self.stages else 0
+        if loaders and not one_after_the_other(evaluation_loops(trainer)[0]):
+            loaders = 1
+        train = [] if every is None else self._window_names()
+        check_monitors(self._metrics, trainer, train=train, loaders=loaders, train_every_n_steps=every)
+
+    def _window_names(self) -> list[str]:
+        return [f"train_ce_{key}" for key in self._metrics.settings.keys]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         log_skipped_validation(self._metrics, trainer, pl_module.log, _ATTRIBUTE)
@@ -262,7 +276,8 @@ class PercentileCECallback(Callback):
             warnings.filterwarnings("ignore", ".*``compute`` method.*before the ``update``")
             result = self._window.compute()
         self._window.reset()
-        values = {f"train_ce_{key}": result[key].float() for key in self._metrics.settings.keys}
+        keys = self._metrics.settings.keys
+        values = {name: result[key].float() for name, key in zip(self._window_names(), keys, strict=True)}
         # Lightning's log() writes only every log_every_n_steps; callbacks see it all the same.
         pl_module.log_dict(values, on_step=True, on_epoch=False, logger=False)
         if trainer.is_global_zero and trainer.loggers:

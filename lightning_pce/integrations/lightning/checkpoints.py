@@ -37,6 +37,7 @@ class Checkpoints(list[Any]):
 class ValidatedCheckpoint(ModelCheckpoint):
     """Saves nothing at the end of an epoch if the last validation was of an earlier step."""
 
+    saves_validated_models_only = True
     _validated_step: int | None = None
 
     @property

@@ -15,6 +15,7 @@ from lightning_pce.integrations.lightning.logged import (
     log_results,
     log_skipped_validation,
 )
+from lightning_pce.integrations.lightning.monitors import check_monitors
 from lightning_pce.integrations.lightning.trainer_internals import (
     check_lengths_over_ranks,
     check_settings_over_ranks,
@@ -23,6 +24,7 @@ from lightning_pce.integrations.lightning.trainer_internals import (
     repeat_interrupted_validation,
     resumed_inside_epoch,
     sync_buffers,
+    validation_loaders,
     warn_of_repeats,
 )
 from lightning_pce.integrations.settings import Settings
@@ -188,6 +190,9 @@ class PercentileCEMixin(_Module):
 
     def on_train_start(self) -> None:
         repeat_interrupted_validation(self.trainer)
+        stages = self._percentile_stages()
+        loaders = validation_loaders(self.trainer)
+        check_monitors(stages, self.trainer, train=stages.names("train", 1), loaders=loaders)
         super().on_train_start()
 
     def on_train_epoch_start(self) -> None:

@@ -239,6 +239,84 @@ def _gather(numbers: list[float], trainer: Any) -> list[list[float]]:
     return [[math.inf if math.isinf(count) else int(count) for count in rank.tolist()] for rank in everyone]
 
 
+def monitors(trainer: Any) -> list[tuple[str, str, Any]]:
+    """What chooses or stops by a logged value: its class, the name of the value, and the callback itself."""
+    found = [
+        (type(callback).__name__, callback.monitor, callback)
+        for callback in trainer.callbacks
+        if isinstance(getattr(callback, "monitor", None), str)
+    ]
+    return found + [
+        (type(config.scheduler).__name__, config.monitor, None)
+        for config in trainer.lr_scheduler_configs
+        if config.reduce_on_plateau and isinstance(config.monitor, str)
+    ]
+
+
+def validation_loaders(trainer: Any) -> int | None:
+    """How many dataloaders validation in fit has, 0 without a batch, None if they are not known yet."""
+    loop = evaluation_loops(trainer)[0]
+    if not trainer.enable_validation:
+        return 0
+    if loop._combined_loader is None:
+        return None
+    return len(loop.max_batches) if sum(loop.max_batches) else 0
+
+
+def logged_by_the_sanity_check(trainer: Any) -> set[str]:
+    """All names that it logged, also those of the user."""
+    return {result.meta.name for result in evaluation_loops(trainer)[0]._results.values()}
+
+
+def saves_unvalidated(checkpoint: Any, trainer: Any) -> str | None:
+    """Why a ModelCheckpoint may save a model under the value of an earlier validation; None: it does not.
+
+    Args:
+        checkpoint: which, of either namespace of Lightning.
+        trainer: when training starts.
+    """
+    if checkpoint.save_top_k == 0 or getattr(checkpoint, "saves_validated_models_only", False):
+        return None
+    if checkpoint._every_n_train_steps:
+        return f"every_n_train_steps={checkpoint._every_n_train_steps} saves before that step's validation"
+    if checkpoint._train_time_interval is not None:
+        return "train_time_interval saves between validations"
+    if not checkpoint._should_save_on_train_epoch_end(trainer):
+        return None
+    if not _validates_at_the_end_of_each_epoch(trainer):
+        return "it saves at the end of epochs, and the last validation is of an earlier step"
+    # With one to keep, the value of an earlier validation is not better than itself.
+    if checkpoint.save_top_k != 1 and _ends_inside_an_epoch(trainer):
+        return f"it saves when max_steps={trainer.max_steps} is reached, inside an epoch and unvalidated"
+    return None
+
+
+def saves_an_earlier_epoch(checkpoint: Any, trainer: Any) -> bool:
+    """Whether a ModelCheckpoint saves at other times than right after an epoch of training."""
+    if checkpoint.save_top_k == 0:
+        return False
+    if checkpoint._every_n_train_steps or checkpoint._train_time_interval is not None:
+        return True
+    return not checkpoint._should_save_on_train_epoch_end(trainer)
+
+
+def _validates_at_the_end_of_each_epoch(trainer: Any) -> bool:
+    by_time = getattr(trainer, "_val_check_time_interval", None) is not None  # from Lightning 2.6 on
+    if by_time or trainer.check_val_every_n_epoch != 1:
+        return False
+    every: float = trainer.val_check_batch
+    return math.isinf(every) or trainer.num_training_batches % every == 0  # NaN of a stream: nobody knows
+
+
+def _ends_inside_an_epoch(trainer: Any) -> bool:
+    batches, last = trainer.num_training_batches, trainer.max_steps
+    if last < 1 or math.isinf(batches) or not trainer.lightning_module.automatic_optimization:
+        return False
+    steps = math.ceil(batches / trainer.accumulate_grad_batches)
+    epochs = trainer.max_epochs
+    return bool(last % steps) and (epochs is None or epochs < 0 or last < epochs * steps)
+
+
 def resumed_inside_epoch(trainer: Any) -> bool:
     """Whether training went on inside an epoch, from a checkpoint; says so in a warning.
 
