@@ -63,6 +63,7 @@ class PercentileFigures(Callback):
         self._left_alone: list[Any] = []
         self._given_up = False  # drawing
         self._said_unmeasured = False
+        self._damaged = False  # the history of a checkpoint
 
     @property
     def state_key(self) -> str:
@@ -73,11 +74,18 @@ class PercentileFigures(Callback):
         return {"history": {prefix: dict(summaries) for prefix, summaries in self._history.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._history = {
-            prefix: dict(summaries) for prefix, summaries in state_dict.get("history", {}).items()
-        }
+        """Take what :meth:`state_dict` gave. A damaged history is left out, with a warning."""
+        history = _checked_history(state_dict)
+        self._damaged = history is None
+        self._history = history or {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._damaged and trainer.is_global_zero:
+            _warn(
+                "PercentileFigures begins its fan charts anew: the numbers of earlier validations in the "
+                "checkpoint are damaged."
+            )
+        self._damaged = False
         self._forget_from(trainer.global_step + 1)  # of another run, if there is something
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,6 +175,32 @@ def _stages_of(module: torch.nn.Module) -> StageMetrics:
         f"{type(module).__name__} measures no percentile CE in validation. Give it PercentileCEMixin as a "
         "base class, or the Trainer a PercentileCECallback."
     )
+
+
+def _checked_history(state_dict: Any) -> dict[str, dict[int, _Summary]] | None:
+    """The history in a callback's state, None if anything in it is not as ``state_dict`` gives it."""
+    try:
+        return {
+            _checked(prefix, str): {
+                _checked(step, int): (
+                    float(_checked(mean, int, float)),
+                    {
+                        float(_checked(p, int, float)): float(_checked(value, int, float))
+                        for p, value in values.items()
+                    },
+                )
+                for step, (mean, values) in summaries.items()
+            }
+            for prefix, summaries in state_dict.get("history", {}).items()
+        }
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _checked(value: Any, *types: type) -> Any:
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _summary(digest: Tensor, logged: Sequence[float]) -> _Summary:
