@@ -309,6 +309,12 @@ class PercentileCECallback(Callback):
 
     def _warn_of_nothing(self, stage: str, outputs: Any) -> None:
         step = _STEPS[stage]
+        some = self._window.update_count if stage == "train" else self._metrics.has_values(stage)
+        lost = (
+            "the tokens of this step and of others like it are not in the percentiles"
+            if some
+            else "it logs NaN, unless other steps return something"
+        )
         wanted = (
             '{"loss": ..., "losses": ...}, per-token losses (reduction="none"),'
             if stage == "train"
@@ -318,7 +324,7 @@ class PercentileCECallback(Callback):
             self._said,
             stage,
             f"PercentileCECallback found nothing to measure in what {step} returned, {described(outputs)}: "
-            f"it logs NaN. Return {wanted} from {step}, or say where they are with "
+            f"{lost}. Return {wanted} from {step}, or say where they are with "
             "PercentileCECallback(read=...).",
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_pce.integrations.stages import StageMetrics
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
 
 _HOOKS = {
     "train": ("on_train_epoch_start", "on_train_epoch_end"),
@@ -55,10 +55,13 @@ def end_hook(stage: str) -> str:
     return _HOOKS[stage][1]
 
 
-def check_begun(stages: StageMetrics, stage: str) -> None:
-    """Raise a ``RuntimeError`` if a stage runs but its first hook did not get to the mixin."""
+def check_begun(stages: StageMetrics, stage: str, module: LightningModule) -> None:
+    """Raise a ``RuntimeError`` if a stage runs but its first hook did not get to the mixin of this module."""
     if not stages.is_open(stage):
         start, end = _HOOKS[stage]
+        outer = module.trainer.lightning_module
+        if outer is not module and any(part is module for part in outer.modules()):
+            raise _of_a_part(module, outer)
         raise RuntimeError(
             f"Percentile CE missed the beginning of the {stage} stage: {start} did not reach it. If "
             f"your module has its own {start} or {end}, call super().{start}() and super().{end}() in "
@@ -76,3 +79,14 @@ def check_logged(stages: StageMetrics, stage: str) -> None:
             f"Percentile CE of the {stage} stage was not logged: {end} did not reach it. Your module "
             f"has its own {end}: call super().{end}() in it."
         )
+
+
+def _of_a_part(module: LightningModule, outer: LightningModule) -> RuntimeError:
+    part, whole = type(module).__name__, type(outer).__name__
+    own = "" if hasattr(outer, "update_percentile_ce") else f"Give PercentileCEMixin to {whole} and "
+    return RuntimeError(
+        f"{part} is a part of {whole}, which is what the Trainer runs: Lightning calls no hooks of {part} "
+        f"and would log nothing of it. {own or 'So '}call self.update_percentile_ce(...) in the steps of "
+        f"{whole}, with the logits and labels, or the losses, that {part} gives. What only {part} can "
+        "measure goes into a PercentileCrossEntropy of its own, whose view(...) is logged."
+    )

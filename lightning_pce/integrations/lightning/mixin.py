@@ -166,7 +166,7 @@ class PercentileCEMixin(_Module):
         stage, stages = self._running_stage(), self._percentile_stages()
         if stage == "train" and not stages.is_open(stage) and resumed_inside_epoch(self.trainer):
             stages.open(stage, 1, self.device)
-        check_begun(stages, stage)
+        check_begun(stages, stage, self)
         return stages.measure(
             stage,
             logits,
