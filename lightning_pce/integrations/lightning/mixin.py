@@ -78,7 +78,8 @@ class PercentileCEMixin(_Module):
         ['val_ce_mean', 'val_ce_p50', 'val_ce_p95', 'val_ce_trimmed_mean']
     """
 
-    percentile_ce: StageMetrics
+    if TYPE_CHECKING:  # TorchScript reads the annotations of a class
+        percentile_ce: StageMetrics
 
     def configure_percentile_ce(
         self,
