@@ -7,7 +7,7 @@ in every step, and nothing of an empty set; a callback's ``on_evaluate`` comes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 else:
     # A plain class: any subclass of transformers' Trainer may follow.
     _Trainer = object
+
+# Values of these are better the lower they are. Entropy and max_prob say how sure a model is, not how right.
+_BETTER_IF_LOWER = ("ce", "rank", "log_rank", "margin")
 
 
 class PercentileCETrainerMixin(_Trainer):
@@ -41,6 +44,13 @@ class PercentileCETrainerMixin(_Trainer):
 
     Labels are shifted by one, as causal language models want it, but not for encoder-decoder models. Masked
     language models and classification need ``configure_percentile_ce(shift=False)``.
+
+    The best model by ``eval_ce_p50`` is that of the lowest. Where ``greater_is_better`` is left out
+    ``TrainingArguments`` makes it True unless the name ends in "loss", which would keep the worst: ``train``
+    sets it False for cross-entropies, ranks and margins, with a warning. Probabilities and accuracies are
+    better if greater and stay as they are. So do entropy and ``max_prob``, which say how sure a model is, not
+    how right: give ``greater_is_better`` for these. ``hyperparameter_search`` optimises by default what it
+    would without this class (transformers sums all metrics); for one of these names pass ``compute_objective``.
 
     Example:
         >>> import tempfile
@@ -62,6 +72,7 @@ class PercentileCETrainerMixin(_Trainer):
     _percentile_ce_ignored = -100
     _percentile_ce_loader: Any = None  # of the evaluation that is running
     _percentile_ce_saw_labels = False
+    _percentile_ce_names: Collection[str] = ()  # of all values that evaluations have given so far
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,6 +116,39 @@ class PercentileCETrainerMixin(_Trainer):
         self.percentile_ce = StageMetrics(settings)
         self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignore_index
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; the best model by a cross-entropy is that of the lowest, see the class."""
+        sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, Mapping) else []
+        name = self._prefer_lower(f"eval_{each}" for each in ("", *sets))
+        if name is None:
+            return super().train(*args, **kwargs)
+        from lightning_pce.integrations._best_checkpoint import LowestIsBest
+
+        callback = LowestIsBest(name)
+        self.add_callback(callback)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.remove_callback(callback)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[..., Any] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The Trainer's own; its default objective, the sum of all metrics, leaves the percentiles out."""
+        from transformers.trainer_utils import default_compute_objective
+
+        def without_percentiles(metrics: dict[str, float]) -> float:
+            others = {name: value for name, value in metrics.items() if name not in self._percentile_ce_names}
+            return default_compute_objective(others)
+
+        default = compute_objective is None or compute_objective is default_compute_objective
+        objective = without_percentiles if default else compute_objective
+        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -132,9 +176,38 @@ class PercentileCETrainerMixin(_Trainer):
                 "call super(); or Seq2SeqTrainer generates instead of scoring (predict_with_generate=True)."
             )
         assert output.metrics is not None
-        for name, value in self.percentile_ce.results("val").items():  # a collective: in any case
-            output.metrics.setdefault(f"{metric_key_prefix}_{name}", float(value))
+        results = self.percentile_ce.results("val")  # a collective: in any case
+        named = {f"{metric_key_prefix}_{name}": float(value) for name, value in results.items()}
+        self._percentile_ce_names = {*self._percentile_ce_names, *(named.keys() - output.metrics.keys())}
+        output.metrics.update({**named, **output.metrics})
+        if self.is_in_train:  # a prefix that only an evaluate of the user's own knows
+            self._prefer_lower([f"{metric_key_prefix}_"])
         return output
+
+    def _prefer_lower(self, prefixes: Iterable[str]) -> str | None:
+        """Make the Trainer prefer lower values if it chooses the best model by one that is better if lower.
+
+        True is always wrong then, whether TrainingArguments or the user has set it.
+
+        Returns:
+            The name of the value that the Trainer chooses by, with its prefix; None if it is no such value.
+        """
+        chosen = self.args.metric_for_best_model
+        if chosen is None:
+            return None
+        settings = self.percentile_ce.settings if hasattr(self, "percentile_ce") else Settings()
+        name = chosen if chosen.startswith("eval_") else f"eval_{chosen}"  # as the Trainer does
+        lower = [each for each in settings.statistics if each in _BETTER_IF_LOWER]
+        ours = {f"{at}{each}_{key}" for at in prefixes for each in lower for key in settings.keys}
+        if name not in ours:
+            return None
+        if self.args.greater_is_better:
+            self.args.greater_is_better = False
+            self._warn_of_percentile_ce(
+                f"sets greater_is_better=False: metric_for_best_model={chosen!r} is better the lower it is. "
+                "True, which TrainingArguments takes if it is left out, would keep the worst model."
+            )
+        return name
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,5 +1,7 @@
 """A tiny Llama, samples of unequal lengths, and an oracle that knows every token's loss, for transformers."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,7 +85,14 @@ def assert_percentiles(metrics, losses, prefix="eval"):
 
 def make_trainer(folder, model=None, trainer=PercentileTrainer, callbacks=None, **arguments):
     """A Trainer of batches of two on the CPU that writes only what it must."""
-    parts = ("train_dataset", "eval_dataset", "compute_metrics", "data_collator", "compute_loss_func")
+    parts = (
+        "train_dataset",
+        "eval_dataset",
+        "compute_metrics",
+        "data_collator",
+        "compute_loss_func",
+        "model_init",
+    )
     given = {name: arguments.pop(name) for name in parts if name in arguments}
     defaults = {
         "per_device_train_batch_size": 2,
@@ -94,7 +103,7 @@ def make_trainer(folder, model=None, trainer=PercentileTrainer, callbacks=None, 
         "learning_rate": 0.03,
     }
     return trainer(
-        model or make_model(),
+        make_model() if model is None and "model_init" not in given else model,
         TrainingArguments(str(folder), **{**defaults, **arguments}),
         callbacks=callbacks,
         **{"data_collator": collate, **given},
@@ -135,3 +144,51 @@ def pad_last(logits):
 class NextEpoch(TrainerCallback):
     def on_epoch_begin(self, args, state, control, model, **_):
         model.epoch += 1
+
+
+# The mean is lowest after the first epoch, the median after the second.
+SCRIPTED = [[1.0] * 7, [0.1] * 5 + [9.0] * 2, [0.4] * 5 + [8.0] * 2, [0.5] * 5 + [8.0] * 2, [0.01] * 7]
+
+
+def make_scripted(folder, metric, epochs, trainer=PercentileTrainer, callbacks=(), **arguments):
+    """A Trainer whose evaluations give the losses of SCRIPTED; an epoch has two steps."""
+    samples = [
+        {"input_ids": torch.zeros(8, dtype=torch.long), "labels": torch.zeros(8, dtype=torch.long)}
+    ] * 3
+    defaults = {
+        "train_dataset": samples,
+        "eval_dataset": samples,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+    }
+    return make_trainer(
+        folder,
+        ScriptedLM(SCRIPTED),
+        trainer,
+        [NextEpoch(), *callbacks],
+        num_train_epochs=epochs,
+        metric_for_best_model=metric,
+        **{**defaults, **arguments},
+    )
+
+
+def fit_scripted(*given, **arguments):
+    trainer = make_scripted(*given, **arguments)
+    trainer.train()
+    return trainer
+
+
+def as_if_the_worst_had_been_kept(folder, last):
+    """The state of a run that took greater for better: its best value is the greatest. Returns its step."""
+    path = folder / f"checkpoint-{last}" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    rows = [row for row in state["log_history"] if "eval_ce_p50" in row]
+    worst = max(rows, key=lambda row: row["eval_ce_p50"])
+    state.update(
+        best_metric=worst["eval_ce_p50"],
+        best_global_step=worst["step"],
+        best_model_checkpoint=str(folder / f"checkpoint-{worst['step']}"),
+    )
+    path.write_text(json.dumps(state))
+    return worst["step"]

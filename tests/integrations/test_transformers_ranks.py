@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,7 @@ def in_two_processes(rank, world, folder):
         notes[name] = {"results": results, "said": said}
     notes["collectives"] = [gathered(folder, trainer) for trainer in (Trainer, hf.PercentileTrainer)]
     notes["fit"] = fit_in_two_processes(folder)
+    notes["resumed"] = resume_in_two_processes(Path(folder) / "resumed", rank)
     return notes
 
 
@@ -108,7 +110,6 @@ def fit_in_two_processes(folder):
         save_steps=4,
         load_best_model_at_end=True,
         metric_for_best_model="eval_web_ce_p50",
-        greater_is_better=False,
     )
     trainer.train()
     observed = {}
@@ -122,6 +123,20 @@ def fit_in_two_processes(folder):
         "best": best,
         "wrapped": is_ddp(trainer),
     }
+
+
+def resume_in_two_processes(folder, rank):
+    """A finished run whose state says that the worst was the best; only the first process sees the disk."""
+    last = hf.fit_scripted(folder, "eval_ce_p50", 3).state.global_step
+    if rank == 0:
+        hf.as_if_the_worst_had_been_kept(folder, last)
+    dist.barrier()
+    trainer = hf.make_scripted(folder, "eval_ce_p50", 3)
+    with pytest.MonkeyPatch.context() as patched:
+        if rank:
+            patched.setattr("lightning_pce.integrations._best_checkpoint._lowest", lambda *_: None)
+        trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{last}"))
+    return int(trainer.model.epoch), trainer.state.best_metric
 
 
 def is_ddp(trainer):
@@ -175,3 +190,8 @@ def test_in_two_processes_training_stops_and_chooses_by_the_median_of_all(two):
     assert first["best"] == second["best"] == pytest.approx(min(medians), rel=1e-6)
     assert first["wrapped"]
     assert second["wrapped"]
+
+
+def test_in_two_processes_a_resumed_run_that_had_kept_the_worst_keeps_the_best_on_both(two):
+    for notes in two:
+        assert notes["resumed"] == (1, pytest.approx(0.1, rel=1e-5))

@@ -1,7 +1,6 @@
 """Evaluations inside a training of transformers' Trainer: checkpoints, early stopping, what is saved."""
 
 import pytest
-import torch
 from safetensors import safe_open
 from transformers import EarlyStoppingCallback, Trainer
 
@@ -31,44 +30,20 @@ def test_each_evaluation_inside_training_measures_the_model_of_that_moment_and_n
     assert logged == medians
 
 
-# The mean is lowest after the first epoch, the median after the second.
-SCRIPTED = [[1.0] * 7, [0.1] * 5 + [9.0] * 2, [0.4] * 5 + [8.0] * 2, [0.5] * 5 + [8.0] * 2, [0.01] * 7]
-
-
-def fit_scripted(folder, metric, epochs, *callbacks):
-    samples = [
-        {"input_ids": torch.zeros(8, dtype=torch.long), "labels": torch.zeros(8, dtype=torch.long)}
-    ] * 3
-    trainer = make_trainer(
-        folder,
-        hf.ScriptedLM(SCRIPTED),
-        callbacks=[hf.NextEpoch(), *callbacks],
-        train_dataset=samples,
-        eval_dataset=samples,
-        num_train_epochs=epochs,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-        metric_for_best_model=metric,
-        greater_is_better=False,
-    )
-    trainer.train()
-    return trainer
-
-
 @pytest.mark.parametrize(
     ("metric", "best", "score"),
     [("eval_ce_p50", 1, 0.1), ("ce_p50", 1, 0.1), ("eval_ce_mean", 0, 1.0), ("eval_loss", 0, 1.0)],
 )
 def test_the_best_model_is_that_of_the_chosen_statistic(tmp_path, metric, best, score):
-    trainer = fit_scripted(tmp_path, metric, 4)
+    trainer = hf.fit_scripted(tmp_path, metric, 4, greater_is_better=False)
     assert int(trainer.model.epoch) == best
     assert trainer.state.best_metric == pytest.approx(score, rel=1e-5)
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{2 * (best + 1)}")
 
 
 def test_early_stopping_follows_the_median(tmp_path):
-    trainer = fit_scripted(tmp_path, "ce_p50", 5, EarlyStoppingCallback(early_stopping_patience=2))
+    stopping = EarlyStoppingCallback(early_stopping_patience=2)
+    trainer = hf.fit_scripted(tmp_path, "ce_p50", 5, callbacks=[stopping], greater_is_better=False)
     assert trainer.state.epoch == 4
     assert int(trainer.model.epoch) == 1
 
