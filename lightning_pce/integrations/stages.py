@@ -118,6 +118,12 @@ class StageMetrics(nn.Module):
                 f"Expected one of `loader_names` for each of the {loaders} {stage} dataloaders but got "
                 f"{list(names)!r}."
             )
+        results = self.names(stage, loaders)
+        twice = sorted({name for name in results if results.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"Expected argument `loader_names` with other names: two results would be {twice[0]!r}."
+            )
         self._open[stage] = self._measured[stage] = loaders
         for index in self._indices(loaders):
             key = _key(stage, index, loaders)

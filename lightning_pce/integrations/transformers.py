@@ -50,7 +50,8 @@ class PercentileCETrainerMixin(_Trainer):
     sets it False for cross-entropies, ranks and margins, with a warning. Probabilities and accuracies are
     better if greater and stay as they are. So do entropy and ``max_prob``, which say how sure a model is, not
     how right: give ``greater_is_better`` for these. ``hyperparameter_search`` optimises by default what it
-    would without this class (transformers sums all metrics); for one of these names pass ``compute_objective``.
+    would without this class (transformers sums all metrics); for one of our names give a
+    ``compute_objective``.
 
     Example:
         >>> import tempfile

@@ -89,7 +89,8 @@ class SingleStateMetric(Metric):
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the lock, which can be neither copied nor sent to another process.
-        return {name: value for name, value in super().__getstate__().items() if name != "_lock"}
+        with self._lock:
+            return {name: value for name, value in super().__getstate__().items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__["_lock"] = threading.RLock()
@@ -188,12 +189,13 @@ class SingleStateMetric(Metric):
         if isinstance(incoming_state, dict):
             incoming_state = self._renamed(incoming_state)
             state = incoming_state.get(self._state_name)
-            if state is None or state.shape != self._state.shape:
+            if not isinstance(state, Tensor) or state.shape != self._state.shape:
                 raise ValueError(
                     f"Expected a state `{self._state_name}` of shape {tuple(self._state.shape)} but got "
-                    f"{list(incoming_state)}{'' if state is None else f' of shape {tuple(state.shape)}'}."
+                    f"{list(incoming_state)}"
+                    + (f" of shape {tuple(state.shape)}." if isinstance(state, Tensor) else ".")
                 )
-            self._check_state(state)
+            self._check_state(state.to(torch.float64))
         with self._lock:
             super().merge_state(incoming_state)
             self._computed = None
@@ -205,13 +207,14 @@ class SingleStateMetric(Metric):
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> SingleStateMetric:
         """Move with the module, but never change the dtype of the state: bfloat16 stops counting at 256."""
-        super()._apply(fn, exclude_state=(self._state_name,))
-        self._computed = None
-        device = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
-        self._defaults[self._state_name] = self._empty(device)
-        state = self._state
-        lost = state.is_meta and device.type != "meta"
-        self._state = self._empty(device) if lost else state.to(device)
+        with self._lock:
+            super()._apply(fn, exclude_state=(self._state_name,))
+            self._computed = None
+            device = torch.device("cpu") if self.device.type == "mps" else self.device  # MPS has no float64
+            self._defaults[self._state_name] = self._empty(device)
+            state = self._state
+            lost = state.is_meta and device.type != "meta"
+            self._state = self._empty(device) if lost else state.to(device)
         return self
 
     def _check_state(self, state: Tensor) -> None:

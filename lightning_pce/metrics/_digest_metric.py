@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,7 +26,7 @@ class DigestMetric(ViewedMetric):
     """A stream of values summarised by one digest: one tensor of state, one collective per compute.
 
     Values wait in a short list until it is worth sorting them. While some do, the state is not an attribute:
-    any access to the state, by torchmetrics' sync, ``state_dict`` or a copy, makes them enter first.
+    any access to the state, by torchmetrics' sync or ``state_dict``, makes them enter first.
     """
 
     def __init__(
@@ -92,8 +92,9 @@ class DigestMetric(ViewedMetric):
 
     @_state.setter
     def _state(self, state: Tensor) -> None:
-        self._waiting = None
-        setattr(self, self._state_name, state)
+        with self._lock:
+            self._waiting = None
+            setattr(self, self._state_name, state)
 
     def _empty(self, device: torch.device | None = None) -> Tensor:
         shape = () if self.groups is None else (len(self.groups),)
@@ -197,6 +198,14 @@ class DigestMetric(ViewedMetric):
                 self._state = self._waiting.digest  # what waits is forgotten too, unsorted
             super().reset()
             self._merged = self._merged_from = None
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> DigestMetric:
+        with self._lock:
+            merged = self._merged if self._merged_from is self._state else None
+            super()._apply(fn, *args, **kwargs)
+            if merged is not None:  # a digest of all ranks stays readable where the metric moves
+                self._merged, self._merged_from = merged.to(self._state.device), self._state
+        return self
 
     def unsync(self, should_unsync: bool = True) -> None:
         """Back to this rank's state after a sync; the merged digest stays readable."""

@@ -71,6 +71,15 @@ class ViewedMetric(SingleStateMetric):
             self.dist_sync_fn = own
         return result
 
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        # torchmetrics resets the metric for the batch. A rank that has forgotten the shared result would
+        # enter the next collective alone.
+        shared = self._result, self._result_from, self._served
+        try:
+            return super()._forward(*args, **kwargs)
+        finally:
+            self._result, self._result_from, self._served = shared
+
     def reset(self) -> None:
         """Forget everything seen."""
         super().reset()
@@ -87,7 +96,7 @@ class SharedGather:
 
     def __init__(self) -> None:
         self._members: list[ViewedMetric] = []
-        self._waiting: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._waiting: dict[int, tuple[int, list[Tensor]]] = {}  # update counts, and parts of all ranks
 
     def add(self, metric: ViewedMetric) -> None:
         """Let the views of a metric take part."""
@@ -107,11 +116,14 @@ class SharedGather:
             sizes = [each.numel() for each in states]
             ranks = [torch.split(rank, sizes) for rank in flat]
             self._waiting = {
-                index: (each, [parts[index].reshape(each.shape) for parts in ranks])
+                index: (
+                    self._members[index]._update_count,
+                    [parts[index].reshape(each.shape) for parts in ranks],
+                )
                 for index, each in enumerate(states)
             }
-        sent, parts = self._waiting.pop(place)
-        if sent is not state:
+        updates, parts = self._waiting.pop(place)
+        if updates != metric._update_count:
             warnings.warn(
                 f"A result of {type(metric).__name__} is of before its last update: a view of another metric "
                 "has begun this round. Compute all views between updates, or reset.",

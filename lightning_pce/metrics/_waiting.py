@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
     ) -> Waiting:
         """The same and a batch of tensors of one shape, in copies: their owner may write over them."""
         device = self.digest.device
-        groups = None if groups is None else groups.int()
+        groups = None if groups is None else groups.clamp(-1, 1 << 30).int()  # far outside stays outside
         others = (None if each is None else _copied(each, device) for each in (weights, groups, invalid))
         # Two dtypes cannot always be joined: float8 with none.
         values = values if values.dtype in (torch.float32, torch.float64) else values.float()

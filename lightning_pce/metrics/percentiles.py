@@ -94,12 +94,12 @@ class PercentileCrossEntropy(DigestMetric):
             percentiles,
             groups=groups,
             compression=compression,
-            settings={"ignore_index": ignore_index, "shift": shift},
+            settings={"ignore_index": ignore_index, "shift": bool(shift)},
             defaults={"ignore_index": -100, "shift": False},
             **metric_kwargs,
         )
         self.ignore_index = checked_ignore_index(ignore_index)
-        self.shift = shift
+        self.shift = bool(shift)
         self._shift_checked = shift
         self._shift_gain: Tensor | None = None
         self._losses_without_mask = False
@@ -188,7 +188,7 @@ class PercentileCrossEntropy(DigestMetric):
             statistics=statistics,
             judge_shift=not self._shift_checked,
         )
-        self._losses_without_mask |= losses is not None and mask is None and labels is None
+        self._losses_without_mask |= not scored.masked
         if losses is not None and losses.dtype in (torch.bfloat16, torch.float16):
             self._say_once(
                 "dtype",

@@ -42,6 +42,8 @@ class WeightedMean(ViewedMetric, TotalsMetric):
 
     def __init__(self, *, groups: Sequence[str] | None = None, **metric_kwargs: Any) -> None:
         self.groups = None if groups is None else checked_names("groups", groups)
+        if self.groups == ():
+            raise ValueError("Expected argument `groups` to be one or several names but got none.")
         super().__init__((len(self.groups or ("all",)), 2), summed, {"groups": self.groups}, **metric_kwargs)
 
     @property
@@ -59,6 +61,9 @@ class WeightedMean(ViewedMetric, TotalsMetric):
             ValueError: if shapes do not fit, or on a CPU a weight or a group is impossible; nothing enters
                 the state then.
         """
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            what = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"Expected argument `values` to be a floating point tensor but got {what}.")
         weights = checked_weights(weights, values, "values")
         self._add_sums(values, weights, checked_groups(group, self.groups, values, weights))
 
@@ -71,7 +76,8 @@ class WeightedMean(ViewedMetric, TotalsMetric):
     def _add_sums(self, values: Tensor, weights: Tensor | None, groups: Tensor | None) -> None:
         values = values.detach().to(self._state.device).double().reshape(-1)
         share = torch.ones_like(values) if weights is None else weights.to(values).reshape(-1)
-        share = torch.where(values.isnan(), 0.0, share)
+        # On an accelerator the weights were not looked at.
+        share = torch.where((share > 0) & (share < torch.inf) & ~values.isnan(), share, 0.0)
         sums = torch.stack([torch.where(share > 0, values, 0.0) * share, share], dim=-1)
         if groups is None:
             self._add(sums.sum(0)[None, None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from lightning_pce.tokens.labels import (
     GroupIds,
     Logits,
+    Pairing,
     check_ids,
     check_logits_and_labels,
     checked_groups,
     checked_losses,
     checked_weights,
-    mask_of_losses,
+    pair_losses,
     shifted,
     targets,
     vocabulary_of,
@@ -43,10 +44,14 @@ class ScoredTokens(NamedTuple):
     gain_by_shift: Tensor | None = None
     """0-d: by how many nats the mean of a few sequences falls if they are scored one position further on; NaN
     if too few tokens count for a judgement. None if it was not asked for, or the sequences are too short."""
+    masked: bool = True
+    """Whether labels or a mask said which tokens count; else all do."""
 
     def mean(self) -> Tensor:
         """The weighted mean cross-entropy, 0-d in nats, differentiable, NaN if nothing counts."""
         share = self.weights.to(self.ce.dtype)
+        # On an accelerator impossible weights are found later, and count for nothing.
+        share = torch.where((share > 0) & (share < torch.inf), share, 0.0)
         return (torch.where(share > 0, self.ce, 0.0) * share).sum() / share.sum()
 
 
@@ -73,7 +78,8 @@ def score_tokens(
         losses: ``[...]`` losses of tokens in nats, instead of logits.
         mask: bool shaped like ``losses``, true where a token counts. Left out: where ``labels`` are given
             and fit, perhaps after a shift by one, those that are not ignored; else all.
-        weights: numbers >= 0 shaped like labels or losses; 0 leaves a token out.
+        weights: numbers >= 0 shaped like labels or losses; 0 leaves a token out. Like groups of tokens they
+            belong to the labels, if these are given, and move with them.
         group: if there are groups, the number of each token's, of each sequence's or of all.
         groups: the names of the groups.
         ignore_index: the label of tokens that do not count; None: all do.
@@ -103,7 +109,10 @@ def score_tokens(
         losses, _ = checked_losses(losses, mask)
         if labels is not None and mask is None:
             check_ids(labels)
-            mask = mask_of_losses(losses, labels, ignore_index=ignore_index, shift=shift)
+            pairing = pair_losses(losses, labels, ignore_index=ignore_index, shift=shift)
+            if pairing is not None:
+                mask = pairing.mask
+                weights, group = (_beside_losses(each, labels, pairing) for each in (weights, group))
         return _from_losses(losses, mask, weights, group, groups)
     if logits is None or labels is None:
         raise ValueError(
@@ -140,7 +149,17 @@ def _from_losses(
     weights = weights_where(counted, checked_weights(weights, losses, "losses"))
     numbers = checked_groups(group, groups, losses, weights)
     ce = losses if losses.dtype == torch.float64 else losses.float()
-    return ScoredTokens(ce, weights, numbers, None, {}, None)
+    return ScoredTokens(ce, weights, numbers, None, {}, None, masked=mask is not None)
+
+
+def _beside_losses(given: Any, labels: Tensor, pairing: Pairing) -> Any:
+    """Weights or groups as they belong to losses, if they were given in the shape of the labels."""
+    if given is None or isinstance(given, int):
+        return given
+    values = torch.as_tensor(given, device=pairing.mask.device)
+    if values.shape != labels.shape or (values.ndim == 0 and pairing.mask.ndim != 1):
+        return given
+    return pairing.of_losses(values.reshape(values.shape or (1,)))
 
 
 def _check_ce_alone(statistics: Sequence[str]) -> None:

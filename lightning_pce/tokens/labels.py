@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
@@ -71,18 +71,28 @@ def never_ignored(labels: object, ignore_index: int | None) -> str | None:
     )
 
 
-def mask_of_losses(losses: Tensor, labels: Tensor, *, ignore_index: int | None, shift: bool) -> Tensor | None:
-    """Which losses count, as labels beside them say: bool ``[...]`` in the shape of the losses.
+class Pairing(NamedTuple):
+    """Which losses count, and where what belongs to their labels stands."""
+
+    mask: Tensor
+    """bool ``[...]`` in the shape of the losses."""
+    of_losses: Callable[[Tensor], Tensor]
+    """From values in the shape of the labels, such as weights, to those of the losses."""
+
+
+def pair_losses(losses: Tensor, labels: Tensor, *, ignore_index: int | None, shift: bool) -> Pairing | None:
+    """Which losses count, as labels beside them say.
 
     Losses may stand where their labels do, or one position before: a step that shifts by itself returns
     ``[B, T - 1]`` losses beside ``[B, T]`` labels, or ``[B, T]`` with 0 where the shifted label is ignored;
-    and any of these flattened.
+    and any of these flattened. A loss for each sequence is none of these: it needs a mask.
 
     Args:
         losses: ``[...]``.
         labels: integers.
         ignore_index: the label of tokens that do not count.
-        shift: which of the two is meant where the losses do not show it.
+        shift: which of the two is meant where ``[B, T]`` losses show neither or, some labels being ignored,
+            both. (If none is ignored, a last 0 in each of several rows shows a shift.)
 
     Returns:
         None if all count: the two do not fit and no label is ignored, so that the labels are of something
@@ -91,21 +101,24 @@ def mask_of_losses(losses: Tensor, labels: Tensor, *, ignore_index: int | None, 
     Raises:
         ValueError: if the two do not fit and labels are ignored.
     """
-    counted = labels.to(losses.device).long() != (NONE_IGNORED if ignore_index is None else ignore_index)
+    labels = labels.to(losses.device).long().reshape(labels.shape or (1,))
+    counted = labels != (NONE_IGNORED if ignore_index is None else ignore_index)
     flat = losses.ndim == 1
     if losses.shape == counted.shape or (flat and len(losses) == counted.numel() > 0):
-        own, later = (mask.reshape(losses.shape) for mask in (counted, shifted(counted, False)))
-        # Labels [N] do not show where sequences end: the last loss may be 0 by itself.
-        either = shift or counted.ndim > 1
-        return torch.where(_were_shifted(losses, own, later, shift, either), later, own)
-    later = counted[..., 1:] if counted.ndim else counted
-    if losses.shape == later.shape and later.ndim > 1:
-        return later
-    filtered = (counted.sum() == losses.numel()) | (later.sum() == losses.numel())
-    for mask in (later.reshape(-1), counted.reshape(-1)[1:]):  # cut and flattened, or the other way round
+        return _in_place(losses, counted, shift)
+    cut = counted[..., 1:]
+    if losses.shape == cut.shape and cut.ndim > 1:
+        return Pairing(cut, lambda values: values[..., 1:])
+    filtered = (counted.sum() == losses.numel()) | (cut.sum() == losses.numel())
+    ways: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda values: values[..., 1:].reshape(-1),  # cut and flattened
+        lambda values: values.reshape(-1)[1:],  # the other way round
+    )
+    for of_losses in ways:
+        mask = of_losses(counted)
         if flat and len(losses) == len(mask):
             zeros = (mask | (losses.detach() == 0)).all()  # where they would not count
-            return torch.where(filtered & ~zeros, True, mask)
+            return Pairing(torch.where(filtered & ~zeros, True, mask), of_losses)
     if bool(counted.all()) or (flat and bool(filtered)):
         return None
     raise ValueError(
@@ -116,15 +129,24 @@ def mask_of_losses(losses: Tensor, labels: Tensor, *, ignore_index: int | None, 
     )
 
 
-def _were_shifted(losses: Tensor, own: Tensor, later: Tensor, neither: bool, both: bool) -> Tensor:
-    """Whether losses are 0 where the shifted labels are ignored, and not where their own are; 0-d bool.
+def _in_place(losses: Tensor, counted: Tensor, shift: bool) -> Pairing:
+    """The pairing of as many losses as labels, which stand where these do or one position before.
 
-    Nothing is read on the host. ``neither`` and ``both`` are what holds where the losses show no such thing.
+    Nothing is read on the host: whether losses are 0 where the shifted labels are ignored, or where their own
+    are, is a 0-d tensor.
     """
+    own, later = (mask.reshape(losses.shape) for mask in (counted, shifted(counted, False)))
     zero = losses.detach() == 0
-    only_own, only_later = later & ~own, own & ~later  # ignored by one of the two only
-    fits_own, fits_later = (zero | ~only_own).all(), (zero | ~only_later).all()
-    return torch.where(fits_own == fits_later, torch.where(fits_own, both, neither), fits_later)
+    fits_own, fits_later = (zero | own | ~later).all(), (zero | later | ~own).all()
+    # A last loss may be 0 by itself; those of several rows are not.
+    rows = counted.ndim > 1 and counted.shape[-1] > 1 and counted.numel() > counted.shape[-1]
+    both = torch.where(own.all(), shift or rows, shift)
+    was_shifted = torch.where(fits_own == fits_later, torch.where(fits_own, both, shift), fits_later)
+
+    def of_losses(values: Tensor) -> Tensor:
+        return torch.where(was_shifted, shifted(values, 0), values).reshape(losses.shape)
+
+    return Pairing(torch.where(was_shifted, later, own), of_losses)
 
 
 def vocabulary_of(logits: Logits) -> int:

@@ -263,7 +263,9 @@ def gain_by_shift(logits: Logits, target: Targets, ce: Tensor) -> Tensor | None:
         return None
     few = slice(0, 4)
     chunks = [logits] if isinstance(logits, Tensor) else logits
-    chunks = [chunk.detach().reshape(-1, *chunk.shape[-2:])[few] for chunk in chunks]
+    chunks = [
+        chunk.detach().flatten(0, -3)[few] if chunk.ndim > 2 else chunk.detach()[None] for chunk in chunks
+    ]
     ce, labels = (part.detach().reshape(-1, shape[-1])[few] for part in (ce, target.labels))
     later = shifted(labels, -100)
     with torch.no_grad():

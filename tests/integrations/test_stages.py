@@ -360,6 +360,13 @@ def test_results_and_digests_have_the_names_of_loaders_and_groups():
     assert opened().digests("val").keys() == {""}
 
 
+def test_two_results_under_one_name_are_refused():
+    settings = {"statistics": ("ce", "rank", "log_rank"), "loader_names": ("log", "web")}
+    opened(2, **settings)
+    with pytest.raises(ValueError, match="two results would be 'val_log_rank_mean'"):
+        opened(2, **settings, pool_loaders=True)
+
+
 def test_an_accuracy_is_a_metric_of_sums():
     stages = opened(statistics=("ce", "rank"), groups=("a", "b"))
     logits, labels = torch.eye(4)[None] * 9, torch.tensor([[0, 1, 3, -100]])

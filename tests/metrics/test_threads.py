@@ -75,6 +75,12 @@ def test_forward_compute_and_copies_beside_updates_lose_nothing(name):
     assert counted(metric, key) == 2 * UPDATES * 8
 
 
+def test_moves_and_copies_beside_updates_lose_nothing():
+    metric = StreamingQuantiles()
+    in_threads(lambda: metric.update(torch.ones(8)), lambda: metric.to("cpu"), lambda: copy.deepcopy(metric))
+    assert metric.compute()["count"] == UPDATES * 8
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda metric: pickle.loads(pickle.dumps(metric))])
 def test_a_copy_has_a_lock_of_its_own(copied):
     metric = StreamingQuantiles()

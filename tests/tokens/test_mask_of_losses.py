@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_pce import PercentileCrossEntropy
-from lightning_pce.tokens.labels import mask_of_losses
+from lightning_pce.tokens.labels import pair_losses
 
 B, T, V = 3, 12, 30
 LOGITS = torch.randn(B, T, V, generator=torch.Generator().manual_seed(0))
@@ -17,6 +17,10 @@ LABELS = IDS.masked_fill(torch.arange(T) < 7, -100)  # prompts are masked: 15 to
 SHIFTED = LABELS[:, 1:]
 RIGHT = F.cross_entropy(LOGITS[:, :-1].flatten(0, 1), SHIFTED.flatten(), reduction="none", ignore_index=-100)
 COUNTED = RIGHT[SHIFTED.flatten() != -100]
+
+
+def mask_of(losses, labels, **settings):
+    return pair_losses(losses, labels, **settings).mask
 
 
 def cut():
@@ -59,16 +63,16 @@ def test_losses_beside_labels_that_are_theirs_stay_there(flat):
 @pytest.mark.parametrize("shift", [False, True])
 def test_losses_without_zeros_are_paired_as_the_settings_say(shift):
     """A kernel that gives every position some loss shows nothing."""
-    found = mask_of_losses(torch.ones(B, T), LABELS, ignore_index=-100, shift=shift)
+    found = mask_of(torch.ones(B, T), LABELS, ignore_index=-100, shift=shift)
     wanted = F.pad(LABELS[:, 1:], (0, 1), value=-100) if shift else LABELS
     assert torch.equal(found, wanted != -100)
 
 
 def test_a_flattened_batch_that_was_shifted_as_one_sequence_fits():
     flat = LABELS.flatten()
-    found = mask_of_losses(torch.ones(B * T - 1), LABELS, ignore_index=-100, shift=False)
+    found = mask_of(torch.ones(B * T - 1), LABELS, ignore_index=-100, shift=False)
     assert torch.equal(found, flat[1:] != -100)
-    one = mask_of_losses(torch.ones(T - 1), LABELS[0], ignore_index=-100, shift=False)
+    one = mask_of(torch.ones(T - 1), LABELS[0], ignore_index=-100, shift=False)
     assert torch.equal(one, LABELS[0, 1:] != -100)
 
 
@@ -119,6 +123,36 @@ def test_a_mask_decides_whatever_the_labels_are():
     metric = PercentileCrossEntropy((50,))
     metric.update(losses=torch.ones(B, 5), labels=LABELS, mask=torch.arange(5).expand(B, 5) < 2)
     assert metric.compute()["count"] == B * 2
+
+
+@pytest.mark.parametrize("way", ["cut", "cut and flat", "padded", "padded and flat"])
+def test_weights_and_groups_of_labels_move_with_them(way):
+    group = (torch.arange(T) >= 9).long().expand(B, T)
+    weights = torch.arange(B * T).view(B, T) % 3
+    by_logits, by_losses = (
+        PercentileCrossEntropy((50,), groups=("early", "late"), shift=True) for _ in range(2)
+    )
+    by_logits.update(LOGITS, LABELS, weights=weights, group=group)
+    by_losses.update(losses=WAYS[way](), labels=LABELS, weights=weights, group=group)
+    for key, value in by_logits.compute().items():
+        assert by_losses.compute()[key].item() == pytest.approx(value.item(), rel=1e-6), key
+
+
+def test_weights_and_groups_of_losses_stay_where_they_are():
+    weights = (torch.arange(T - 1) % 2).expand(B, T - 1)
+    metric = PercentileCrossEntropy((50,), groups=("a", "b"))
+    metric.update(losses=cut(), labels=LABELS, weights=weights, group=weights)
+    assert metric.compute()["count"] == (weights * (SHIFTED != -100)).sum()
+    assert metric.compute()["a_count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "labels"), [([[0.0], [0.0]], [[3], [4]]), ([[1.0, 2.0, 0.0]], [[3, 4, 5]])], ids=["T=1", "B=1"]
+)
+def test_tokens_that_are_certain_by_themselves_count(losses, labels):
+    metric = PercentileCrossEntropy((50,))
+    metric.update(losses=torch.tensor(losses), labels=torch.tensor(labels))
+    assert metric.compute()["count"] == torch.tensor(labels).numel()
 
 
 def warnings_of(*metrics):

@@ -157,7 +157,7 @@ class PercentileCEMixin(_Module):
             group: if there are groups, the number of each token's, of each sequence's or of all.
 
         Returns:
-            The mean CE of the batch over the tokens that count, in nats, 0-d float32, NaN if there are none.
+            The mean CE of the batch over the tokens that count, in nats, 0-d, NaN if there are none.
             It is differentiable where gradients are recorded, so that ``training_step`` can return it.
 
         Raises:

@@ -87,7 +87,7 @@ def _named(outputs: Any, batch: Any, read: Mapping[str, str], training: bool) ->
         if found[name] is None:
             found[name] = _member(batch, read.get(name, name))
     lost = [name for name in ("mask", "weights", "group") if name in read and found[name] is None]
-    if lost and not training:
+    if lost and (not training or found["losses"] is not None):
         raise ValueError(
             f"Expected `{lost[0]}` under {read[lost[0]]!r}, as argument `read` says, but neither the output, "
             f"{described(outputs)}, nor the batch has it."
