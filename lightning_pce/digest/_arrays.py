@@ -151,7 +151,7 @@ def _segment_sums(data: Array, cut: Array) -> Array:
     # reduceat sums from each index to the next, the last to the end, and gives data[index] where the two are
     # equal.
     sums: Array = np.zeros((len(cut) - 1, *data.shape[1:]))
-    begun = int(np.searchsorted(cut, cut[-1]))
+    begun = len(sums) if cut[-2] < cut[-1] else int(np.searchsorted(cut, cut[-1]))
     if begun:
         np.add.reduceat(data[: cut[-1]], cut[:begun], out=sums[:begun])
         sums[cut[1:] == cut[:-1]] = 0.0

@@ -25,7 +25,7 @@ from lightning_pce.digest._arrays import (
     to_int,
 )
 from lightning_pce.digest._cells import k1_edges, out_of_runs, range_factor, scaled, summarised
-from lightning_pce.digest._format import Items, highest_of, lowest_of, new_footer
+from lightning_pce.digest._format import Items, finite_footer, highest_of, lowest_of, new_footer
 from lightning_pce.digest._sorting import sort, stable_order, to_ordered
 
 
@@ -93,11 +93,6 @@ def sorted_batch(entries: Entries, number: int | None) -> SortedBatch:
     lowest = xp.where(some, take(x, at_most(start, last)), math.inf)
     highest = xp.where(some, take(x, not_negative(stop - 1)), -math.inf)
     return SortedBatch(Entries(x, w, columns, groups), start, stop, new_footer(refused, lowest, highest, odd))
-
-
-def finite_footer(lowest: float, highest: float) -> Array:
-    """``[3, 2]``: the footer of finite values without weights."""
-    return new_footer(0.0, lowest, highest, np.zeros((3, 1)))
 
 
 def _offsets(groups: Array, number: int | None) -> Array:

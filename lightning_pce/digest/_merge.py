@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 from torch import Tensor
 
 from lightning_pce._threads import single_threaded
@@ -51,7 +50,5 @@ def merge_stack(digests: Array, compression: int) -> Array:
     """Digests ``[M, ..., K + 3, C]`` become one ``[..., compression + 3, C]``."""
     if not is_numpy(digests):
         return merge_halves(digests, compression)
-    if digests.ndim > 3 and digests.shape[1]:
-        return np.stack([merge_stack(digests[:, i], compression) for i in range(digests.shape[1])])
     merged = _short_cuts.merge_many(digests, compression)
     return merge_halves(digests, compression) if merged is None else merged

@@ -15,5 +15,5 @@ except ModuleNotFoundError:  # pragma: no cover
         return None
 
     def merge_many(digests: Array, compression: int) -> Array | None:
-        """Digests ``[M, K + 3, 2]`` become one; None where no short cut applies."""
+        """Digests ``[M, ..., K + 3, 2]`` become one; None where no short cut applies."""
         return None

@@ -124,7 +124,6 @@ class DigestMetric(ViewedMetric):
         self._update_count += 1
         self._add(values, weights, groups, invalid)
 
-    @single_threaded()  # beside busy processes a parallel copy waits for every thread
     def _add(
         self,
         values: Tensor,
@@ -133,7 +132,8 @@ class DigestMetric(ViewedMetric):
         invalid: Tensor | None = None,
     ) -> None:
         """Let checked values of one shape wait."""
-        with self._lock:
+        # In one thread: beside busy processes a parallel copy waits for every thread.
+        with self._lock, single_threaded():
             state = self.__dict__.get(self._state_name)
             # Where there is a state nothing waits: something has set it since.
             before = self._waiting if state is None else Waiting(state)

@@ -40,12 +40,17 @@ class Waiting(NamedTuple):
     ) -> Waiting:
         """The same and a batch of tensors of one shape, in copies: their owner may write over them."""
         device = self.digest.device
-        groups = None if groups is None else groups.clamp(-1, 1 << 30).int()  # far outside stays outside
-        others = (None if each is None else _copied(each, device) for each in (weights, groups, invalid))
         # Two dtypes cannot always be joined: float8 with none.
         values = values if values.dtype in (torch.float32, torch.float64) else values.float()
-        batch = WaitingBatch(_copied(values, device), *others)
-        return Waiting(self.digest, (*self.batches, batch), self.number + values.numel())
+        batch = WaitingBatch(
+            _copied(values, device),
+            None if weights is None else _copied(weights, device),
+            # Far outside stays outside.
+            None if groups is None else _copied(groups.clamp(-1, 1 << 30).int(), device),
+            None if invalid is None else _copied(invalid, device),
+        )
+        batches = self.batches + (batch,)  # noqa: RUF005 - that would copy all of them twice
+        return Waiting(self.digest, batches, self.number + values.numel())
 
     @property
     def is_enough(self) -> bool:
@@ -67,7 +72,10 @@ class Waiting(NamedTuple):
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.detach().reshape(-1).to(device, copy=True)
+    flat = tensor.detach()
+    if flat.ndim != 1 or flat.layout != torch.strided:  # reshape refuses what is sparse
+        flat = flat.reshape(-1)
+    return flat.clone() if flat.device == device else flat.to(device)
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor:

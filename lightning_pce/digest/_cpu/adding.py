@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_pce.digest._arrays import Array
-from lightning_pce.digest._batch import Entries, finite_footer, sorted_batch
+from lightning_pce.digest._batch import Entries, sorted_batch
 from lightning_pce.digest._cpu.counting import counted
-from lightning_pce.digest._cpu.cutting import Ascending, add_ascending
+from lightning_pce.digest._cpu.cutting import Ascending, cells_with
+from lightning_pce.digest._cpu.packing import packed_to_the_front
 from lightning_pce.digest._format import (
     compression_of,
+    finite_footer,
     footer_of,
     merged_footers,
-    packed,
     signed_weights_of,
 )
 
@@ -34,5 +35,5 @@ def add_values(digest: Array, x: Array) -> Array | None:
 
 
 def _added(digest: Array, batch: Ascending, footer: Array) -> Array:
-    footers = np.stack([footer_of(digest), footer])
-    return packed(add_ascending(digest, batch), merged_footers(footers))
+    footer = merged_footers(np.stack([footer_of(digest), footer]))
+    return packed_to_the_front(cells_with(digest, batch), compression_of(digest), footer)

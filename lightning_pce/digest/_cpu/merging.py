@@ -23,7 +23,7 @@ from lightning_pce.digest._cpu.counting import (
     scale_of,
     sums_at,
 )
-from lightning_pce.digest._cpu.packing import to_the_front
+from lightning_pce.digest._cpu.packing import packed_to_the_front
 from lightning_pce.digest._format import (
     compression_of,
     footer_of,
@@ -31,7 +31,6 @@ from lightning_pce.digest._format import (
     lowest_of,
     means_of,
     merged_footers,
-    packed,
     replicates_of,
     split_columns,
 )
@@ -67,9 +66,11 @@ class _Contents(NamedTuple):
 
 
 def merge_many(digests: Array, compression: int) -> Array | None:
-    """Digests ``[M, K + 3, 2]`` become one; None if they are too few, too small, or perhaps exact."""
-    if len(digests) < _MANY or digests.ndim > 3 or replicates_of(digests):
+    """Digests ``[M, ..., K + 3, 2]`` become one; None if they are too few, too small, or perhaps exact."""
+    if len(digests) < _MANY or replicates_of(digests) or not digests.size:
         return None
+    if digests.ndim > 3:
+        return np.stack([_merged(digests[:, i], compression) for i in range(digests.shape[1])])
     if len(digests) < 4 * _PART:
         return _merge_whole(digests, compression)
     parts = [
@@ -113,7 +114,7 @@ def _merge_whole(digests: Array, compression: int) -> Array | None:
     at = between(lowest, np.minimum(np.maximum(partition.at, lowest), highest), highest)
     means[absent] = math.inf
     cells = _exchanged(cells, at, _across(counts, at[1:-1], means, weights, signed))
-    return packed(to_the_front(summarised(*cells), compression), footer)
+    return packed_to_the_front(summarised(*cells), compression, footer)
 
 
 def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Partition | None:
