@@ -1,23 +1,14 @@
 """docs/traps.md has all 35 traps, and every test that it names exists."""
 
-import ast
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.pages import ROOT, collected_tests, named_tests
+
 PAGE = (ROOT / "docs" / "traps.md").read_text()
 ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, flags=re.MULTILINE)
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
-
-
-def names_in(path):
-    """The names of the tests that pytest collects there: functions of the module that begin with test."""
-    body = ast.parse((ROOT / path).read_text()).body
-    for condition in [node for node in body if isinstance(node, ast.If)]:  # on a version
-        body += condition.body
-    return {node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+NAMED = named_tests(PAGE)
 
 
 def test_all_35_traps_are_there_once_and_in_order():
@@ -32,7 +23,7 @@ def test_each_trap_says_what_happens_and_names_a_test(number, here, shown_by):
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))
 def test_every_named_test_exists(path):
-    missing = {name for named, name in NAMED if named == path} - names_in(path)
+    missing = {name for named, name in NAMED if named == path} - collected_tests(path)
     assert not missing
 
 
