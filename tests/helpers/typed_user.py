@@ -61,3 +61,8 @@ def statistics(logits: Tensor, labels: Tensor, head: torch.nn.Linear) -> None:
 def trainer(model: torch.nn.Module) -> None:
     callbacks = [PercentileCECallback(percentiles=(5, 50, 95)), *percentile_checkpoints("checkpoints")]
     L.Trainer(callbacks=callbacks).fit(LitLM(model))
+    best = percentile_checkpoints("checkpoints", percentiles=(50, 95))
+    L.Trainer(callbacks=best)
+    [median] = percentile_checkpoints("checkpoints", (50,), mean=False)
+    assert_type(median.best_model_path, str)
+    assert_type({each.monitor: each.best_model_path for each in best}, dict[str | None, str])
