@@ -245,10 +245,11 @@ class SingleStateMetric(Metric):
                 f"{tuple(state_dict[others[0]].shape)}."
             )
         if stored is not None:
-            if stored.shape != self._state.shape:
+            if not isinstance(stored, Tensor) or stored.shape != self._state.shape:
+                got = tuple(stored.shape) if isinstance(stored, Tensor) else type(stored).__name__
                 raise ValueError(
                     f"Expected a state of shape {tuple(self._state.shape)} in the checkpoint under "
-                    f"`{name}` but got {tuple(stored.shape)}."
+                    f"`{name}` but got {got}."
                 )
             try:
                 self._check_state(stored.to(torch.float64))
