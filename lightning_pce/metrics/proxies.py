@@ -314,6 +314,42 @@ class TokenProxies(TotalsMetric):
             result[name], result[f"{name}_se"] = value, value_error
         return result | dict(zip(_COUNTERS, state[-1].unbind(), strict=True))
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """The proxies as a table of statistics by weightings, with their standard errors.
+
+        The colour is that of the value among those of its row, which share a unit. Needs matplotlib.
+
+        Args:
+            val: a result of ``compute`` or ``forward``, or several, of which the last is shown; left out:
+                that of :meth:`compute`.
+            ax: where to draw; left out: a new figure.
+
+        Returns:
+            The figure and the axes.
+        """
+        result = self.compute() if val is None else val
+        result = result if isinstance(result, dict) else result[-1]
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(figsize=(12, 5), layout="constrained").add_subplot()
+        rows = [[f"{statistic}_{weighting}" for weighting in WEIGHTINGS] for statistic in STATISTICS]
+        for y, names in enumerate(rows):
+            values = [float(result[name]) for name in names]
+            known = [value for value in values if math.isfinite(value)]
+            low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+            shades = [(value - low) / span if span and math.isfinite(value) else 0.5 for value in values]
+            ax.pcolormesh([-0.5 + x for x in range(9)], [y - 0.5, y + 0.5], [shades], cmap="Blues", vmax=2)
+            for x, (name, value) in enumerate(zip(names, values, strict=True)):
+                text = f"{value:.3g} ± {float(result[f'{name}_se']):.1g}"
+                ax.text(x, y, text, ha="center", va="center", fontsize=8)
+        ax.set_xticks(range(len(WEIGHTINGS)), [name.replace("_", " ") for name in WEIGHTINGS])
+        ax.set_yticks(range(len(STATISTICS)), [name.replace("_", " ") for name in STATISTICS])
+        ax.set_ylim(len(STATISTICS) - 0.5, -0.5)
+        ax.set_xlabel("weighting")
+        ax.set_title(f"{int(result['sequences'])} sequences, {int(result['tokens'])} tokens", loc="left")
+        return ax.figure, ax
+
 
 def merge_proxies(states: Tensor) -> Tensor:
     """One state ``[81, 4]`` of several ``[N, 81, 4]``.

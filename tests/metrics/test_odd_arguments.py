@@ -5,7 +5,13 @@ import warnings
 import pytest
 import torch
 
-from lightning_pce import PercentileCrossEntropy, StreamingQuantiles, TokenProxies, token_statistics
+from lightning_pce import (
+    BitsPerByte,
+    PercentileCrossEntropy,
+    StreamingQuantiles,
+    TokenProxies,
+    token_statistics,
+)
 
 LOGITS = torch.randn(2, 16, 50, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
@@ -128,12 +134,15 @@ def test_losses_in_float64_keep_their_digits():
 
 
 def test_every_metric_can_be_plotted():
-    from lightning_pce import BitsPerByte
-
     bits = BitsPerByte([1, 2])
     bits.update(torch.rand(3), torch.tensor([0, 1, 1]))
+    _, ax = bits.plot()
+    assert ax.get_children()
     proxies = TokenProxies()
     proxies.update(LOGITS, LABELS)
-    for metric in (bits, proxies):
-        _, ax = metric.plot()
-        assert ax.get_children()
+    result = proxies.compute()
+    for figure, ax in (proxies.plot(), proxies.plot([result, result]), TokenProxies().plot()):
+        assert figure is ax.figure
+        assert len(ax.texts) == 80
+    drawn = [text.get_text() for text in proxies.plot(result)[1].texts]
+    assert drawn[0].startswith(f"{float(result['ce_uniform']):.3g} ±")
