@@ -28,12 +28,12 @@ MODELS = {
     "Gemma2": ({"final_logit_softcapping": 5.0, "head_dim": 16}, 1.0, 5.0),
     "FalconH1": ({"lm_head_multiplier": 0.25}, 0.25, None),
 }
+# The oldest transformers that are allowed have not all of them.
+MODELS = {kind: model for kind, model in MODELS.items() if hasattr(transformers, f"{kind}ForCausalLM")}
 
 
 def made_model(kind, settings, dtype=torch.float32):
     """A small model with random weights and large logits, in eval mode."""
-    if not hasattr(transformers, f"{kind}ForCausalLM"):
-        pytest.skip(f"this transformers has no {kind}")
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**SIZES, **settings)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval().to(dtype)
