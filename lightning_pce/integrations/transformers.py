@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lightning_pce._checks import warn_once
 from lightning_pce._names import DEFAULT_PERCENTILES
+from lightning_pce.integrations._model_outputs import PassedBy, first_rows, length_of
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
-from lightning_pce.tokens.labels import shifted
+from lightning_pce.tokens.labels import NONE_IGNORED, Logits, shifted
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -42,6 +44,10 @@ class PercentileCETrainerMixin(_Trainer):
     them.) Samples that accelerate repeats to give all processes equal batches count once; where they can't be
     told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
 
+    The logits are those that ``compute_loss`` returns beside the loss, or else those that the model gives in
+    it: it never runs once more. Where a fused head gives log-probabilities instead (trl's ``SFTTrainer``) these
+    are taken, for the cross-entropy alone. Virtual tokens of peft's prompt tuning are not scored.
+
     Labels are shifted by one, as causal language models want it, but not for encoder-decoder models. Masked
     language models and classification need ``configure_percentile_ce(shift=False)``.
 
@@ -50,8 +56,7 @@ class PercentileCETrainerMixin(_Trainer):
     sets it False for cross-entropies, ranks and margins, with a warning. Probabilities and accuracies are
     better if greater and stay as they are. So do entropy and ``max_prob``, which say how sure a model is, not
     how right: give ``greater_is_better`` for these. ``hyperparameter_search`` optimises by default what it
-    would without this class (transformers sums all metrics); for one of our names give a
-    ``compute_objective``.
+    would without this class (transformers sums all metrics); ``compute_objective`` may return one of ours.
 
     Example:
         >>> import tempfile
@@ -89,7 +94,7 @@ class PercentileCETrainerMixin(_Trainer):
         percentiles: Sequence[float] = DEFAULT_PERCENTILES,
         *,
         statistics: Sequence[str] = ("ce",),
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         shift: bool | None = None,
         compression: int = 1024,
     ) -> None:
@@ -100,7 +105,7 @@ class PercentileCETrainerMixin(_Trainer):
             statistics: ``"ce"`` and others, as in
                 :meth:`lightning_pce.PercentileCEMixin.configure_percentile_ce`, for ``eval_entropy_p50`` ...,
                 all in the same collective.
-            ignore_index: the label of tokens that do not count.
+            ignore_index: the label of tokens that do not count; None: all count.
             shift: the labels are the inputs, as causal language models of transformers want them. False for
                 models whose labels stand where their logits do: masked language models, classification. Left
                 out: False for encoder-decoder models, such as T5, by ``model.config``, True for all others,
@@ -110,12 +115,14 @@ class PercentileCETrainerMixin(_Trainer):
         Raises:
             ValueError: if an argument is impossible.
         """
-        # The labels are shifted here, not by the metric: a batch may bring shifted ones.
+        # The labels are shifted here, not by the metric: a batch may bring shifted ones. So one label must be
+        # ignored, that of the last position.
+        ignored = NONE_IGNORED if ignore_index is None else ignore_index
         settings = Settings(
-            percentiles=percentiles, statistics=statistics, ignore_index=ignore_index, compression=compression
+            percentiles=percentiles, statistics=statistics, ignore_index=ignored, compression=compression
         )
         self.percentile_ce = StageMetrics(settings)
-        self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignore_index
+        self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignored
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; the best model by a cross-entropy is that of the lowest, see the class."""
@@ -214,44 +221,104 @@ class PercentileCETrainerMixin(_Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's own; in an evaluation the tokens of the batch enter the percentiles."""
-        loader = self._percentile_ce_loader
-        # Before the loss: label smoothing takes the labels out of the inputs.
-        labels = None if loader is None else self._labels_by_position(inputs)
+        arguments = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+        labels = None if self._percentile_ce_loader is None else inputs.get("labels")
         if labels is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **arguments)
         if "skip_logits" in inputs:  # what the Trainer asks of Liger's models in evaluations
             inputs = {**inputs, "skip_logits": False}
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch)
-        logits = _logits_in(outputs, labels)
-        rows = self._new_rows(loader, len(labels))
-        mean = self.percentile_ce.measure("val", logits[:rows], labels[:rows].to(logits.device))
+        # Before the loss: label smoothing takes the labels out of the inputs.
+        batch = dict(inputs)
+        virtual = self._virtual_tokens()
+        padded = (*labels.shape[:-1], labels.shape[-1] + virtual) if labels.ndim else ()
+        passed = PassedBy(tuple(labels.shape), padded)
+        self._check_labels(labels)
+        # Not by asking for the outputs: for these trl's trainers run the model once more.
+        hook = model.register_forward_hook(passed.look)
+        try:
+            result = super().compute_loss(model, inputs, return_outputs=return_outputs, **arguments)
+        finally:
+            hook.remove()
+        if return_outputs:
+            passed.take(result[1])
+        self._measure(batch, passed, result[0] if return_outputs else result)
+        return result
+
+    def _measure(self, batch: Mapping[str, Any], passed: PassedBy, loss: Any) -> None:
+        """Add the batch to the percentiles, from the logits or losses that have passed by."""
+        labels: Tensor = batch["labels"]
+        rows = self._new_rows(self._percentile_ce_loader, len(labels))
+        if passed.logits is None:
+            losses, mask = self._losses_instead_of_logits(passed, labels)
+            self.percentile_ce.measure("val", losses=losses[:rows], mask=mask[:rows])
+            self._percentile_ce_saw_labels = True
+            return
+        if passed.calls > 1:
+            self._warn_of_percentile_ce(
+                f"is of the first of {passed.calls} calls of the model in compute_loss that gave logits. If "
+                "another one is meant return its outputs beside the loss."
+            )
+        logits = first_rows(passed.logits, rows)
+        own = self._labels_by_position(batch, logits)[:rows]
+        mean = self.percentile_ce.measure("val", logits, own)
         if not self._percentile_ce_saw_labels:  # of the first batch only: comparing waits for the device
             self._check_shift(mean, loss)
         self._percentile_ce_saw_labels = True
-        return (loss, outputs) if return_outputs else loss
 
-    def _labels_by_position(self, inputs: Any) -> Tensor | None:
-        """The label of each position of the logits."""
-        labels: Tensor | None = inputs.get("labels")
-        if labels is None or not self._shifts_labels():
-            return labels
-        given: Tensor | None = inputs.get("shift_labels")  # where each process has a part of the sequence
-        if given is not None:
-            return given
-        if labels.ndim < 2:
+    def _losses_instead_of_logits(self, passed: PassedBy, labels: Tensor) -> tuple[Tensor, Tensor]:
+        others = self.percentile_ce.settings.statistics[1:]
+        if passed.losses is not None and not others:
+            if self._percentile_ce_ignored != -100:
+                raise ValueError(
+                    f"Expected ignore_index=-100 but got {self._percentile_ce_ignored}: the model gives "
+                    f"{passed.seen[0]} and no logits, and has left out the tokens labelled -100."
+                )
+            return passed.losses
+        expected = f"Expected the model to return `logits` for labels {tuple(labels.shape)} but got "
+        if passed.losses is not None:
+            raise ValueError(
+                f"{expected}{passed.seen[0]}, of which only the cross-entropy can be had. Leave "
+                f"{', '.join(others)} out of `statistics`."
+            )
+        seen = "; ".join(dict.fromkeys(passed.seen)) or "nothing: it was not called"
+        raise ValueError(
+            f"{expected}{seen}. Percentile CE needs them in evaluations: switch off what computes the loss "
+            "without them. Positions that a prompt adds in front are known of peft's models only: others "
+            "should return logits[:, added:]."
+        )
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if self._shifts_labels() and labels.ndim < 2:
             raise ValueError(
                 f"Expected `labels` to be [batch, sequence] but got {list(labels.shape)}: percentile CE "
                 "shifts them by one, as causal language models want it. If each label belongs to the logits "
                 "where it stands, as in classification, call configure_percentile_ce(shift=False)."
             )
-        return shifted(labels, self._percentile_ce_ignored)
+
+    def _labels_by_position(self, batch: Mapping[str, Any], logits: Logits) -> Tensor:
+        """The label of each position of the logits, on their device."""
+        labels: Tensor = batch["labels"]
+        given: Tensor | None = batch.get("shift_labels")  # where each process has a part of the sequence
+        shift = self._shifts_labels()
+        if shift and given is not None:
+            labels, shift = given, False
+        ignored = self._percentile_ce_ignored
+        virtual = length_of(logits) - labels.shape[-1] if labels.ndim > 1 else 0
+        labels = torch.nn.functional.pad(labels, (virtual, 0), value=ignored)  # as peft does
+        first = logits if isinstance(logits, Tensor) else logits[0]
+        return (shifted(labels, ignored) if shift else labels).to(first.device)
+
+    def _virtual_tokens(self) -> int:
+        """How many positions a trained prompt of peft adds before those of the batch."""
+        model = self.accelerator.unwrap_model(self.model)
+        return getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
 
     def _shifts_labels(self) -> bool:
         if self._percentile_ce_shift is not None:
             return self._percentile_ce_shift
         return not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
 
-    def _check_shift(self, mean: Tensor, loss: Tensor) -> None:
+    def _check_shift(self, mean: Tensor, loss: Any) -> None:
         """Warn if a shift that nobody asked for gives losses far above the model's own."""
         if self._percentile_ce_shift is not None or not self._shifts_labels():
             return
@@ -307,19 +374,3 @@ class PercentileCETrainerMixin(_Trainer):
 
 def _between(low: int, number: int, high: int) -> int:
     return min(max(number, low), high)
-
-
-def _logits_in(outputs: Any, labels: Tensor) -> Tensor:
-    """The logits in what a model returned: under their name, or the first of a tuple that fit the labels."""
-    if isinstance(outputs, Mapping):
-        logits, found = outputs.get("logits"), list(outputs)
-    else:
-        tensors = [part for part in outputs if isinstance(part, Tensor)]
-        logits = next((part for part in tensors if part.shape[:-1] == labels.shape), None)
-        found = [tuple(part.shape) for part in tensors]
-    if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"Expected the model to return `logits` for labels {tuple(labels.shape)} but got {found}. "
-            "Percentile CE needs them in evaluations: switch off what computes the loss without them."
-        )
-    return logits
