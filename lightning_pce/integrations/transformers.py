@@ -18,6 +18,7 @@ from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations._model_outputs import PassedBy, first_rows, length_of
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
+from lightning_pce.tokens.batch import score_tokens
 from lightning_pce.tokens.labels import NONE_IGNORED, Logits, shifted
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ class PercentileCETrainerMixin(_Trainer):
     told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
 
     The logits are those that ``compute_loss`` returns beside the loss, or else those that the model gives in
+<<<<<<< HEAD
     it: it never runs once more. Where a fused head gives log-probabilities instead (trl's ``SFTTrainer``)
+=======
+    it: it never runs once more. Where a fused head gives log-probabilities instead, as in trl's SFTTrainer,
+>>>>>>> wt-trans
     these are taken, for the cross-entropy alone. Virtual tokens of peft's prompt tuning are not scored.
 
     Labels are shifted by one, as causal language models want it, but not for encoder-decoder models. Masked
@@ -109,7 +114,7 @@ class PercentileCETrainerMixin(_Trainer):
             shift: the labels are the inputs, as causal language models of transformers want them. False for
                 models whose labels stand where their logits do: masked language models, classification. Left
                 out: False for encoder-decoder models, such as T5, by ``model.config``, True for all others,
-                with a warning if the loss of a first batch says otherwise.
+                with a warning if the logits of a first batch say otherwise.
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
 
         Raises:
@@ -262,7 +267,7 @@ class PercentileCETrainerMixin(_Trainer):
         own = self._labels_by_position(batch, logits)[:rows]
         mean = self.percentile_ce.measure("val", logits, own)
         if not self._percentile_ce_saw_labels:  # of the first batch only: comparing waits for the device
-            self._check_shift(mean, loss)
+            self._check_shift(batch, logits, mean, loss)
         self._percentile_ce_saw_labels = True
 
     def _losses_instead_of_logits(self, passed: PassedBy, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,11 +300,11 @@ class PercentileCETrainerMixin(_Trainer):
                 "where it stands, as in classification, call configure_percentile_ce(shift=False)."
             )
 
-    def _labels_by_position(self, batch: Mapping[str, Any], logits: Logits) -> Tensor:
+    def _labels_by_position(self, batch: Mapping[str, Any], logits: Logits, shift: bool = True) -> Tensor:
         """The label of each position of the logits, on their device."""
         labels: Tensor = batch["labels"]
         given: Tensor | None = batch.get("shift_labels")  # where each process has a part of the sequence
-        shift = self._shifts_labels()
+        shift = shift and self._shifts_labels()
         if shift and given is not None:
             labels, shift = given, False
         ignored = self._percentile_ce_ignored
@@ -318,20 +323,39 @@ class PercentileCETrainerMixin(_Trainer):
             return self._percentile_ce_shift
         return not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
 
-    def _check_shift(self, mean: Tensor, loss: Any) -> None:
-        """Warn if a shift that nobody asked for gives losses far above the model's own."""
-        if self._percentile_ce_shift is not None or not self._shifts_labels():
+    def _check_shift(self, batch: Mapping[str, Any], logits: Logits, mean: Tensor, loss: Any) -> None:
+        """Warn if a shift that nobody asked for gives losses far above those without it."""
+        if self._percentile_ce_shift is not None or not self._shifts_labels() or "shift_labels" in batch:
             return
-        if self.compute_loss_func is not None:  # its loss may be anything
+        if self._is_causal(batch):
             return
-        ours, own = float(mean), float(loss.mean())
-        if ours > own + 1 and ours > 1.5 * own:
+        rows = len(logits if isinstance(logits, Tensor) else logits[0])
+        labels = self._labels_by_position(batch, logits, shift=False)[:rows]
+        in_place = float(score_tokens(logits, labels, ignore_index=self._percentile_ce_ignored).mean())
+        ours, own = float(mean), float(torch.as_tensor(loss).detach().float().mean())
+        # A model that is asked for the next token and knows little gives away the one it was given. Its loss
+        # tells, unless it is scaled.
+        as_the_trainer = ours / 1.5 < own < ours * 1.5
+        if ours > in_place + 1 and ours > 1.5 * in_place and not as_the_trainer:
             self._warn_of_percentile_ce(
-                "of a first batch is far above the Trainer's own loss of it. Labels are shifted by one, as "
-                "causal language models want it; if each label belongs to the logits where it stands, as in "
-                "masked language models, call configure_percentile_ce(shift=False). If they are rightly "
-                "shifted, shift=True says so."
+                f"of a first batch is {ours:.3g} in the mean, far above the {in_place:.3g} without a shift. "
+                "Labels are shifted by one, as causal language models want it; if each label belongs to the "
+                "logits where it stands, as in masked language models, call "
+                "configure_percentile_ce(shift=False). If they are rightly shifted, shift=True says so."
             )
+
+    def _is_causal(self, batch: Mapping[str, Any]) -> bool:
+        """Whether transformers knows the model for a causal one, and the labels are its inputs."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if type(base).__name__ not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+            return False
+        ids, labels = batch.get("input_ids"), batch["labels"]
+        if ids is None or ids.shape != labels.shape:
+            return False
+        return bool(((ids == labels) | (labels == self._percentile_ce_ignored)).all())
 
     def _new_rows(self, loader: Any, rows: int) -> int:
         """How many of this process's rows, the first ones, are no repeats.
