@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 LOWEST_TORCH := .venv-lowest-torch
 FAST := -m pytest -n 2 --dist worksteal -m "not slow"
+# Two processes of as many threads as there are cores would wait for each other.
+ALONE := OMP_NUM_THREADS=1
 
 .PHONY: help demo test test-slow test-lowest test-lowest-torch lint clean
 
@@ -22,17 +24,17 @@ demo: $(VENV)/ready
 	$(if $(findstring --model,$(DEMO)),,HF_HUB_OFFLINE=1) $(BIN)/python examples/fact_sft.py --out demo_out $(DEMO)
 
 test: $(VENV)/ready
-	$(BIN)/python $(FAST) $(TESTS)
+	$(ALONE) $(BIN)/python $(FAST) $(TESTS)
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(TESTS)
 
 test-lowest: $(LOWEST)/ready
-	$(LOWEST)/bin/python $(FAST) $(TESTS)
+	$(ALONE) $(LOWEST)/bin/python $(FAST) $(TESTS)
 
 # The oldest torch has builds for Python 3.10 to 3.12: PYTHON=python3.10 tries both floors at once.
 test-lowest-torch: $(LOWEST_TORCH)/ready
-	$(LOWEST_TORCH)/bin/python $(FAST) $(TESTS)
+	$(ALONE) $(LOWEST_TORCH)/bin/python $(FAST) $(TESTS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
