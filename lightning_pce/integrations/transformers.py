@@ -331,7 +331,7 @@ class PercentileCETrainerMixin(_Trainer):
         ours, own = float(mean), float(torch.as_tensor(loss).detach().float().mean())
         # A model that is asked for the next token and knows little gives away the one it was given. Its loss
         # tells, unless it is scaled.
-        as_the_trainer = ours / 1.5 < own < ours * 1.5
+        as_the_trainer = max(ours / 1.5, (ours * in_place) ** 0.5) < own < ours * 1.5
         if ours > in_place + 1 and ours > 1.5 * in_place and not as_the_trainer:
             self._warn_of_percentile_ce(
                 f"of a first batch is {ours:.3g} in the mean, far above the {in_place:.3g} without a shift. "
