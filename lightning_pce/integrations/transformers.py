@@ -46,11 +46,7 @@ class PercentileCETrainerMixin(_Trainer):
     told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
 
     The logits are those that ``compute_loss`` returns beside the loss, or else those that the model gives in
-<<<<<<< HEAD
-    it: it never runs once more. Where a fused head gives log-probabilities instead (trl's ``SFTTrainer``)
-=======
     it: it never runs once more. Where a fused head gives log-probabilities instead, as in trl's SFTTrainer,
->>>>>>> wt-trans
     these are taken, for the cross-entropy alone. Virtual tokens of peft's prompt tuning are not scored.
 
     Labels are shifted by one, as causal language models want it, but not for encoder-decoder models. Masked
@@ -335,7 +331,7 @@ class PercentileCETrainerMixin(_Trainer):
         ours, own = float(mean), float(torch.as_tensor(loss).detach().float().mean())
         # A model that is asked for the next token and knows little gives away the one it was given. Its loss
         # tells, unless it is scaled.
-        as_the_trainer = ours / 1.5 < own < ours * 1.5
+        as_the_trainer = max(ours / 1.5, (ours * in_place) ** 0.5) < own < ours * 1.5
         if ours > in_place + 1 and ours > 1.5 * in_place and not as_the_trainer:
             self._warn_of_percentile_ce(
                 f"of a first batch is {ours:.3g} in the mean, far above the {in_place:.3g} without a shift. "
