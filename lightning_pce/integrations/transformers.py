@@ -46,7 +46,7 @@ class PercentileCETrainerMixin(_Trainer):
     told apart a warning says so. ``eval_loss`` is another mean, that of batch means.
 
     The logits are those that ``compute_loss`` returns beside the loss, or else those that the model gives in
-    it: it never runs once more. Where a fused head gives log-probabilities instead (trl's ``SFTTrainer``)
+    it: it never runs once more. Where a fused head gives log-probabilities instead, as in trl's SFTTrainer,
     these are taken, for the cross-entropy alone. Virtual tokens of peft's prompt tuning are not scored.
 
     Labels are shifted by one, as causal language models want it, but not for encoder-decoder models. Masked
