@@ -57,7 +57,7 @@ def masked(samples):
 
 
 def fitted(folder, model, samples):
-    make_trainer(folder, model, Trainer, train_dataset=samples, data_collator=None, max_steps=60).train()
+    make_trainer(folder, model, Trainer, train_dataset=samples, data_collator=None, max_steps=150).train()
     return model, samples
 
 
