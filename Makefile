@@ -12,7 +12,7 @@ ALONE := OMP_NUM_THREADS=1
 
 help:
 	@echo "make demo      fine-tune SmolLM2 on 120 facts; three statistics choose a checkpoint (about 6 minutes)"
-	@echo "make test      the tests that take seconds each (about 5 minutes)"
+	@echo "make test      the tests that take seconds each (under 5 minutes)"
 	@echo "make test-slow the others"
 	@echo "make test-lowest        \`make test\` on the oldest lightning, torchmetrics, numpy ... under the newest torch"
 	@echo "make test-lowest-torch  the same under the oldest torch: a download of 3 GB, 6 GB of disk"
