@@ -141,7 +141,7 @@ def busy_loops(number: int) -> Iterator[None]:
     code = f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(1_000_000): pass"
     loops: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(number):
+        for _ in range(number):  # one by one: those that did start are killed if another cannot
             loops.append(subprocess.Popen([sys.executable, "-c", code]))  # noqa: PERF401
         if loops:
             print(f"{number} busy loops beside: processes {', '.join(str(loop.pid) for loop in loops)}")

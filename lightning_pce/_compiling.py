@@ -41,7 +41,7 @@ def not_compiled(function: _Function) -> _Function:
 
     functools.update_wrapper(call, function)
     # A compiled caller stops before a function with this attribute instead of looking into it, and calls it.
-    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]  # functions have no such type
     try:
         _skip_frames_of(call.__code__)
     except AttributeError:  # another torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,9 @@ class ViewedMetric(SingleStateMetric):
         self._shared_gather: SharedGather | None = None
 
     @property
+    @abstractmethod
     def keys(self) -> tuple[str, ...]:
         """The keys of ``compute()``, in order."""
-        raise NotImplementedError
 
     def view(self, key: str) -> DigestView:
         """A scalar Metric that is one entry of ``compute()`` and shares this metric's state and its one sync.

@@ -19,8 +19,8 @@ from tests.digest.test_add import (
     test_nan_is_counted_and_left_out,
     test_odd_values_raise_no_warning,
 )
-from tests.digest.test_exactness import *  # noqa: F403
-from tests.digest.test_infinities import *  # noqa: F403
+from tests.digest.test_exactness import *  # noqa: F403 - all of its tests run here again
+from tests.digest.test_infinities import *  # noqa: F403 - as above
 from tests.digest.test_merge import (
     test_heavy_atoms_among_many_shards_keep_their_place,
     test_many_digests_of_atoms_merge_exactly,

@@ -73,8 +73,10 @@ def test_the_trial_steps_of_a_tuner_are_not_measured(tmp_path, tuner):
     trainer = make_trainer(tmp_path, tuner(), oracle, max_epochs=2, enable_checkpointing=True)
     trainer.fit(module)
     assert (module.batch_size, module.lr) != (1, 0.1)
-    # Lightning 2.5 takes the trial of the learning rate for an epoch of the run.
-    assert_epochs(oracle, max(len(oracle.epochs), 1))
+    # With Lightning 2.5 the trial of the learning rate uses up an epoch, which then ends without a step.
+    epochs = trainer.global_step // len(module.train_dataloader())
+    assert epochs >= 1
+    assert_epochs(oracle, epochs)
 
 
 class Adapter(torch.nn.Module):
