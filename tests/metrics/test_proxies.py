@@ -79,7 +79,7 @@ def test_settings_make_a_difference(settings):
     assert same == (settings == "defaults")
 
 
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4),
     length=st.integers(0, 8),
