@@ -136,7 +136,7 @@ class StageMetrics(nn.Module):
                 assert isinstance(metric, ViewedMetric)
                 metric.reset()
                 if isinstance(metric, DigestMetric):
-                    metric.says_reasons = not trial
+                    metric.says_reasons = statistic == "ce" and not trial  # once for all
             self._gathers[key].begin()
         self._updated.discard(stage)
         self._warn_of_outdated(stage, loaders)
