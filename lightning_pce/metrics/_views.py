@@ -13,6 +13,9 @@ from torchmetrics.wrappers.abstract import WrapperMetric
 
 from lightning_pce.metrics._base import StateMetric, gather_states, sum_over_ranks
 
+if TYPE_CHECKING:
+    from lightning_pce.metrics._digest_metric import DigestMetric
+
 
 class ViewedMetric(StateMetric):
     """A metric whose ``compute`` gives a dict, each entry of which can be logged by itself."""
@@ -45,20 +48,29 @@ class ViewedMetric(StateMetric):
         Each entry is served once, and a second request starts a new round. With several ranks nothing else
         does, so that all decide alike whether to enter the collective, even if only some saw a batch since.
         """
+        return self._shared_by(key)[key]
+
+    @property
+    def last_result(self) -> dict[str, Tensor] | None:
+        """The result that views have shared since the last reset, without a collective; None: not yet."""
+        return self._result
+
+    def _shared_by(self, view: str) -> dict[str, Tensor]:
+        """The result of the round in which a view has not been served yet."""
         stale = self._result_from is not self._state
         several = self.distributed_available_fn is not None and self.distributed_available_fn()
-        if self._result is None or key in self._served or (stale and not several):
+        if self._result is None or view in self._served or (stale and not several):
             self._result = self._computed_together()
             self._result_from = self._state
             self._served = set()
         elif stale:
             warnings.warn(
-                f"The view {key!r} is of before the last update: another view has begun this round. Compute "
+                f"The view {view!r} is of before the last update: another view has begun this round. Compute "
                 "all views between updates, or reset.",
-                stacklevel=3,
+                stacklevel=4,
             )
-        self._served.add(key)
-        return self._result[key]
+        self._served.add(view)
+        return self._result
 
     def _computed_together(self) -> dict[str, Tensor]:
         """The result, by the collectives that are shared with other metrics, if there are some."""
@@ -220,3 +232,27 @@ class DigestView(WrapperMetric):
 
     def __repr__(self) -> str:
         return f"DigestView({self.key!r} of {type(self.parent).__name__})"
+
+
+class DigestFunction(DigestView):
+    """A function of the digest of all ranks, as a view that takes part in the collective of the others.
+
+    Args:
+        parent: whose digest.
+        key: the name of the view, none of the parent's keys.
+        function: of a digest ``[K + 3, 2]``; it gives a 0-d float64 tensor, on any device.
+    """
+
+    if TYPE_CHECKING:
+        parent: DigestMetric
+        function: Callable[[Tensor], Tensor]
+
+    def __init__(self, parent: DigestMetric, key: str, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(parent, parent.keys[0])
+        self.key = key
+        self.__dict__["function"] = function  # else torch.jit.script would look at it
+
+    def compute(self) -> Tensor:
+        """The function's value, 0-d float64 on the parent's device."""
+        self.parent._shared_by(self.key)
+        return self.function(self.parent.digest).to(self.parent.device)
