@@ -191,8 +191,8 @@ def trimmed_mean(digest: Tensor, low: float | Tensor, high: float | Tensor) -> T
             f"Expected arguments `low` and `high` with 0 <= low < high <= 1 but got {low} and {high}."
         )
     limits = [torch.as_tensor(each, dtype=torch.float64, device=digest.device) for each in (low, high)]
-    limits = torch.broadcast_tensors(*limits)
-    shape, digest = (*digest.shape[:-2], *limits[0].shape), digest[..., None, :, :]
+    shape = (*digest.shape[:-2], *(limits[0] + limits[1]).shape)
+    digest = digest[..., None, :, :]
     below, above, total = weight_below_of(digest), weight_above_of(digest), count(digest)
     start, stop = (limit.reshape(-1) * total for limit in limits)
     inner = _mean_between(digest, start - below, stop - below)

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from lightning_pce import digest as td
 from lightning_pce import intervals
-from lightning_pce._names import percentile_key
-from lightning_pce.runs.history import History, Record
+from lightning_pce.digest._format import nan_weight_of
+from lightning_pce.intervals._records import caution, checked_record, percentile_of, why_no_interval
+from lightning_pce.runs._records import Record
+from lightning_pce.runs.history import History
 
 # Differences below it are never real, and values below it are those of labels with p > 0.99.
 TOLERANCE = 0.01
+# Those that are looked at for saturation.
+PERCENTILES = ("p5", "p25", "p50", "p75", "p90", "p95", "p99")
 _IN_NATS = ("ce", "entropy")
 _LOWER_IS_BETTER = (*_IN_NATS, "log_rank", "margin")
 
@@ -31,6 +35,8 @@ class Item(NamedTuple):
     """Counts by document, float64 ``[128, 97]``, see :mod:`lightning_pce.intervals`."""
     fingerprint: str | None = None
     """Of data and protocol; None: unknown."""
+    record: Record | None = None
+    """What it was made of, if that was a record."""
 
 
 Entry: TypeAlias = (
@@ -47,19 +53,32 @@ class Candidates:
         self.items, self.left_out = _without_nan(items)
         check_same_data(self.items)
         self.names = tuple(item.name for item in self.items)
-        self.in_nats = of in _IN_NATS
-        self.unit = "nats" if self.in_nats else f"of {of}"
+        self.of, self.in_nats = of, of in _IN_NATS
         self.tolerance = TOLERANCE if self.in_nats else 0.0
-        self.reason = _why_no_error(self.items)
-        """Why nothing is known of the error of a difference; None if it is known."""
+        self.reason, self.caution = _errors(self.items)
+        """Why errors of differences are not known, or else a word of caution; None where all is well."""
         self._values: dict[str, Tensor] = {}
         self._replicates: dict[str, Tensor] = {}
 
+    def only(self, places: Sequence[int]) -> Candidates:
+        """Some of them, in this order."""
+        return Candidates([self.items[place] for place in places], self.of)
+
     def values(self, statistic: str) -> Tensor:
         """``[C]`` float64, one of each record."""
-        if statistic not in self._values:
-            self._values[statistic] = torch.stack([value_of(item.digest, statistic) for item in self.items])
+        if statistic == "mean" and statistic not in self._values:
+            self._values[statistic] = torch.stack([td.mean(item.digest) for item in self.items])
+        elif statistic not in self._values:
+            # Many quantiles of a digest take no longer than one.
+            every = list(dict.fromkeys([statistic, *PERCENTILES]))
+            q = torch.tensor([percentile_of(each) for each in every], dtype=torch.float64)
+            found = torch.stack([td.quantile(item.digest, q) for item in self.items], dim=1)
+            self._values.update(zip(every, found, strict=True))
         return self._values[statistic]
+
+    def value(self, statistic: str, name: str) -> float:
+        """That of one record."""
+        return float(self.values(statistic)[self.names.index(name)])
 
     def replicates(self, *statistics: str) -> list[Tensor] | None:
         """``[C, R]`` for each statistic: its values in the same resamples of the documents for every record.
@@ -70,7 +89,11 @@ class Candidates:
             return None
         new = [each for each in dict.fromkeys(statistics) if each not in self._replicates]
         if new:
-            drawn = [intervals.replicates(item.digest, item.documents, new) for item in self.items]
+            drawn = [
+                intervals.replicates(item.digest, item.documents, new)
+                for item in self.items
+                if item.documents is not None  # or there would be a reason
+            ]
             self._replicates.update(zip(new, torch.stack(drawn).permute(2, 0, 1), strict=True))
         return [self._replicates[each] for each in statistics]
 
@@ -81,13 +104,13 @@ def candidates(runs: Runs) -> Candidates:
     Raises:
         ValueError: if it holds several runs or loaders, records of other data, or nothing.
     """
-    if isinstance(runs, str) or not isinstance(runs, Sequence):
+    if not isinstance(runs, History | list | tuple):
         raise ValueError(
             "Expected a History or a list of (name, digest, documents or None) but got "
             f"{type(runs).__name__}."
         )
     if len(runs) and all(isinstance(each, Record) for each in runs):
-        history = runs if isinstance(runs, History) else History(runs)  # type: ignore[arg-type]
+        history = runs if isinstance(runs, History) else History(runs)
         _check_one(history)
         if history.of not in _LOWER_IS_BETTER:
             raise ValueError(
@@ -116,26 +139,6 @@ def item_of(entry: Entry) -> Item:
     return item._replace(digest=digest.detach().cpu())
 
 
-def value_of(digest: Tensor, statistic: str) -> Tensor:
-    """The mean or a percentile of a digest, 0-d float64."""
-    return td.mean(digest) if statistic == "mean" else td.quantile(digest, share_of(statistic))
-
-
-def share_of(statistic: str) -> float:
-    """``"p99_9" -> 0.999``.
-
-    Raises:
-        ValueError: if that is not the name of a percentile.
-    """
-    try:
-        percentile = float(statistic.removeprefix("p").replace("_", "."))
-        if percentile_key(percentile) == statistic and 0 <= percentile <= 100:
-            return percentile / 100
-    except (AttributeError, ValueError):
-        pass
-    raise ValueError(f"Expected 'mean', 'bulk' or a percentile as 'p50' or 'p99_9' but got {statistic!r}.")
-
-
 def check_names(names: Sequence[str]) -> None:
     if not names:
         raise ValueError("Expected at least one record but got none.")
@@ -156,14 +159,10 @@ def check_same_data(items: Sequence[Item]) -> None:
             )
 
 
-def nan_tokens(digest: Tensor) -> float:
-    """The weight of the tokens whose value was NaN."""
-    infinite = td.count(digest) - td.centroids(digest)[1].sum()
-    return float(td.nonfinite(digest) - infinite)
-
-
 def _item_of_record(record: Record, of: str, group: str) -> Item:
-    return Item(record.label, record.digest(of, group), record.documents(of, group), record.fingerprint)
+    return Item(
+        record.label, record.digest(of, group), record.documents(of, group), record.fingerprint, record
+    )
 
 
 def _check_one(history: History) -> None:
@@ -178,7 +177,7 @@ def _check_one(history: History) -> None:
 def _other_data(a: Item, b: Item) -> str | None:
     if a.fingerprint is not None and b.fingerprint is not None and a.fingerprint != b.fingerprint:
         return f"their fingerprints are {a.fingerprint} and {b.fingerprint}"
-    tokens = [float(td.count(item.digest)) + nan_tokens(item.digest) for item in (a, b)]
+    tokens = [float(td.count(item.digest)) + float(nan_weight_of(item.digest)) for item in (a, b)]
     if not math.isclose(*tokens, rel_tol=1e-9):
         return f"they have {tokens[0]:,.10g} and {tokens[1]:,.10g} tokens"
     if a.documents is None or b.documents is None:
@@ -186,29 +185,33 @@ def _other_data(a: Item, b: Item) -> str | None:
     return intervals.why_unpaired((a.digest, a.documents), (b.digest, b.documents))
 
 
-def _without_nan(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """The items in which the fewest tokens are NaN, and why others were left out."""
+def _without_nan(items: Sequence[Item]) -> tuple[tuple[Item, ...], dict[str, str]]:
+    """The items in which the fewest tokens are NaN, and by name why others were left out."""
     empty = [float(td.count(item.digest)) == 0 for item in items]
-    nan = [nan_tokens(item.digest) for item in items]
+    nan = [float(nan_weight_of(item.digest)) for item in items]
     fewest = min((number for number, nothing in zip(nan, empty, strict=True) if not nothing), default=None)
     if fewest is None:
         raise ValueError(f"Expected records of tokens but none of {len(items)} has a token with a value.")
     kept = [not nothing and number == fewest for number, nothing in zip(nan, empty, strict=True)]
-    left_out = tuple(
-        f"{item.name} is left out: " + (f"{number:,.10g} tokens are NaN" if number else "it has no tokens")
+    left_out = {
+        item.name: f"{number:,.10g} tokens are NaN" if number else "it has no tokens"
         for item, number, keep in zip(items, nan, kept, strict=True)
         if not keep
-    )
+    }
     return tuple(itertools.compress(items, kept)), left_out
 
 
-def _why_no_error(items: Sequence[Item]) -> str | None:
+def _errors(items: Sequence[Item]) -> tuple[str | None, str | None]:
+    """Why the errors of differences are not known, or else a word of caution."""
+    whys, cautions = [], []
     for item in items:
-        why = intervals.why_none(item.documents) if item.documents is not None else "no document counts"
+        record = checked_record("record", (item.digest, item.documents))
+        whys.append(why_no_interval(record))
+        cautions.append(None if record.slots is None else caution(record.slots))
+    for item, why in zip(items, whys, strict=True):
         if why is not None:
-            every = all(other.documents is None for other in items)
-            return why if every or len(items) == 1 else f"{item.name}: {why}"
-    return None
+            return (why if all(why == other for other in whys) else f"{item.name}: {why}"), None
+    return None, next(filter(None, cautions), None)
 
 
 def _shape_of(value: object) -> str:
