@@ -87,6 +87,15 @@ def add(
         return flat.index_add_(0, place + BINS, mass).reshape(counts.shape)
 
 
+def check_counts(counts: Tensor) -> None:
+    """Raise a ``ValueError`` if numbers ``[..., 128, 97]`` from outside can be no counts."""
+    tokens, sums = counts[..., :BINS], counts[..., BINS]
+    if not counts.is_meta and not bool(((tokens >= 0) & (tokens < math.inf)).all()):
+        raise ValueError("Expected document counts of finite numbers >= 0.")
+    if not counts.is_meta and bool(((sums != 0) & (tokens.sum(-1) == 0)).any()):
+        raise ValueError("Expected no sum of CE in slots without tokens.")
+
+
 def bins_of(values: Tensor) -> Tensor:
     """The bin of each value ``[n]``, int64: how many of the 95 inner edges are not above it.
 
