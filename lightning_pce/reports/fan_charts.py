@@ -226,7 +226,8 @@ def _draw_task(
         waiting.pop(0)
         # The first is the largest: of several in one place all are seen.
         size = 8.5 + 4 * waiting.count(picks[statistic])
-        ax.plot(picks[statistic], at[picks[statistic]], marker, color=color, markersize=size, clip_on=False)
+        look: dict[str, Any] = {"color": color, "markersize": size, "markeredgecolor": "white"}
+        ax.plot(picks[statistic], at[picks[statistic]], marker, **look, clip_on=False)
     ax.set_title(shown(name, 60), loc="left", **_QUIET_TITLE, **AS_WRITTEN)
     ax.margins(y=0.12)
     without_frame(ax)
