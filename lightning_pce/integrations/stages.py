@@ -6,8 +6,9 @@ for ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,13 +18,17 @@ from lightning_pce._checks import warn_once
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.metrics._process_group import lazy_group
-from lightning_pce.metrics._views import DigestView, SharedGather, ViewedMetric
-from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
+from lightning_pce.metrics._views import DigestFunction, DigestView, SharedGather, ViewedMetric
+from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles, slots_of
 from lightning_pce.metrics.weighted_mean import WeightedMean
 from lightning_pce.tokens.labels import Logits
 
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
+
+
+# A result that is computed from the digest of CE of a dataloader, by the dataloader's name.
+DigestResult = Callable[[str, Tensor], Tensor]
 
 
 class StageMetrics(nn.Module):
@@ -47,6 +52,7 @@ class StageMetrics(nn.Module):
         self._given: dict[str, dict[str, str]] = {}  # of each stage: what gave results, and its loader's name
         self._said: set[str] = set()
         self._updated: set[str] = set()
+        self._derived: dict[str, dict[str, DigestResult]] = {}  # of stages, by name
         self._train_had_results = False
         self._group_was_given = settings.process_group is not None
 
@@ -87,7 +93,18 @@ class StageMetrics(nn.Module):
         self._given.clear()
         self._said.clear()
         self._updated.clear()
+        self._derived.clear()
         self._train_had_results = False
+
+    def derive(self, stage: str, results: Mapping[str, DigestResult]) -> None:
+        """From the next time a stage opens, also give what is computed from the digest of all ranks.
+
+        Args:
+            stage: which.
+            results: functions of the name of a dataloader and of its digest of CE, by the name of the result,
+                on all ranks alike; ``{}``: none any more.
+        """
+        self._derived[stage] = dict(results)
 
     def abandon(self, stage: str) -> None:
         """A stage is over without results."""
@@ -101,13 +118,14 @@ class StageMetrics(nn.Module):
         """Whether this rank has updated the stage since it began."""
         return stage in self._updated
 
-    def open(self, stage: str, loaders: int, device: torch.device) -> None:
+    def open(self, stage: str, loaders: int, device: torch.device, *, trial: bool = False) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty.
 
         Args:
             stage: which.
             loaders: how many dataloaders it has.
             device: where its metrics are.
+            trial: it sees a few batches only, too few for error bars, of which nothing is said then.
 
         Raises:
             ValueError: if there are names for another number of dataloaders.
@@ -129,11 +147,14 @@ class StageMetrics(nn.Module):
             key = _key(stage, index, loaders)
             if key not in self.views:
                 self._make(key, device)
+            self._renew_derived(stage, key, self.loader_name(index, loaders))
         for key in {**self._keys(stage, loaders), **self._given.get(stage, {})}:
             for statistic in (*self.settings.statistics, *self.settings.accuracies):
                 metric = self.metrics[f"{key}_{statistic}"]
                 assert isinstance(metric, ViewedMetric)
                 metric.reset()
+                if isinstance(metric, DigestMetric):
+                    metric.says_reasons = statistic == "ce" and not trial  # once for all
             self._gathers[key].begin()
         self._updated.discard(stage)
         self._warn_of_outdated(stage, loaders)
@@ -145,14 +166,11 @@ class StageMetrics(nn.Module):
     def _make(self, key: str, device: torch.device) -> None:
         """The metrics of a stage and dataloader, and the views of them that are logged."""
         settings = self.settings
-        shared: dict[str, Any] = {"groups": settings.groups, "process_group": settings.process_group}
         metrics: dict[str, ViewedMetric] = {"ce": settings.make_metric()}
         for name in settings.statistics[1:]:
-            metrics[name] = StreamingQuantiles(
-                settings.percentiles, compression=settings.compression, **shared
-            )
+            metrics[name] = StreamingQuantiles(settings.percentiles, **settings.shared)
         for name in settings.accuracies:
-            metrics[name] = WeightedMean(**shared)
+            metrics[name] = WeightedMean(groups=settings.groups, process_group=settings.process_group)
         self._gathers[key] = SharedGather()
         for name, metric in metrics.items():
             self.metrics[f"{key}_{name}"] = metric.to(device)
@@ -160,6 +178,17 @@ class StageMetrics(nn.Module):
         self.views[key] = nn.ModuleDict(
             {at: metrics[name].view(each) for at, (name, each) in settings.results.items()}
         )
+
+    def _renew_derived(self, stage: str, key: str, loader: str) -> None:
+        """Give a dataloader's views those of its results that are derived, and no others."""
+        metric, views = self.metrics[f"{key}_ce"], self.views[key]
+        assert isinstance(metric, DigestMetric)
+        assert isinstance(views, nn.ModuleDict)
+        logged = self.settings.results
+        for name in [name for name in views if name not in logged]:
+            del views[name]
+        for name, function in self._derived.get(stage, {}).items():
+            views[name] = DigestFunction(metric, name, partial(function, loader))
 
     def measure(
         self,
@@ -183,18 +212,21 @@ class StageMetrics(nn.Module):
             ValueError: if the arguments do not fit; nothing of the batch enters then.
         """
         index = self._checked_index(stage, dataloader_idx)
-        self._updated.add(stage)
         metric = self.metric(stage, index)
         assert isinstance(metric, PercentileCrossEntropy)
         wanted = (*self.settings.statistics, *self.settings.accuracies)
         scored = metric.score_batch(logits, labels, statistics=wanted, **arguments)
+        self._updated.add(stage)
+        slots = slots_of(scored)  # once for all statistics
         for each in (i for i in self._indices(self._open[stage]) if i in (index, None)):
             for name in wanted:
                 to = self.metric(stage, each, name)
                 if isinstance(to, PercentileCrossEntropy):
-                    to.add(scored)
+                    to.add_values(scored.ce, scored.weights, scored.groups, scored.invalid, slots)
+                elif isinstance(to, StreamingQuantiles):
+                    to.add_values(scored.statistics[name], scored.weights, scored.groups, slots=slots)
                 else:
-                    assert isinstance(to, StreamingQuantiles | WeightedMean)
+                    assert isinstance(to, WeightedMean)
                     to.add_values(scored.statistics[name], scored.weights, scored.groups)
         return scored.mean()
 
@@ -230,6 +262,8 @@ class StageMetrics(nn.Module):
             loaders = loaders if self._train_had_results else 0
         keys = self._keys(stage, loaders)
         self._given.setdefault(stage, {}).update(keys)
+        for key in keys:
+            self._gathers[key].begin()
         return self._views(keys)
 
     def outdated(self, stage: str) -> Mapping[str, tuple[str, DigestView]]:
@@ -244,7 +278,8 @@ class StageMetrics(nn.Module):
     def names(self, stage: str, loaders: int) -> list[str]:
         """The names of a stage's results, ``"val_ce_p50"``, if it has so many dataloaders."""
         prefixes = [f"{stage}_{loader}_" if loader else f"{stage}_" for loader in self._loader_names(loaders)]
-        return [f"{prefix}{result}" for prefix in prefixes for result in self.settings.results]
+        results = [*self.settings.results, *self._derived.get(stage, {})]
+        return [f"{prefix}{result}" for prefix in prefixes for result in results]
 
     def _loader_names(self, loaders: int) -> list[str]:
         return [self.loader_name(index, loaders) for index in self._indices(loaders)]
@@ -258,7 +293,6 @@ class StageMetrics(nn.Module):
     def _views(self, keys: Mapping[str, str]) -> dict[str, tuple[str, DigestView]]:
         found = {}
         for key, loader in keys.items():
-            self._gathers[key].begin()
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
             for name, view in views.items():
@@ -295,13 +329,37 @@ class StageMetrics(nn.Module):
         Returns:
             By the name of the dataloader (``""``: the only one) and of the group (``""``: all tokens).
         """
-        loaders = self.dataloaders(stage)
-        found = {}
+        return {
+            loader: {"": metric.digest, **metric.group_digests}
+            for loader, metric in self._of_loaders(stage, statistic).items()
+        }
+
+    def documents(self, stage: str, statistic: str = "ce") -> dict[str, dict[str, Tensor]]:
+        """The document counts ``[128, 97]`` of a stage, as :meth:`digests` gives digests; perhaps none."""
+        if not self.settings.error_bars:
+            return {}
+        return {
+            loader: {"": metric.documents, **metric.group_documents}
+            for loader, metric in self._of_loaders(stage, statistic).items()
+        }
+
+    def _of_loaders(self, stage: str, statistic: str) -> dict[str, DigestMetric]:
+        """The metrics of a stage by the name of the dataloader."""
+        loaders, found = self.dataloaders(stage), {}
         for index in range(loaders):
             metric = self.metric(stage, index, statistic)
             assert isinstance(metric, DigestMetric)
-            found[self.loader_name(index, loaders)] = {"": metric.digest, **metric.group_digests}
+            found[self.loader_name(index, loaders)] = metric
         return found
+
+    def by_loader(self, stage: str) -> dict[str, dict[str, ViewedMetric]]:
+        """The metrics of a stage by the name of the dataloader, ``""`` of all together, and by statistic."""
+        loaders = self.dataloaders(stage)
+        names = (*self.settings.statistics, *self.settings.accuracies)
+        return {
+            self.loader_name(index, loaders): {name: self.metric(stage, index, name) for name in names}
+            for index in self._indices(loaders)
+        }
 
     def loader_name(self, dataloader_idx: int | None, loaders: int) -> str:
         """The name of a dataloader in the names of results; ``""`` where no name is needed."""

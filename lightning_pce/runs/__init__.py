@@ -1,0 +1,1 @@
+"""What is known after validations: their history, and what follows from it."""
