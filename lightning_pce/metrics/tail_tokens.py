@@ -170,10 +170,10 @@ class TailTokens(StateMetric):
         self._update_count += 1
 
     def _add(self, scored: ScoredTokens, logits: Logits | None) -> None:
-        tokens = _checked(scored)
+        tokens, empty = _checked(scored), self._defaults[self._state_name]
         with single_threaded(), torch.no_grad():
             for part, chunk in _pieces(tokens, logits):
-                rows = _rows_of(part, chunk, self._state)
+                rows = _rows_of(part, chunk, self._state, empty)
                 if rows is not None:
                     with self._lock:
                         self._state = merge_tails(torch.stack([self._state, rows]))
@@ -236,8 +236,15 @@ def _pieces(tokens: _Tokens, logits: Logits | None) -> Iterator[tuple[_Tokens, T
     yield from zip((_Tokens(*part) for part in parts), logits, strict=True)
 
 
-def _rows_of(tokens: _Tokens, logits: Tensor | None, state: Tensor) -> Tensor | None:
-    """The state ``[n + 1, 7]`` of some tokens; None if they would not change the one that there is."""
+def _rows_of(tokens: _Tokens, logits: Tensor | None, state: Tensor, empty: Tensor) -> Tensor | None:
+    """The state ``[n + 1, 7]`` of some tokens; None if they would not change the one that there is.
+
+    Args:
+        tokens: of one shape.
+        logits: ``[..., V]`` of these tokens, if they are known.
+        state: what there is.
+        empty: the state of nothing. (Made anew, an accelerator would wait for its numbers.)
+    """
     n = len(state) - 1
     ce, counted, document, position, label, invalid = (
         each.detach().reshape(-1).to(state.device) for each in tokens
@@ -257,8 +264,7 @@ def _rows_of(tokens: _Tokens, logits: Tensor | None, state: Tensor) -> Tensor | 
     unknown = torch.full_like(label, _UNKNOWN)
     top, rank = (unknown, unknown) if logits is None else top_and_rank(logits, chosen[order], label)
     tail = Tail(key[order], document[order], position[order], label, top.to(label), rank.to(label))
-    rows = torch.zeros_like(state)
-    rows[:-1] = state.new_tensor(_UNUSED)
+    rows = empty.to(state.device).clone()
     used = tail.ce > -torch.inf
     rows[: len(order)] = torch.where(used[:, None], _packed(tail), rows[: len(order)])
     rows[-1, :2] = left_out

@@ -69,6 +69,18 @@ OUTCOMES = {
     "is_completion = ": lambda names: (
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
+    "torch.bucketize(": lambda names: (
+        [names["result"][f"{name}_count"] for name in ("first", "middle", "late")] == [6, 8, 16]
+    ),
+    "ExplainedLM(model)": lambda names: (
+        len(names["explained"].totals) == 3 and names["explained"].totals[-1][:, 0].sum() == 88
+    ),
+    "tail.add(scored, logits)": lambda names: (
+        names["tail"].compute().rank[29] > 0 and names["totals"].compute()[:, 0].sum() == 30
+    ),
+    "moved(before, after, n=5)": lambda names: (
+        len(names["moved"](names["before"], names["after"]).labels) == 10
+    ),
     "BitsPerByte(bytes_of)": lambda names: names["bits"].compute() > 0,
     "linear_token_statistics(hidden, head": lambda names: names["metric"].compute()["count"] == 30,
     "output_layer(model)": lambda names: names["stats"].valid.sum() == 30,
