@@ -62,6 +62,7 @@ _MODULES = (
     "exchange",
     "figures",
     "integrations",
+    "intervals",
     "metrics",
     "plot",
     "reports",
