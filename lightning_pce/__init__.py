@@ -70,6 +70,7 @@ _MODULES = (
     "exchange",
     "figures",
     "integrations",
+    "intervals",
     "metrics",
     "plot",
     "reports",
