@@ -203,7 +203,8 @@ def _draw_rows(ax: Axes, picks: Mapping[str, float], ties: Mapping[str, Sequence
     ax.set_yticks(range(len(picks)), shown_names(picks, 16), **AS_WRITTEN)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    title = "what each statistic picks" + ("; dots: within error of it" if any(ties.values()) else "")
+    dots = any(step != picks[name] for name, tied in ties.items() for step in tied)
+    title = "what each statistic picks" + ("; dots: within error of it" if dots else "")
     ax.set_title(title, loc="left", **_QUIET_TITLE)
 
 

@@ -91,6 +91,7 @@ def test_a_decision_has_a_row_for_each_pick_and_the_task_below():
         assert ax.get_xlim() == fan.get_xlim()
         assert upright_lines(ax) == [200, 400]
     assert "what each statistic picks; dots: within error of it" in words_of(figure)
+    assert "what each statistic picks" in words_of(chart(ties={"p50": [400]}))
 
 
 def test_only_the_lowest_panel_has_the_numbers_of_steps():
