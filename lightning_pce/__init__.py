@@ -9,21 +9,25 @@ if TYPE_CHECKING:
     from lightning_pce.integrations.lightning.callback import PercentileCECallback
     from lightning_pce.integrations.lightning.checkpoints import percentile_checkpoints
     from lightning_pce.integrations.lightning.figures import PercentileFigures
+    from lightning_pce.integrations.lightning.history_writer import PercentileHistory
     from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
     from lightning_pce.metrics._views import DigestView
     from lightning_pce.metrics.bits_per_byte import BitsPerByte
     from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
     from lightning_pce.metrics.proxies import TokenProxies, proxy_names
+    from lightning_pce.runs.history import History
     from lightning_pce.tokens.from_hidden_states import linear_token_statistics
     from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
 __all__ = [
     "BitsPerByte",
     "DigestView",
+    "History",
     "PercentileCECallback",
     "PercentileCEMixin",
     "PercentileCrossEntropy",
     "PercentileFigures",
+    "PercentileHistory",
     "StreamingQuantiles",
     "TokenProxies",
     "TokenStatistics",
@@ -38,10 +42,12 @@ __all__ = [
 _HOMES = {
     "BitsPerByte": "metrics.bits_per_byte",
     "DigestView": "metrics._views",
+    "History": "runs.history",
     "PercentileCECallback": "integrations.lightning.callback",
     "PercentileCEMixin": "integrations.lightning.mixin",
     "PercentileCrossEntropy": "metrics.percentiles",
     "PercentileFigures": "integrations.lightning.figures",
+    "PercentileHistory": "integrations.lightning.history_writer",
     "StreamingQuantiles": "metrics.percentiles",
     "TokenProxies": "metrics.proxies",
     "TokenStatistics": "tokens.statistics",
@@ -56,9 +62,11 @@ _MODULES = (
     "exchange",
     "figures",
     "integrations",
+    "intervals",
     "metrics",
     "plot",
     "reports",
+    "runs",
     "token_stats",
     "tokens",
 )

@@ -6,8 +6,9 @@ for ever.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_pce._checks import warn_once
 from lightning_pce.integrations.settings import Settings
-from lightning_pce.metrics._digest_metric import DigestMetric
+from lightning_pce.metrics._digest_metric import DigestFunction, DigestMetric
 from lightning_pce.metrics._process_group import lazy_group
 from lightning_pce.metrics._views import DigestView, SharedGather, ViewedMetric
 from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles, slots_of
@@ -24,6 +25,10 @@ from lightning_pce.tokens.labels import Logits
 
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
+
+
+# A result that is computed from the digest of CE of a dataloader, by the dataloader's name.
+DigestResult = Callable[[str, Tensor], Tensor]
 
 
 class StageMetrics(nn.Module):
@@ -47,6 +52,7 @@ class StageMetrics(nn.Module):
         self._given: dict[str, dict[str, str]] = {}  # of each stage: what gave results, and its loader's name
         self._said: set[str] = set()
         self._updated: set[str] = set()
+        self._derived: dict[str, dict[str, DigestResult]] = {}  # of stages, by name
         self._train_had_results = False
         self._group_was_given = settings.process_group is not None
 
@@ -87,7 +93,18 @@ class StageMetrics(nn.Module):
         self._given.clear()
         self._said.clear()
         self._updated.clear()
+        self._derived.clear()
         self._train_had_results = False
+
+    def derive(self, stage: str, results: Mapping[str, DigestResult]) -> None:
+        """From the next time a stage opens, also give what is computed from the digest of all ranks.
+
+        Args:
+            stage: which.
+            results: functions of the name of a dataloader and of its digest of CE, by the name of the result,
+                on all ranks alike; ``{}``: none any more.
+        """
+        self._derived[stage] = dict(results)
 
     def abandon(self, stage: str) -> None:
         """A stage is over without results."""
@@ -130,13 +147,14 @@ class StageMetrics(nn.Module):
             key = _key(stage, index, loaders)
             if key not in self.views:
                 self._make(key, device)
+            self._renew_derived(stage, key, self.loader_name(index, loaders))
         for key in {**self._keys(stage, loaders), **self._given.get(stage, {})}:
             for statistic in (*self.settings.statistics, *self.settings.accuracies):
                 metric = self.metrics[f"{key}_{statistic}"]
                 assert isinstance(metric, ViewedMetric)
                 metric.reset()
                 if isinstance(metric, DigestMetric):
-                    metric.says_reasons = not trial
+                    metric.says_reasons = statistic == "ce" and not trial  # once for all
             self._gathers[key].begin()
         self._updated.discard(stage)
         self._warn_of_outdated(stage, loaders)
@@ -160,6 +178,17 @@ class StageMetrics(nn.Module):
         self.views[key] = nn.ModuleDict(
             {at: metrics[name].view(each) for at, (name, each) in settings.results.items()}
         )
+
+    def _renew_derived(self, stage: str, key: str, loader: str) -> None:
+        """Give a dataloader's views those of its results that are derived, and no others."""
+        metric, views = self.metrics[f"{key}_ce"], self.views[key]
+        assert isinstance(metric, DigestMetric)
+        assert isinstance(views, nn.ModuleDict)
+        logged = self.settings.results
+        for name in [name for name in views if name not in logged]:
+            del views[name]
+        for name, function in self._derived.get(stage, {}).items():
+            views[name] = DigestFunction(metric, name, partial(function, loader))
 
     def measure(
         self,
@@ -249,7 +278,8 @@ class StageMetrics(nn.Module):
     def names(self, stage: str, loaders: int) -> list[str]:
         """The names of a stage's results, ``"val_ce_p50"``, if it has so many dataloaders."""
         prefixes = [f"{stage}_{loader}_" if loader else f"{stage}_" for loader in self._loader_names(loaders)]
-        return [f"{prefix}{result}" for prefix in prefixes for result in self.settings.results]
+        results = [*self.settings.results, *self._derived.get(stage, {})]
+        return [f"{prefix}{result}" for prefix in prefixes for result in results]
 
     def _loader_names(self, loaders: int) -> list[str]:
         return [self.loader_name(index, loaders) for index in self._indices(loaders)]
@@ -321,6 +351,15 @@ class StageMetrics(nn.Module):
             assert isinstance(metric, DigestMetric)
             found[self.loader_name(index, loaders)] = metric
         return found
+
+    def by_loader(self, stage: str) -> dict[str, dict[str, ViewedMetric]]:
+        """The metrics of a stage by the name of the dataloader, ``""`` of all together, and by statistic."""
+        loaders = self.dataloaders(stage)
+        names = (*self.settings.statistics, *self.settings.accuracies)
+        return {
+            self.loader_name(index, loaders): {name: self.metric(stage, index, name) for name in names}
+            for index in self._indices(loaders)
+        }
 
     def loader_name(self, dataloader_idx: int | None, loaders: int) -> str:
         """The name of a dataloader in the names of results; ``""`` where no name is needed."""

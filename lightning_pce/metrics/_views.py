@@ -45,20 +45,29 @@ class ViewedMetric(StateMetric):
         Each entry is served once, and a second request starts a new round. With several ranks nothing else
         does, so that all decide alike whether to enter the collective, even if only some saw a batch since.
         """
+        return self._shared_by(key)[key]
+
+    @property
+    def last_result(self) -> dict[str, Tensor] | None:
+        """The result that views have shared since the last reset, without a collective; None: not yet."""
+        return self._result
+
+    def _shared_by(self, view: str) -> dict[str, Tensor]:
+        """The result of the round in which a view has not been served yet."""
         stale = self._result_from is not self._state
         several = self.distributed_available_fn is not None and self.distributed_available_fn()
-        if self._result is None or key in self._served or (stale and not several):
+        if self._result is None or view in self._served or (stale and not several):
             self._result = self._computed_together()
             self._result_from = self._state
             self._served = set()
         elif stale:
             warnings.warn(
-                f"The view {key!r} is of before the last update: another view has begun this round. Compute "
+                f"The view {view!r} is of before the last update: another view has begun this round. Compute "
                 "all views between updates, or reset.",
-                stacklevel=3,
+                stacklevel=4,
             )
-        self._served.add(key)
-        return self._result[key]
+        self._served.add(view)
+        return self._result
 
     def _computed_together(self) -> dict[str, Tensor]:
         """The result, by the collectives that are shared with other metrics, if there are some."""

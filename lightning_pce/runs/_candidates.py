@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_pce import digest as td
 from lightning_pce import intervals
 from lightning_pce.digest._format import nan_weight_of
-from lightning_pce.intervals._records import caution, checked_record, percentile_of, why_no_interval
+from lightning_pce.intervals._reasons import few_slots, why_no_interval
+from lightning_pce.intervals._records import checked_record, percentile_of
 from lightning_pce.runs._records import Record
 from lightning_pce.runs.history import History
 
@@ -207,7 +208,7 @@ def _errors(items: Sequence[Item]) -> tuple[str | None, str | None]:
     for item in items:
         record = checked_record("record", (item.digest, item.documents))
         whys.append(why_no_interval(record))
-        cautions.append(None if record.slots is None else caution(record.slots))
+        cautions.append(None if record.slots is None else few_slots(record.slots))
     for item, why in zip(items, whys, strict=True):
         if why is not None:
             return (why if all(why == other for other in whys) else f"{item.name}: {why}"), None

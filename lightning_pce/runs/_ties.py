@@ -78,8 +78,8 @@ def shortlist(runs: Runs, statistics: Sequence[str] = ("mean", "bulk", "p95")) -
     """The fewest records that hold, for each statistic, one of its :func:`ties`.
 
     One record: the statistics agree on it. Several: they do not, and only a task can tell which is better.
-    Among equally small sets it is the one with the smallest sum of costs, in nats, over the statistics; among
-    these the earliest.
+    Among equally small sets it is the one with the smallest sum of costs, each in parts of what its error
+    allows; among these the earliest.
 
     Args:
         runs: as for :func:`ties`.
@@ -137,10 +137,8 @@ def common_tie(runs: Runs) -> bool:
     bulk = bulk_of(chosen)
     if bulk is None:
         return True
-    lowest: set[int] = set()
-    for name in ("mean", bulk):
-        lowest.update(chosen.values(name).argsort()[:_MOST_IN_TRAINING].tolist())
-    chosen = chosen.only(sorted(lowest))
+    lowest = [chosen.values(name).argsort()[:_MOST_IN_TRAINING] for name in ("mean", bulk)]
+    chosen = chosen.only(sorted(set(torch.cat(lowest).tolist())))
     mean, other = ties_of(chosen, ("mean", bulk)).values()
     return not set(mean.names).isdisjoint(other.names)
 
@@ -227,9 +225,13 @@ def _cheapest(served: int, every: Sequence[Ties], names: Sequence[str]) -> tuple
     common = set(chosen[0].names).intersection(*(each.names for each in chosen[1:]))
     return min(
         (
-            (sum(each.costs[name] for each in chosen), place)
+            (sum(_part_of_error(each, name) for each in chosen), place)
             for place, name in enumerate(names)
             if name in common
         ),
         default=None,
     )
+
+
+def _part_of_error(each: Ties, name: str) -> float:
+    return each.costs[name] / each.allowed[name] if each.costs[name] > 0 else 0.0

@@ -21,7 +21,8 @@ from lightning_pce.runs._lines import (
     numbers_of,
 )
 from lightning_pce.runs._records import Checkpoint as Checkpoint
-from lightning_pce.runs._records import Record, Records, Saved
+from lightning_pce.runs._records import Record as Record
+from lightning_pce.runs._records import Records, Saved
 from lightning_pce.runs._writing import write_checkpoint as write_checkpoint
 from lightning_pce.runs._writing import write_start as write_start
 from lightning_pce.runs._writing import write_validation as write_validation
@@ -222,10 +223,10 @@ def _record(line: Mapping[str, Any], payload: Payload | None) -> Record:
 
 def _labels(records: Sequence[Record]) -> list[str]:
     """The shortest names that tell records apart: by epoch, or else by step, or else by batch."""
-    several = [name for name in ("run", "name", "function") if len({getattr(r, name) for r in records}) > 1]
+    several = [name for name in ("run", "name") if len({getattr(record, name) for record in records}) > 1]
     labels: list[str] = []
     for unit in _UNITS:
-        labels = [" ".join([*(getattr(r, name) for name in several), _place(r, unit)]) for r in records]
+        labels = [_label(record, several, unit) for record in records]
         if len(set(labels)) == len(labels):
             return labels
     seen: Counter[str] = Counter()
@@ -233,6 +234,11 @@ def _labels(records: Sequence[Record]) -> list[str]:
         seen[label] += 1
         labels[index] = label if seen[label] == 1 else f"{label} ({seen[label]})"
     return labels
+
+
+def _label(record: Record, several: Sequence[str], unit: str) -> str:
+    function = [] if record.function == "fit" else [record.function]
+    return " ".join([*(getattr(record, name) for name in several), *function, _place(record, unit)])
 
 
 def _place(record: Record, unit: str) -> str:

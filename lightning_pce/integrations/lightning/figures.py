@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_pce import digest as td
-from lightning_pce.integrations.stages import StageMetrics
+from lightning_pce._names import percentile_key
+from lightning_pce.integrations.lightning.figures_state import percentile_of, records_of, state_of
+from lightning_pce.integrations.lightning.history_writer import PercentileHistory
+from lightning_pce.integrations.lightning.observers import said, step_is_known, validated_stages_of, warn
+from lightning_pce.integrations.lightning.trainer_internals import trained_batches
+from lightning_pce.integrations.measured import measured
 from lightning_pce.reports.plot import fan_chart, new_axes, quantile_curve
+from lightning_pce.runs._records import Record, Records
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -30,8 +34,6 @@ _WITHOUT_MATPLOTLIB = (
     "PercentileCECallback figures=False."
 )
 
-# One validation: the mean, and values by percentile.
-_Summary = tuple[float, dict[float, float]]
 # Digests by the name of the group, "" of all tokens.
 _Curves = dict[str, Tensor]
 
@@ -58,8 +60,7 @@ class PercentileFigures(Callback):
     """
 
     def __init__(self) -> None:
-        # Of each dataloader, by what its names begin with, and by step.
-        self._history: dict[str, dict[int, _Summary]] = {}
+        self._records = Records()  # without digests
         self._left_alone: list[Any] = []
         self._given_up = False  # drawing
         self._said_unmeasured = False
@@ -71,13 +72,13 @@ class PercentileFigures(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers in plain containers: checkpoints may be read with ``weights_only=True``."""
-        return {"history": {prefix: dict(summaries) for prefix, summaries in self._history.items()}}
+        return state_of(self._records.all())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what :meth:`state_dict` gave. A damaged history is left out, with a warning."""
-        history = _checked_history(state_dict)
-        self._damaged = history is None
-        self._history = history or {}
+        records = records_of(state_dict)
+        self._damaged = records is None
+        self._keep(records or [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._damaged and trainer.is_global_zero:
@@ -86,7 +87,26 @@ class PercentileFigures(Callback):
                 "checkpoint are damaged."
             )
         self._damaged = False
-        self._forget_from(trainer.global_step + 1)  # of another run, if there is something
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+            if isinstance(callback, PercentileHistory) and trainer.is_global_zero:
+                self.take(callback)
+        # Of another run, if there is something.
+        self._records.start("", trainer.global_step, trained_batches(trainer))
+
+    def take(self, callback: PercentileHistory) -> None:
+        """Go on with the records that were written of this run, if there are some."""
+        try:
+            history = callback.history
+        except (OSError, ValueError):
+            return  # writing will say so
+        if len(history):
+            known = (record for record in history if record.step is not None)
+            self._keep(replace(record, run="", function="", payload=None, saved=()) for record in known)
+
+    def _keep(self, records: Iterable[Record]) -> None:
+        self._records = Records()
+        for record in records:
+            self._records.add(record)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now all ranks have merged their digests. From here on rank 0 is alone: no collective.
@@ -98,7 +118,7 @@ class PercentileFigures(Callback):
             # Perhaps of this module alone: the next validation is tried again.
             if not self._said_unmeasured:
                 self._said_unmeasured = True
-                _warn(f"PercentileFigures has nothing to draw: {_said(error)}")
+                _warn(f"PercentileFigures has nothing to draw: {said(error)}")
             return
         loggers = [
             logger
@@ -113,7 +133,7 @@ class PercentileFigures(Callback):
             self._given_up = True
             missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("matplotlib")
             _warn(
-                f"PercentileFigures draws no figures from here on: {_said(error).rstrip('.')}."
+                f"PercentileFigures draws no figures from here on: {said(error).rstrip('.')}."
                 + (_WITHOUT_MATPLOTLIB if missing else "")
             )
             return
@@ -121,27 +141,28 @@ class PercentileFigures(Callback):
             self._send(logger, figures, trainer.global_step)
 
     def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, _Curves]:
-        """The digests of each dataloader by what its names begin with; their numbers enter the history."""
-        stages = _stages_of(pl_module)
-        measured = {
-            f"val_{loader}" if loader else "val": digests for loader, digests in stages.digests("val").items()
-        }
-        if _step_is_known(trainer):
-            self._forget_from(trainer.global_step)
-            for prefix, digests in measured.items():
-                summary = _summary(digests[""], stages.settings.percentiles)
-                self._history.setdefault(prefix, {})[trainer.global_step] = summary
-        return measured
+        """The digests of each dataloader by what its names begin with; their numbers are kept."""
+        stages = validated_stages_of(pl_module)
+        found = measured(stages, "val", "val")
+        if stages.dataloaders("val") > 1:
+            found.pop("val", None)  # all together
+        if step_is_known(trainer):
+            step, batch = trainer.global_step, trained_batches(trainer)
+            self._records.start("", step, batch)
+            for name, part in found.items():
+                values = {key: part.values[key] for key in _drawn_keys(stages.settings.percentiles)}
+                self._records.add(Record("", "", name, step=step, batch=batch, values=values))
+        return {name: part.digests["ce"] for name, part in found.items()}
 
-    def _drawn(self, trainer: Trainer, measured: dict[str, _Curves]) -> dict[str, Figure]:
+    def _drawn(self, trainer: Trainer, curves: dict[str, _Curves]) -> dict[str, Figure]:
         """The figures of this validation by name."""
-        known, figures = _step_is_known(trainer), {}
-        for prefix, digests in measured.items():
-            summaries = self._history.get(prefix, {})
-            title = f"{prefix}, step {trainer.global_step}" if known else prefix
-            figures[f"{prefix}_ce_quantiles"] = _titled(_curves(digests), title)
-            if known and len(summaries) > 1:
-                figures[f"{prefix}_ce_fan"] = _titled(_fan(summaries), title)
+        known, figures = step_is_known(trainer), {}
+        for name, digests in curves.items():
+            records = [record for record in self._records.all() if record.name == name]
+            title = f"{name}, step {trainer.global_step}" if known else name
+            figures[f"{name}_ce_quantiles"] = _titled(_curves(digests), title)
+            if known and len(records) > 1:
+                figures[f"{name}_ce_fan"] = _titled(_fan(records), title)
         return figures
 
     def _send(self, logger: Any, figures: dict[str, Figure], step: int) -> None:
@@ -154,60 +175,13 @@ class PercentileFigures(Callback):
             self._left_alone.append(logger)
             _warn(
                 f"{type(logger).__name__} could not take a figure, PercentileFigures sends it no more: "
-                f"{_said(error)}"
+                f"{said(error)}"
             )
 
-    def _forget_from(self, step: int) -> None:
-        for prefix, summaries in self._history.items():
-            self._history[prefix] = {at: summary for at, summary in summaries.items() if at < step}
 
-
-def _step_is_known(trainer: Trainer) -> bool:
-    """A checkpoint that is validated by itself is of an unknown step."""
-    return trainer.state.fn == "fit" or trainer.ckpt_path is None
-
-
-def _stages_of(module: torch.nn.Module) -> StageMetrics:
-    for part in module.modules():
-        if isinstance(part, StageMetrics) and part.dataloaders("val"):
-            return part
-    raise LookupError(
-        f"{type(module).__name__} measures no percentile CE in validation. Give it PercentileCEMixin as a "
-        "base class, or the Trainer a PercentileCECallback."
-    )
-
-
-def _checked_history(state_dict: Any) -> dict[str, dict[int, _Summary]] | None:
-    """The history in a callback's state, None if anything in it is not as ``state_dict`` gives it."""
-    try:
-        return {
-            _checked(prefix, str): {
-                _checked(step, int): (
-                    float(_checked(mean, int, float)),
-                    {
-                        float(_checked(p, int, float)): float(_checked(value, int, float))
-                        for p, value in values.items()
-                    },
-                )
-                for step, (mean, values) in summaries.items()
-            }
-            for prefix, summaries in state_dict.get("history", {}).items()
-        }
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _checked(value: Any, *types: type) -> Any:
-    if not isinstance(value, types) or isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _summary(digest: Tensor, logged: Sequence[float]) -> _Summary:
-    digest = digest.cpu()
-    percentiles = sorted({*_BANDS, *logged})
-    values = td.quantile(digest, torch.tensor(percentiles, dtype=torch.float64) / 100)
-    return float(td.mean(digest)), dict(zip(percentiles, values.tolist(), strict=True))
+def _drawn_keys(logged: Sequence[float]) -> list[str]:
+    """The values of a record that fan charts show."""
+    return ["ce_mean", *(f"ce_{percentile_key(p)}" for p in sorted({*_BANDS, *logged}))]
 
 
 def _curves(digests: _Curves) -> Axes:
@@ -215,19 +189,23 @@ def _curves(digests: _Curves) -> Axes:
     return quantile_curve({"all tokens": digests[""], **groups}, ax=new_axes(dpi=_DPI))
 
 
-def _fan(summaries: dict[int, _Summary]) -> Axes:
+def _fan(records: Sequence[Record]) -> Axes:
     """Of the percentiles of the last validation; others may have been chosen before a resume."""
-    means = [mean for mean, _ in summaries.values()]
-    _, last = summaries[max(summaries)]
-    series = {p: [values.get(p, math.nan) for _, values in summaries.values()] for p in last}
-    ax = fan_chart(list(summaries), series, means, ax=new_axes(dpi=_DPI))
+    keys = [key for key in records[-1].values if re.fullmatch(r"ce_p[0-9_]+", key)]
+    series = {percentile_of(key): [record.values.get(key, math.nan) for record in records] for key in keys}
+    steps, unit = [record.step or 0 for record in records], "global step"
+    batches = [record.batch for record in records]
+    if len(set(steps)) < len(steps) and None not in batches:  # gradients are accumulated
+        steps, unit = [batch or 0 for batch in batches], "batches of training"
+    means = [record.values["ce_mean"] for record in records]
+    ax = fan_chart(steps, dict(sorted(series.items())), means, ax=new_axes(dpi=_DPI))
     ax.locator_params(axis="x", integer=True)
-    ax.set_xlabel("global step")
+    ax.set_xlabel(unit)
     return ax
 
 
 def _titled(ax: Axes, title: str) -> Figure:
-    ax.set_title(title, loc="left")
+    ax.set_title(title, loc="left", parse_math=False)  # a name may hold dollars
     return cast("Figure", ax.figure)  # not get_figure(root=True), which came with matplotlib 3.10
 
 
@@ -273,12 +251,5 @@ def _pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 def _warn(message: str) -> None:
-    try:
-        warnings.warn(message, stacklevel=3)
-    except Warning:  # a filter makes errors of them: on rank 0 alone, and the others would wait
-        logging.getLogger(__name__).warning(message)
+    warn(message, __name__)

@@ -53,6 +53,42 @@ def logged_step(trainer: Any) -> int:
     return step
 
 
+def trained_batches(trainer: Any) -> int:
+    """How many batches training has seen, over all epochs and before a resume too."""
+    batches: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    return batches
+
+
+def logged_values(trainer: Any) -> dict[str, Any]:
+    """What was logged for callbacks so far, by name; what is logged again becomes another object.
+
+    Reading ``trainer.callback_metrics`` may compute metrics, a collective that rank 0 would enter alone.
+    """
+    return dict(trainer._logger_connector._callback_metrics)
+
+
+def saved_models(trainer: Any) -> dict[str, tuple[str | None, Any]]:
+    """The files that each ModelCheckpoint keeps by their path, but for ``last.ckpt``, which is of any step.
+
+    Args:
+        trainer: the trainer, with callbacks of either namespace of Lightning.
+
+    Returns:
+        What the file was chosen by, and an object that is another one when it was written over.
+    """
+    found: dict[str, tuple[str | None, Any]] = {}
+    for callback in trainer.callbacks:
+        kept, best = getattr(callback, "best_k_models", None), getattr(callback, "best_model_path", None)
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(kept, dict) or not isinstance(best, str):
+            continue
+        if monitor is None and best:  # it has no values to compare
+            found[best] = None, getattr(callback, "_last_global_step_saved", None)
+        for path, value in kept.items():  # not the number: reading it would wait for the device
+            found[str(path)] = monitor, value
+    return found
+
+
 def warn_of_repeats(trainer: Any) -> None:
     """Warn, once for each evaluation loop, if the dataloaders of the running one give some tokens twice."""
     loop = running_loop(trainer)

@@ -92,6 +92,7 @@ def test_what_state_dict_gives_is_taken(kind, state):
         {
             prefix: {step: (float(mean), values) for step, (mean, values) in summaries.items()}
             for prefix, summaries in state.get("history", {}).items()
+            if summaries
         }
     )
 

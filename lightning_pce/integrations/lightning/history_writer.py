@@ -1,0 +1,291 @@
+"""A callback that writes down what every validation has measured, for decisions after the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback
+
+from lightning_pce.integrations.lightning.observers import (
+    all_stages_of,
+    said,
+    step_is_known,
+    validated_stages_of,
+    warn,
+)
+from lightning_pce.integrations.lightning.trainer_internals import (
+    logged_values,
+    saved_models,
+    trained_batches,
+)
+from lightning_pce.integrations.measured import measured
+from lightning_pce.integrations.stages import StageMetrics
+from lightning_pce.metrics._digest_metric import DigestMetric
+from lightning_pce.runs._writing import copy_run
+from lightning_pce.runs.better_share import BestSoFar
+from lightning_pce.runs.history import (
+    FILE_NAME,
+    History,
+    write_checkpoint,
+    write_start,
+    write_validation,
+)
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+BETTER_SHARE = "ce_better_share"
+
+
+class PercentileHistory(Callback):
+    """Writes what every validation has measured to a file, one line each, that outlives the run.
+
+    A line holds the percentiles and the mean of each dataloader, all other scalars that were logged in this
+    validation (task metrics, of the module or of other callbacks), digests, and document counts if there are
+    error bars; further lines say which checkpoint is of which step. ``History.load(path)`` reads them. What
+    measures is :class:`lightning_pce.PercentileCEMixin`; :class:`lightning_pce.PercentileCECallback` writes
+    by itself with ``history=True``.
+
+    A run that is resumed from a checkpoint goes on with the same id, and what it does again takes the place
+    of what it had done after that checkpoint. If it writes to another file than before that file begins with
+    what was written before. Lines are whole or, after a kill, the last one is torn and skipped. The sanity
+    check is not written down, nor is ``fast_dev_run``. ``trainer.validate`` after a fit is; of a checkpoint,
+    ``trainer.validate(ckpt_path=...)``, the step is not known.
+
+    In training it also logs ``val_ce_better_share`` (``val_dl0_ce_better_share`` ...): the share of 199 even
+    percentiles that are lower than at the validation with the lowest mean so far; NaN at the first one. Near
+    1 all of the distribution gets better, near 0 all gets worse. The digest of that validation is kept in
+    checkpoints.
+
+    A history is not worth a run: what goes wrong becomes one warning.
+
+    Args:
+        path: the file; several runs may share one. Left out: ``percentile_history.jsonl`` in
+            ``trainer.log_dir``, which is ``default_root_dir`` without a logger.
+        metadata: whatever JSON can hold, written with each record. An entry ``data`` is part of the
+            fingerprint, by which records of other data are told apart.
+
+    Raises:
+        ValueError: if JSON can't hold the metadata.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> history = PercentileHistory("runs.jsonl", metadata={"data": "wikitext-2, packed"})
+        >>> trainer = Trainer(accelerator="cpu", logger=False, callbacks=[history])
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.metadata = _checked_metadata(metadata)
+        self.run = _new_id()
+        self._default_path = path is None
+        self._earlier_path: Path | None = None  # where a resumed run has written until now
+        self._trainer: weakref.ref[Trainer] | None = None
+        self._best = BestSoFar()
+        self._logged_before: dict[str, Any] = {}
+        self._saved_before: dict[str, Any] = {}
+        self._damaged = False  # the state in a checkpoint
+        self._said: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        return "lightning_pce.PercentileHistory"
+
+    @property
+    def history(self) -> History:
+        """What was written of this run so far; on rank 0."""
+        if self.path is None or not self.path.exists():
+            return History([])
+        history = History.load(self.path)
+        return history.select(run=self.run) if self.run in history.runs else history[:0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_trainer": None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Text and tensors in plain containers: checkpoints may be read with ``weights_only=True``."""
+        path = None if self.path is None else str(self.path.absolute())
+        return {"run": self.run, "path": path, "best": self._best.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the run of a checkpoint. A damaged state is left out, with a warning."""
+        try:
+            run, path = state_dict["run"], state_dict["path"]
+            if not isinstance(run, str) or not isinstance(path, str | None):
+                raise TypeError
+            self._best.load_state_dict(state_dict["best"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            self._damaged = True
+            return
+        self.run, self._earlier_path = run, None if path is None else Path(path)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        before = self._trainer
+        if before is not None and before() is not trainer:  # a run is what one Trainer does
+            self.run, self._earlier_path = _new_id(), None
+            self._best.clear()
+        self._trainer = weakref.ref(trainer)
+        self._said.clear()
+        if self._default_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # A collective: all ranks get the folder of rank 0.
+            self.path = Path(trainer.log_dir or trainer.default_root_dir, FILE_NAME)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for stages in all_stages_of(pl_module):
+            stages.derive("val", {})
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._note_checkpoints(trainer)
+        self.teardown(trainer, pl_module, "")  # which Lightning leaves out then
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for stages in all_stages_of(pl_module):
+            stages.derive("val", {BETTER_SHARE: self._best.share})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note_checkpoints(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Rank 0 has read the checkpoint that counts.
+        self.run, best = trainer.strategy.broadcast((self.run, self._best.state_dict()))
+        self._best.load_state_dict(best)
+        if not self._writes(trainer):
+            return
+        if self._damaged:
+            self._warn(
+                "damaged",
+                "begins a new history: its state in the checkpoint is damaged, so the id of the run is lost.",
+            )
+        self._damaged = False
+        self._saved_before = saved_models(trainer)
+        self._write(self._start, trainer)
+
+    def _start(self, trainer: Trainer, path: Path) -> None:
+        earlier, resumed = self._earlier_path, trainer.ckpt_path
+        self._earlier_path = None
+        if earlier is not None and earlier.exists() and not (path.exists() and earlier.samefile(path)):
+            copy_run(earlier, path, self.run)
+        place = {"step": trainer.global_step, "batch": trained_batches(trainer)}
+        from_path = None if resumed is None else str(resumed)
+        write_start(path, run=self.run, epoch=trainer.current_epoch, resumed_from=from_path, **place)
+        if from_path in self._saved_before:  # after a kill nobody has noted it
+            monitor, _ = self._saved_before[from_path]
+            write_checkpoint(path, run=self.run, checkpoint=from_path, monitor=monitor, **place)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._note_checkpoints(trainer)
+
+    def _note_checkpoints(self, trainer: Trainer) -> None:
+        """Write which files were saved since the last hook: nothing was trained in between."""
+        if not self._writes(trainer) or trainer.state.fn != "fit":
+            return
+        now, before = saved_models(trainer), self._saved_before
+        self._saved_before = now
+        for name, (monitor, value) in now.items():
+            if name not in before or before[name][1] is not value:
+                self._write(self._checkpoint, trainer, name, monitor)
+
+    def _checkpoint(self, trainer: Trainer, path: Path, name: str, monitor: str | None) -> None:
+        place = {"step": trainer.global_step, "batch": trained_batches(trainer)}
+        write_checkpoint(path, run=self.run, checkpoint=name, monitor=monitor, **place)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._note_checkpoints(trainer)
+            self._logged_before = logged_values(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        # By now all ranks have merged their digests. From here on there is no collective.
+        if trainer.state.fn == "fit":
+            for stages in all_stages_of(pl_module):
+                for loader, metrics in stages.by_loader("val").items():
+                    metric = metrics["ce"]
+                    if isinstance(metric, DigestMetric) and metric.last_result is not None:
+                        self._best.take(loader, metric.digest)
+        if self._writes(trainer):
+            self._write(self._validation, trainer, pl_module)
+
+    def _protocol(self, stages: StageMetrics) -> dict[str, Any]:
+        settings = stages.settings
+        data = {"data": self.metadata["data"]} if "data" in self.metadata else {}
+        return {"ignore_index": settings.ignore_index, "shift": settings.shift, **data}
+
+    def _validation(self, trainer: Trainer, path: Path, module: LightningModule) -> None:
+        stages = validated_stages_of(module)
+        found, ours = (
+            measured(stages, "val", "val", self._protocol(stages)),
+            set(stages.names("val", stages.dataloaders("val"))),
+        )
+        fit, known = trainer.state.fn == "fit", step_is_known(trainer)
+        now, before = logged_values(trainer), self._logged_before
+        numbers = {name: float(value) for name, value in now.items() if _is_number(value)}
+        fresh = {name for name in numbers if now[name] is not before.get(name)}
+        for name, part in found.items():
+            share = f"{name}_{BETTER_SHARE}"
+            derived = {BETTER_SHARE: numbers[share]} if share in fresh else {}
+            write_validation(
+                path,
+                run=self.run,
+                function=str(trainer.state.fn.value) if trainer.state.fn is not None else "",
+                name=name,
+                step=trainer.global_step if known else None,
+                epoch=trainer.current_epoch if fit else None,
+                batch=trained_batches(trainer) if known else None,
+                values={**part.values, **derived},
+                scalars={at: number for at, number in numbers.items() if at in fresh and at not in ours},
+                stale={at: number for at, number in numbers.items() if at not in fresh},
+                fingerprint=part.fingerprint,
+                metadata=self.metadata,
+                checkpoint=None if known else str(trainer.ckpt_path),
+                digests=part.digests,
+                documents=part.documents,
+            )
+
+    def _writes(self, trainer: Trainer) -> bool:
+        return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+    def _write(self, write: Callable[..., None], trainer: Trainer, *arguments: Any) -> None:
+        assert self.path is not None
+        try:
+            write(trainer, self.path, *arguments)
+        except LookupError as error:
+            self._warn("nothing", f"has nothing to write: {error.args[0]}")
+        except Exception as error:  # on rank 0 alone: the others would wait for it for ever
+            self._warn("unwritable", f"could not write {self.path}, and the run goes on: {said(error)}")
+
+    def _warn(self, what: str, message: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warn(f"PercentileHistory {message}", __name__)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    checked = dict(metadata or {})
+    try:
+        json.dumps(checked, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected argument `metadata` to hold what JSON can hold but got {metadata!r}: {error}."
+        ) from error
+    return checked

@@ -1,0 +1,53 @@
+"""What callbacks share that look at a validation and must not end a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+from lightning_pce.integrations.stages import StageMetrics
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+def all_stages_of(module: LightningModule) -> list[StageMetrics]:
+    """The metrics of percentile CE in a module, of which one measures."""
+    return [part for part in module.modules() if isinstance(part, StageMetrics)]
+
+
+def validated_stages_of(module: LightningModule) -> StageMetrics:
+    """The metrics of a module that has measured a validation.
+
+    Raises:
+        LookupError: if it has not.
+    """
+    for stages in all_stages_of(module):
+        if stages.dataloaders("val"):
+            return stages
+    raise LookupError(
+        f"{type(module).__name__} measures no percentile CE in validation. Give it PercentileCEMixin as a "
+        "base class, or the Trainer a PercentileCECallback."
+    )
+
+
+def step_is_known(trainer: Trainer) -> bool:
+    """A checkpoint that is validated by itself is of an unknown step."""
+    return trainer.state.fn == "fit" or trainer.ckpt_path is None
+
+
+def said(error: Exception) -> str:
+    """An error in words."""
+    return f"{type(error).__name__}: {error}"
+
+
+def warn(message: str, of: str) -> None:
+    """Warn, or write to the log of a module where a filter makes errors of warnings.
+
+    That error would be on rank 0 alone, and the others would wait for it.
+    """
+    try:
+        warnings.warn(message, stacklevel=4)
+    except Warning:
+        logging.getLogger(of).warning(message)
