@@ -195,7 +195,7 @@ def _without_nan(items: Sequence[Item]) -> tuple[tuple[Item, ...], dict[str, str
         raise ValueError(f"Expected records of tokens but none of {len(items)} has a token with a value.")
     kept = [not nothing and number == fewest for number, nothing in zip(nan, empty, strict=True)]
     left_out = {
-        item.name: f"{number:,.10g} tokens are NaN" if number else "it has no tokens"
+        item.name: f"NaN in {number:,.10g} of its tokens" if number else "no tokens"
         for item, number, keep in zip(items, nan, kept, strict=True)
         if not keep
     }
