@@ -59,3 +59,9 @@ def checked_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(f"Expected argument `{argument}` without duplicates but got {list(names)!r}.")
     return tuple(names)
+
+
+def interval_keys(percentiles: Sequence[float]) -> tuple[str, ...]:
+    """The keys of the ends of intervals: ``mean_low``, ``mean_high``, ``p50_low``, ``p50_high`` ..."""
+    statistics = ("mean", *(percentile_key(p) for p in percentiles))
+    return tuple(f"{statistic}_{end}" for statistic in statistics for end in ("low", "high"))

@@ -162,36 +162,41 @@ def cdf(digest: Tensor, x: float | Tensor) -> Tensor:
     return q.reshape((*digest.shape[:-2], *x.shape))
 
 
-def trimmed_mean(digest: Tensor, low: float, high: float) -> Tensor:
+def trimmed_mean(digest: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     """The mean of what lies between the quantiles ``low`` and ``high``.
 
     A value that straddles a limit enters by the part of its weight inside, so that at most K values give the
-    exact interpolated trimmed mean. ``trimmed_mean(d, 0, 1)`` is :func:`mean`.
+    exact interpolated trimmed mean, and the parts of a digest add up. ``trimmed_mean(d, 0, 1)`` is
+    :func:`mean`.
 
     Args:
         digest: ``[..., K + 3, 2]``.
-        low: lower limit, in [0, 1).
-        high: upper limit, in (low, 1].
+        low: lower limits, numbers in [0, 1), any shape ``Q``.
+        high: upper limits, in (low, 1], of the same shape or one that broadcasts.
 
     Returns:
-        ``[...]`` float64; infinite if an infinite value is not trimmed, NaN if the digest is empty.
+        ``[..., *Q]`` float64; infinite if an infinite value is not trimmed, NaN if the digest is empty.
 
     Raises:
-        ValueError: if the limits are not ``0 <= low < high <= 1``.
+        ValueError: if plain numbers are not ``0 <= low < high <= 1``. (Looking into tensors would wait for
+            the device: there the result means nothing.)
 
     Example:
         >>> from lightning_pce.digest import from_values, trimmed_mean
         >>> trimmed_mean(from_values(torch.tensor([-100.0, 1.0, 2.0, 3.0, 900.0])), 0.2, 0.8)
         tensor(2., dtype=torch.float64)
     """
-    if not 0 <= low < high <= 1:
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and not 0 <= low < high <= 1:
         raise ValueError(
             f"Expected arguments `low` and `high` with 0 <= low < high <= 1 but got {low} and {high}."
         )
+    limits = [torch.as_tensor(each, dtype=torch.float64, device=digest.device) for each in (low, high)]
+    shape = (*digest.shape[:-2], *(limits[0] + limits[1]).shape)
+    digest = digest[..., None, :, :]
     below, above, total = weight_below_of(digest), weight_above_of(digest), count(digest)
-    start, stop = low * total, high * total
+    start, stop = (limit.reshape(-1) * total for limit in limits)
     inner = _mean_between(digest, start - below, stop - below)
-    return _with_infinite(inner, start < below, stop > total - above)
+    return _with_infinite(inner, start < below, stop > total - above).reshape(shape)
 
 
 def tail_mean(digest: Tensor, q: float) -> Tensor:
@@ -287,7 +292,7 @@ def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
 
 
 def _mean_between(digest: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """The mean of the finite weight from start to stop, ``[...]`` each, in ascending order of the values.
+    """The mean of the finite weight from start to stop, ``[..., S]`` each, of a digest ``[..., 1, K + 3, 2]``.
 
     The sum is that of the parts inside. A difference of two sums from the end would lose all that is small
     beside one extreme value outside.

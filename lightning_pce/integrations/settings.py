@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_pce._names import DEFAULT_PERCENTILES, checked_names, percentile_key
+from lightning_pce._names import DEFAULT_PERCENTILES, checked_names, interval_keys, percentile_key
 from lightning_pce.metrics.percentiles import PercentileCrossEntropy
 from lightning_pce.tokens.statistics import DERIVED, STATISTICS, TOP_K
 
@@ -30,6 +30,9 @@ class Settings:
         loader_names: names of several dataloaders, in order; left out: ``dl0``, ``dl1`` ...
         pool_loaders: with several dataloaders also measure all their tokens together.
         process_group: the ranks that each see tokens of their own, if not all.
+        error_bars: also count tokens by document, for intervals.
+        level: the probability that an interval holds the true value.
+        log_intervals: also log the ends of the intervals.
 
     Raises:
         ValueError: if a setting is impossible, or a name cannot be part of a logged name.
@@ -44,6 +47,9 @@ class Settings:
     loader_names: Sequence[str] | None = None
     pool_loaders: bool = False
     process_group: Group = None
+    error_bars: bool = False
+    level: float = 0.95
+    log_intervals: bool = False
 
     def __post_init__(self) -> None:
         metric = self.make_metric()  # which raises now, not at step 40,000
@@ -55,18 +61,34 @@ class Settings:
         }
         if self.loader_names is not None:
             checked["loader_names"] = checked_names("loader_names", self.loader_names)
+        self._check_error_bars()
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _check_error_bars(self) -> None:
+        if self.log_intervals and not self.error_bars:
+            raise ValueError("Expected argument `error_bars=True` because `log_intervals` is.")
+        if self.error_bars and "rank" in self.statistics:
+            raise ValueError(
+                'Expected "log_rank" instead of "rank" among the statistics: with error bars values are '
+                "counted in bins up to 1,000, which ranks pass."
+            )
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The arguments that the metrics of all token statistics have in common."""
+        return {
+            "groups": self.groups,
+            "compression": self.compression,
+            "error_bars": self.error_bars,
+            "level": self.level,
+            "process_group": self.process_group,
+        }
 
     def make_metric(self) -> PercentileCrossEntropy:
         """A metric of the cross-entropy with these settings."""
         return PercentileCrossEntropy(
-            self.percentiles,
-            groups=self.groups,
-            ignore_index=self.ignore_index,
-            shift=self.shift,
-            compression=self.compression,
-            process_group=self.process_group,
+            self.percentiles, ignore_index=self.ignore_index, shift=self.shift, **self.shared
         )
 
     @property
@@ -78,6 +100,8 @@ class Settings:
     def keys(self) -> tuple[str, ...]:
         """What of each statistic is logged, in order; the keys of a group begin with its name."""
         keys = ("mean", *(percentile_key(p) for p in self.percentiles), "trimmed_mean")
+        if self.log_intervals:
+            keys += interval_keys(self.percentiles)
         return (*keys, *(f"{group}_{key}" for group in self.groups or () for key in keys))
 
     @property
@@ -94,7 +118,8 @@ class Settings:
         """All that ranks must agree on, in words."""
         return (
             f"statistics={self.statistics}, loader_names={self.loader_names}, "
-            f"pool_loaders={self.pool_loaders}, {self.make_metric().named_settings()}"
+            f"pool_loaders={self.pool_loaders}, log_intervals={self.log_intervals}, "
+            f"{self.make_metric().named_settings()}"
         )
 
 

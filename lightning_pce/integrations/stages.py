@@ -19,7 +19,7 @@ from lightning_pce.integrations.settings import Settings
 from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.metrics._process_group import lazy_group
 from lightning_pce.metrics._views import DigestFunction, DigestView, SharedGather, ViewedMetric
-from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
+from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles, slots_of
 from lightning_pce.metrics.weighted_mean import WeightedMean
 from lightning_pce.tokens.labels import Logits
 
@@ -118,13 +118,14 @@ class StageMetrics(nn.Module):
         """Whether this rank has updated the stage since it began."""
         return stage in self._updated
 
-    def open(self, stage: str, loaders: int, device: torch.device) -> None:
+    def open(self, stage: str, loaders: int, device: torch.device, *, trial: bool = False) -> None:
         """A stage begins: its metrics exist on every rank from here on, batches or not, and are empty.
 
         Args:
             stage: which.
             loaders: how many dataloaders it has.
             device: where its metrics are.
+            trial: it sees a few batches only, too few for error bars, of which nothing is said then.
 
         Raises:
             ValueError: if there are names for another number of dataloaders.
@@ -152,6 +153,8 @@ class StageMetrics(nn.Module):
                 metric = self.metrics[f"{key}_{statistic}"]
                 assert isinstance(metric, ViewedMetric)
                 metric.reset()
+                if isinstance(metric, DigestMetric):
+                    metric.says_reasons = statistic == "ce" and not trial  # once for all
             self._gathers[key].begin()
         self._updated.discard(stage)
         self._warn_of_outdated(stage, loaders)
@@ -163,14 +166,11 @@ class StageMetrics(nn.Module):
     def _make(self, key: str, device: torch.device) -> None:
         """The metrics of a stage and dataloader, and the views of them that are logged."""
         settings = self.settings
-        shared: dict[str, Any] = {"groups": settings.groups, "process_group": settings.process_group}
         metrics: dict[str, ViewedMetric] = {"ce": settings.make_metric()}
         for name in settings.statistics[1:]:
-            metrics[name] = StreamingQuantiles(
-                settings.percentiles, compression=settings.compression, **shared
-            )
+            metrics[name] = StreamingQuantiles(settings.percentiles, **settings.shared)
         for name in settings.accuracies:
-            metrics[name] = WeightedMean(**shared)
+            metrics[name] = WeightedMean(groups=settings.groups, process_group=settings.process_group)
         self._gathers[key] = SharedGather()
         for name, metric in metrics.items():
             self.metrics[f"{key}_{name}"] = metric.to(device)
@@ -212,18 +212,21 @@ class StageMetrics(nn.Module):
             ValueError: if the arguments do not fit; nothing of the batch enters then.
         """
         index = self._checked_index(stage, dataloader_idx)
-        self._updated.add(stage)
         metric = self.metric(stage, index)
         assert isinstance(metric, PercentileCrossEntropy)
         wanted = (*self.settings.statistics, *self.settings.accuracies)
         scored = metric.score_batch(logits, labels, statistics=wanted, **arguments)
+        self._updated.add(stage)
+        slots = slots_of(scored)  # once for all statistics
         for each in (i for i in self._indices(self._open[stage]) if i in (index, None)):
             for name in wanted:
                 to = self.metric(stage, each, name)
                 if isinstance(to, PercentileCrossEntropy):
-                    to.add(scored)
+                    to.add_values(scored.ce, scored.weights, scored.groups, scored.invalid, slots)
+                elif isinstance(to, StreamingQuantiles):
+                    to.add_values(scored.statistics[name], scored.weights, scored.groups, slots=slots)
                 else:
-                    assert isinstance(to, StreamingQuantiles | WeightedMean)
+                    assert isinstance(to, WeightedMean)
                     to.add_values(scored.statistics[name], scored.weights, scored.groups)
         return scored.mean()
 
@@ -259,6 +262,8 @@ class StageMetrics(nn.Module):
             loaders = loaders if self._train_had_results else 0
         keys = self._keys(stage, loaders)
         self._given.setdefault(stage, {}).update(keys)
+        for key in keys:
+            self._gathers[key].begin()
         return self._views(keys)
 
     def outdated(self, stage: str) -> Mapping[str, tuple[str, DigestView]]:
@@ -288,7 +293,6 @@ class StageMetrics(nn.Module):
     def _views(self, keys: Mapping[str, str]) -> dict[str, tuple[str, DigestView]]:
         found = {}
         for key, loader in keys.items():
-            self._gathers[key].begin()
             views = self.views[key]
             assert isinstance(views, nn.ModuleDict)
             for name, view in views.items():
@@ -325,12 +329,27 @@ class StageMetrics(nn.Module):
         Returns:
             By the name of the dataloader (``""``: the only one) and of the group (``""``: all tokens).
         """
-        loaders = self.dataloaders(stage)
-        found = {}
+        return {
+            loader: {"": metric.digest, **metric.group_digests}
+            for loader, metric in self._of_loaders(stage, statistic).items()
+        }
+
+    def documents(self, stage: str, statistic: str = "ce") -> dict[str, dict[str, Tensor]]:
+        """The document counts ``[128, 97]`` of a stage, as :meth:`digests` gives digests; perhaps none."""
+        if not self.settings.error_bars:
+            return {}
+        return {
+            loader: {"": metric.documents, **metric.group_documents}
+            for loader, metric in self._of_loaders(stage, statistic).items()
+        }
+
+    def _of_loaders(self, stage: str, statistic: str) -> dict[str, DigestMetric]:
+        """The metrics of a stage by the name of the dataloader."""
+        loaders, found = self.dataloaders(stage), {}
         for index in range(loaders):
             metric = self.metric(stage, index, statistic)
             assert isinstance(metric, DigestMetric)
-            found[self.loader_name(index, loaders)] = {"": metric.digest, **metric.group_digests}
+            found[self.loader_name(index, loaders)] = metric
         return found
 
     def by_loader(self, stage: str) -> dict[str, dict[str, ViewedMetric]]:

@@ -20,7 +20,7 @@ from lightning_pce.integrations._model_outputs import PassedBy, first_rows, leng
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.tokens.batch import score_tokens
-from lightning_pce.tokens.labels import NONE_IGNORED, Logits, shifted
+from lightning_pce.tokens.labels import NONE_IGNORED, Logits, documents_by_content, shifted
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -103,6 +103,9 @@ class PercentileCETrainerMixin(_Trainer):
         ignore_index: int | None = -100,
         shift: bool | None = None,
         compression: int = 1024,
+        error_bars: bool = False,
+        level: float = 0.95,
+        log_intervals: bool = False,
         history: bool | str | os.PathLike[str] = False,
     ) -> None:
         """Choose what is measured; optional, and called before the first evaluation.
@@ -118,6 +121,11 @@ class PercentileCETrainerMixin(_Trainer):
                 out: False for encoder-decoder models, such as T5, by ``model.config``, True for all others,
                 with a warning if the logits of a first batch say otherwise.
             compression: centroids of each digest, see :class:`lightning_pce.PercentileCrossEntropy`.
+            error_bars: also count tokens by document, for intervals: the batch has ``document``, integers of
+                sequences or tokens (the model does not see them; set ``remove_unused_columns=False``), or
+                each row is one.
+            level: the probability that an interval holds the true value.
+            log_intervals: also give the ends of the intervals, ``eval_ce_p50_low``, ``eval_ce_p50_high`` ...
             history: also write each evaluation to a file, from the first process, for
                 :meth:`lightning_pce.History.load`: its path, or True for ``percentile_history.jsonl`` in
                 ``output_dir``.
@@ -129,7 +137,13 @@ class PercentileCETrainerMixin(_Trainer):
         # ignored, that of the last position.
         ignored = NONE_IGNORED if ignore_index is None else ignore_index
         settings = Settings(
-            percentiles=percentiles, statistics=statistics, ignore_index=ignored, compression=compression
+            percentiles=percentiles,
+            statistics=statistics,
+            ignore_index=ignored,
+            compression=compression,
+            error_bars=error_bars,
+            level=level,
+            log_intervals=log_intervals,
         )
         self.percentile_ce = StageMetrics(settings)
         self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignored
@@ -277,6 +291,9 @@ class PercentileCETrainerMixin(_Trainer):
     ) -> Any:
         """The Trainer's own; in an evaluation the tokens of the batch enter the percentiles."""
         arguments = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+        document = inputs.get("document") if self._counts_documents() else None
+        if document is not None:  # which no model knows
+            inputs = {name: value for name, value in inputs.items() if name != "document"}
         labels = None if self._percentile_ce_loader is None else inputs.get("labels")
         if labels is None:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **arguments)
@@ -296,8 +313,11 @@ class PercentileCETrainerMixin(_Trainer):
             hook.remove()
         if return_outputs:
             passed.take(result[1])
-        self._measure(batch, passed, result[0] if return_outputs else result)
+        self._measure({**batch, "document": document}, passed, result[0] if return_outputs else result)
         return result
+
+    def _counts_documents(self) -> bool:
+        return hasattr(self, "percentile_ce") and self.percentile_ce.settings.error_bars
 
     def _measure(self, batch: Mapping[str, Any], passed: PassedBy, loss: Any) -> None:
         """Add the batch to the percentiles, from the logits or losses that have passed by."""
@@ -305,7 +325,8 @@ class PercentileCETrainerMixin(_Trainer):
         rows = self._new_rows(self._percentile_ce_loader, len(labels))
         if passed.logits is None:
             losses, mask = self._losses_instead_of_logits(passed, labels)
-            self.percentile_ce.measure("val", losses=losses[:rows], mask=mask[:rows])
+            document = self._documents_beside(losses, batch, rows)
+            self.percentile_ce.measure("val", losses=losses[:rows], mask=mask[:rows], document=document)
             self._percentile_ce_saw_labels = True
             return
         if passed.calls > 1:
@@ -315,7 +336,8 @@ class PercentileCETrainerMixin(_Trainer):
             )
         logits = first_rows(passed.logits, rows)
         own = self._labels_by_position(batch, logits)[:rows]
-        mean = self.percentile_ce.measure("val", logits, own)
+        document = self._documents_by_position(batch, logits, rows)
+        mean = self.percentile_ce.measure("val", logits, own, document=document)
         if not self._percentile_ce_saw_labels:  # of the first batch only: comparing waits for the device
             self._check_shift(batch, logits, mean, loss)
         self._percentile_ce_saw_labels = True
@@ -357,11 +379,27 @@ class PercentileCETrainerMixin(_Trainer):
         shift = shift and self._shifts_labels()
         if shift and given is not None:
             labels, shift = given, False
-        ignored = self._percentile_ce_ignored
-        virtual = length_of(logits) - labels.shape[-1] if labels.ndim > 1 else 0
-        labels = torch.nn.functional.pad(labels, (virtual, 0), value=ignored)  # as peft does
-        first = logits if isinstance(logits, Tensor) else logits[0]
-        return (shifted(labels, ignored) if shift else labels).to(first.device)
+        return _by_position(labels, logits, self._percentile_ce_ignored, shift)
+
+    def _documents_beside(self, losses: Tensor, batch: Mapping[str, Any], rows: int) -> Tensor | None:
+        """Ids of documents for losses ``[B, t]`` of a model that has shifted the labels itself."""
+        if not self._counts_documents():
+            return None
+        labels, document = batch["labels"], batch["document"]
+        if document is None:  # -100 is what such a model leaves out
+            document = documents_by_content(labels[..., 1:])
+        elif document.shape == labels.shape:
+            document = _last(document, losses.shape[-1])
+        found: Tensor = document[:rows].to(losses.device)
+        return found
+
+    def _documents_by_position(self, batch: Mapping[str, Any], logits: Logits, rows: int) -> Tensor | None:
+        """The ids that the batch gives to sequences ``[B]`` or tokens ``[B, T]``; None if it gives none."""
+        document: Tensor | None = batch["document"]
+        if document is None or document.shape != batch["labels"].shape or document.ndim < 2:
+            return document if document is None else document[:rows]
+        shift = self._shifts_labels() and batch.get("shift_labels") is None
+        return _by_position(document, logits, 0, shift)[:rows]
 
     def _virtual_tokens(self) -> int:
         """How many positions a trained prompt of peft adds before those of the batch."""
@@ -444,6 +482,19 @@ class PercentileCETrainerMixin(_Trainer):
         if not hasattr(self, "_percentile_ce_said"):
             self._percentile_ce_said: set[str] = set()
         warn_once(self._percentile_ce_said, message, f"Percentile CE {message}")
+
+
+def _last(ids: Tensor, length: int) -> Tensor:
+    """The last columns of ids ``[B, T]``; what is missing in front belongs to no text."""
+    return torch.nn.functional.pad(ids, (max(length - ids.shape[-1], 0), 0))[..., -length:]
+
+
+def _by_position(values: Tensor, logits: Logits, fill: int, shift: bool) -> Tensor:
+    """What belongs to labels ``[B, T]`` as it belongs to positions of the logits, on their device."""
+    virtual = length_of(logits) - values.shape[-1] if values.ndim > 1 else 0
+    values = torch.nn.functional.pad(values, (virtual, 0), value=fill)  # as peft does
+    first = logits if isinstance(logits, Tensor) else logits[0]
+    return (shifted(values, fill) if shift else values).to(first.device)
 
 
 def _between(low: int, number: int, high: int) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_pce.metrics._base import SingleStateMetric
+from lightning_pce.metrics._base import StateMetric
 
 
-class TotalsMetric(SingleStateMetric):
+class TotalsMetric(StateMetric):
     """Sums and counts in one tensor, and a table of the vocabulary or none.
 
     Args:

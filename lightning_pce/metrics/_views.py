@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torchmetrics.wrappers.abstract import WrapperMetric
 
-from lightning_pce.metrics._base import SingleStateMetric, gather_states
+from lightning_pce.metrics._base import StateMetric, gather_states, sum_over_ranks
 
 if TYPE_CHECKING:
     from lightning_pce.metrics._digest_metric import DigestMetric
 
 
-class ViewedMetric(SingleStateMetric):
+class ViewedMetric(StateMetric):
     """A metric whose ``compute`` gives a dict, each entry of which can be logged by itself."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,6 +26,8 @@ class ViewedMetric(SingleStateMetric):
         self._result_from: Tensor | None = None
         self._served: set[str] = set()
         self._shared_gather: SharedGather | None = None
+        self._in_forward = False  # which computes the result of one batch
+        self._shares = False  # whether the merge that is running is that of all its metrics
 
     @property
     @abstractmethod
@@ -72,26 +73,31 @@ class ViewedMetric(SingleStateMetric):
         return self._result
 
     def _computed_together(self) -> dict[str, Tensor]:
-        """The result, by the gather that is shared with other metrics, if there is one."""
-        own = self.dist_sync_fn
-        if self._shared_gather is not None:
-            self.dist_sync_fn = partial(self._shared_gather.gather, self)
+        """The result, by the collectives that are shared with other metrics, if there are some."""
+        self._shares = self._shared_gather is not None
         try:
             with warnings.catch_warnings():
                 # A rank or dataloader without batches is empty, and says so by NaN and count 0.
                 warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
                 result: dict[str, Tensor] = self.compute()
         finally:
-            self.dist_sync_fn = own
+            self._shares = False
         return result
+
+    def _over_ranks(self, gather: Callable[..., Any], group: Any) -> dict[str, Tensor]:
+        if self._shares and self._shared_gather is not None:
+            return self._shared_gather.over_ranks(self, group)
+        return super()._over_ranks(gather, group)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         # torchmetrics resets the metric for the batch. A rank that has forgotten the shared result would
         # enter the next collective alone.
         shared = self._result, self._result_from, self._served
+        self._in_forward = True
         try:
             return super()._forward(*args, **kwargs)
         finally:
+            self._in_forward = False
             self._result, self._result_from, self._served = shared
 
     def reset(self) -> None:
@@ -103,14 +109,17 @@ class ViewedMetric(SingleStateMetric):
 class SharedGather:
     """One ``all_gather`` for the states of several metrics, whose views are computed one after the other.
 
-    The first metric of a round gathers the states of all; each of the others takes its part, once. A metric
-    that has taken its part begins a new round. So the sequence of calls alone decides when the ranks meet,
+    States that are plain sums, document counts, are added up by one ``all_reduce`` more, if there are some.
+
+    The first metric of a round merges the states of all; each of the others takes its own, once. A metric
+    that has taken its own begins a new round. So the sequence of calls alone decides when the ranks meet,
     and never what one of them has seen.
     """
 
     def __init__(self) -> None:
         self._members: list[ViewedMetric] = []
-        self._waiting: dict[int, tuple[int, list[Tensor]]] = {}  # update counts, and parts of all ranks
+        # By place among the members: the number of updates, and the states of all ranks by name.
+        self._waiting: dict[int, tuple[int, dict[str, Tensor]]] = {}
 
     def add(self, metric: ViewedMetric) -> None:
         """Let the views of a metric take part."""
@@ -121,29 +130,52 @@ class SharedGather:
         """A new round: the next metric gathers, whatever was not taken."""
         self._waiting.clear()
 
-    def gather(self, metric: ViewedMetric, state: Tensor, group: Any | None = None) -> list[Tensor]:
-        """The states of all ranks for one metric, in the order of ranks."""
+    def over_ranks(self, metric: ViewedMetric, group: Any | None = None) -> dict[str, Tensor]:
+        """The states of all ranks for one metric, by name."""
         place = next(index for index, member in enumerate(self._members) if member is metric)
         if place not in self._waiting:
-            states = [state if member is metric else member._state for member in self._members]
-            flat = gather_states(torch.cat([each.reshape(-1) for each in states]), group)
-            sizes = [each.numel() for each in states]
-            ranks = [torch.split(rank, sizes) for rank in flat]
-            self._waiting = {
-                index: (
-                    self._members[index]._update_count,
-                    [parts[index].reshape(each.shape) for parts in ranks],
-                )
-                for index, each in enumerate(states)
-            }
-        updates, parts = self._waiting.pop(place)
+            self._waiting = self._merged(group)
+        updates, states = self._waiting.pop(place)
         if updates != metric._update_count:
             warnings.warn(
                 f"A result of {type(metric).__name__} is of before its last update: a view of another metric "
                 "has begun this round. Compute all views between updates, or reset.",
                 stacklevel=3,
             )
-        return parts
+        return states
+
+    def _merged(self, group: Any | None) -> dict[int, tuple[int, dict[str, Tensor]]]:
+        """The states of all members over all ranks."""
+        counts = [member._update_count for member in self._members]
+        own = {
+            (place, name): state
+            for place, member in enumerate(self._members)
+            for name, state in member._own_states().items()
+        }
+        sums = {key: state for key, state in own.items() if self._members[key[0]]._is_summed(key[1])}
+        gathered = {key: state for key, state in own.items() if key not in sums}
+        ranks = [_split(flat, gathered) for flat in gather_states(_joined(gathered), group)]
+        merged = {
+            (place, name): self._members[place]._merge_ranks(name, [rank[place, name] for rank in ranks])
+            for place, name in gathered
+        }
+        if sums:
+            merged |= _split(sum_over_ranks(_joined(sums), group), sums)
+        return {
+            place: (count, {name: merged[place, name] for name in member._defaults})
+            for place, (count, member) in enumerate(zip(counts, self._members, strict=True))
+        }
+
+
+def _joined(states: Mapping[Any, Tensor]) -> Tensor:
+    """States of any shapes as one vector."""
+    return torch.cat([state.reshape(-1) for state in states.values()])
+
+
+def _split(flat: Tensor, like: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+    """What :func:`_joined` has joined."""
+    parts = torch.split(flat, [state.numel() for state in like.values()])
+    return {key: part.reshape(state.shape) for part, (key, state) in zip(parts, like.items(), strict=True)}
 
 
 class DigestView(WrapperMetric):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce import digest as td
+from lightning_pce import intervals
 from lightning_pce._threads import single_threaded
 
 # Values wait until there are this many, or this many updates. Counted together they cost a quarter of what
@@ -26,17 +27,24 @@ class WaitingBatch(NamedTuple):
     weights: Tensor | None  # [n] bool or numbers
     groups: Tensor | None  # [n] int32
     invalid: Tensor | None  # [n] bool
+    slots: Tensor | None  # [n] uint8, of documents
 
 
 class Waiting(NamedTuple):
     """A digest, or one of each group, and the batches that are to enter it. It is never changed in place."""
 
     digest: Tensor  # [K + 3, 2] or [G, K + 3, 2]
+    documents: Tensor | None = None  # [128, 97] or [G, 128, 97]
     batches: tuple[WaitingBatch, ...] = ()
     number: int = 0  # of values
 
     def with_batch(
-        self, values: Tensor, weights: Tensor | None, groups: Tensor | None, invalid: Tensor | None
+        self,
+        values: Tensor,
+        weights: Tensor | None,
+        groups: Tensor | None,
+        invalid: Tensor | None,
+        slots: Tensor | None,
     ) -> Waiting:
         """The same and a batch of tensors of one shape, in copies: their owner may write over them."""
         device = self.digest.device
@@ -48,9 +56,10 @@ class Waiting(NamedTuple):
             # Far outside stays outside.
             None if groups is None else _copied(groups.clamp(-1, 1 << 30).int(), device),
             None if invalid is None else _copied(invalid, device),
+            None if slots is None else _copied(slots, device),
         )
         batches = self.batches + (batch,)  # noqa: RUF005 - that would copy all of them twice
-        return Waiting(self.digest, batches, self.number + values.numel())
+        return Waiting(self.digest, self.documents, batches, self.number + values.numel())
 
     @property
     def is_enough(self) -> bool:
@@ -59,8 +68,8 @@ class Waiting(NamedTuple):
         return self.number >= enough or len(self.batches) >= _ENOUGH_UPDATES
 
     @single_threaded()
-    def entered(self) -> Tensor:
-        """The digest with all batches in it."""
+    def entered(self) -> tuple[Tensor, Tensor | None]:
+        """The digest and the document counts with all batches in them."""
         values = torch.cat([batch.values for batch in self.batches])
         weights = _joined_weights(self.batches)
         groups = None if self.batches[0].groups is None else _joined([batch.groups for batch in self.batches])
@@ -68,7 +77,10 @@ class Waiting(NamedTuple):
         if any(batch.invalid is not None for batch in self.batches):
             invalid = _joined([_or_none_of(batch.invalid, batch.values) for batch in self.batches])
             digest = td.add_invalid(digest, _number_in(invalid, groups, digest))
-        return digest
+        if self.documents is None:
+            return digest, None
+        slots = _joined([batch.slots for batch in self.batches])
+        return digest, intervals.add(self.documents, values, weights, slots, groups=groups)
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from lightning_pce.tokens.labels import (
+    NONE_IGNORED,
     GroupIds,
     Logits,
     Pairing,
     check_ids,
     check_logits_and_labels,
+    checked_documents,
     checked_groups,
     checked_losses,
     checked_weights,
+    documents_by_content,
     pair_losses,
     shifted,
     targets,
@@ -46,6 +49,8 @@ class ScoredTokens(NamedTuple):
     if too few tokens count for a judgement. None if it was not asked for, or the sequences are too short."""
     masked: bool = True
     """Whether labels or a mask said which tokens count; else all do."""
+    documents: Tensor | None = None
+    """int64, the id of each token's document; None unless it was asked for."""
 
     def mean(self) -> Tensor:
         """The weighted mean cross-entropy, 0-d in nats, differentiable, NaN if nothing counts."""
@@ -64,6 +69,8 @@ def score_tokens(
     weights: Tensor | None = None,
     group: GroupIds | None = None,
     groups: tuple[str, ...] | None = None,
+    document: GroupIds | None = None,
+    by_document: bool = False,
     ignore_index: int | None = -100,
     shift: bool = False,
     statistics: Sequence[str] = ("ce",),
@@ -82,6 +89,9 @@ def score_tokens(
             belong to the labels, if these are given, and move with them.
         group: if there are groups, the number of each token's, of each sequence's or of all.
         groups: the names of the groups.
+        document: an id of each token's document, of each sequence's or of all: any integers. Left out, each
+            row of labels ``[..., T]`` is a document, known by a hash of the labels in it that count.
+        by_document: whether documents are wanted.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs: position t is scored against label t + 1, and so are weights and
             groups of tokens. Beside ``losses`` it decides where these do not show which label is theirs.
@@ -107,13 +117,18 @@ def score_tokens(
             )
         _check_ce_alone(statistics)
         losses, _ = checked_losses(losses, mask)
+        if by_document and document is None and labels is not None:
+            document = _rows_of_losses(losses, labels, ignore_index, shift)
         if labels is not None and mask is None:
             check_ids(labels)
             pairing = pair_losses(losses, labels, ignore_index=ignore_index, shift=shift)
             if pairing is not None:
                 mask = pairing.mask
-                weights, group = (_beside_losses(each, labels, pairing) for each in (weights, group))
-        return _from_losses(losses, mask, weights, group, groups)
+                weights, group, document = (
+                    _beside_losses(each, labels, pairing) for each in (weights, group, document)
+                )
+        documents = _documents(document, losses, by_document)
+        return _from_losses(losses, mask, weights, group, groups)._replace(documents=documents)
     if logits is None or labels is None:
         raise ValueError(
             "Expected arguments `logits` and `labels`, or argument `losses`, but got "
@@ -131,11 +146,14 @@ def score_tokens(
         weights = shifted(weights, 0)
     weights = weights_where(target.valid, weights)
     numbers = checked_groups(group, groups, labels, weights, shift=shift)
+    if by_document and document is None:
+        document = _rows(target.labels)
+    documents = _documents(document, labels, by_document, shift=shift)
     ce, others = scored(logits, target, statistics)
     # On a CPU an impossible label has raised.
     invalid = None if labels.device.type == "cpu" else target.invalid
     gain = gain_by_shift(logits, target, ce) if judge_shift and not shift else None
-    return ScoredTokens(ce, weights, numbers, invalid, others, target.labels, gain)
+    return ScoredTokens(ce, weights, numbers, invalid, others, target.labels, gain, documents=documents)
 
 
 def _from_losses(
@@ -150,6 +168,42 @@ def _from_losses(
     numbers = checked_groups(group, groups, losses, weights)
     ce = losses if losses.dtype == torch.float64 else losses.float()
     return ScoredTokens(ce, weights, numbers, None, {}, None, masked=mask is not None)
+
+
+def _documents(
+    document: GroupIds | None, like: Tensor, by_document: bool, *, shift: bool = False
+) -> Tensor | None:
+    """The id of each token's document, or a ``ValueError`` if they are wanted and cannot be known."""
+    if document is not None and not by_document:
+        raise ValueError("Expected no argument `document`: the metric was made without `error_bars`.")
+    if not by_document:
+        return None
+    if document is None:
+        raise ValueError(
+            f"Expected argument `document` with an id of each token's document, {tuple(like.shape)}, or of "
+            f"each sequence's: any integers. Error bars need it where there are no labels [B, T], T > 1, "
+            "whose rows could be taken for documents."
+        )
+    return checked_documents(document, like, shift=shift)
+
+
+def _rows(labels: Tensor) -> Tensor | None:
+    """Rows of targets ``[..., T]`` as documents, an id each; None of flat labels, and of single tokens."""
+    return documents_by_content(labels) if labels.ndim > 1 and labels.shape[-1] > 1 else None
+
+
+def _rows_of_losses(losses: Tensor, labels: Tensor, ignore_index: int | None, shift: bool) -> Tensor | None:
+    """Rows of labels beside losses as documents: an id of each row, or of each label if losses are flat.
+
+    The ids are those that the labels have beside logits.
+    """
+    check_ids(labels)
+    ignored = labels == (NONE_IGNORED if ignore_index is None else ignore_index)
+    target = torch.where(ignored, -100, labels.long()).to(losses.device)
+    rows = losses.ndim == labels.ndim and losses.shape[:-1] == labels.shape[:-1]
+    cut = rows and losses.shape[-1] == labels.shape[-1] - 1
+    ids = _rows(shifted(target, -100) if labels.ndim and (shift or cut) else target)
+    return ids if ids is None or rows else ids[..., None].expand(labels.shape)
 
 
 def _beside_losses(given: Any, labels: Tensor, pairing: Pairing) -> Any:

@@ -1,4 +1,4 @@
-"""Which tokens count, and which label, weight and group each has: every rule of that once."""
+"""Which tokens count, and which label, weight, group and document each has: every rule of that once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 # No label is this: nothing is ignored.
 NONE_IGNORED = -(1 << 63)
+_ODD = 0x5851F42D4C957F2D
 GroupIds = Tensor | Sequence[int] | int
 # [..., V], or chunks [..., t, V] of that along the sequence, as of litgpt's lm_head_chunk_size and torchtune.
 Logits: TypeAlias = Tensor | Sequence[Tensor]
@@ -311,17 +312,7 @@ def checked_groups(
         raise ValueError(
             f"Expected argument `group`: which of the groups {', '.join(names)} each entry is of."
         )
-    ids = _whole_numbers(group, like.device)
-    per_sequence = ids.ndim < like.ndim and ids.shape == like.shape[:-1]
-    if ids.shape != like.shape and not per_sequence and ids.ndim:
-        raise ValueError(
-            f"Expected argument `group` with a number for each token, {tuple(like.shape)}, or for each "
-            f"sequence, {tuple(like.shape[:-1])}, but got {tuple(ids.shape)}."
-        )
-    if per_sequence or not ids.ndim:
-        ids = (ids[..., None] if like.ndim else ids).expand(like.shape)
-    elif shift:
-        ids = shifted(ids, 0)
+    ids = _ids_of_tokens("group", group, like, shift)
     if ids.device.type == "cpu":
         counted = torch.ones_like(ids, dtype=torch.bool) if weights is None else weights > 0
         wrong = ids[counted & ((ids < 0) | (ids >= len(names)))]
@@ -333,13 +324,51 @@ def checked_groups(
     return ids
 
 
-def _whole_numbers(group: GroupIds, device: torch.device) -> Tensor:
+def checked_documents(document: GroupIds, like: Tensor, *, shift: bool = False) -> Tensor:
+    """The id of each token's document, int64 in the shape of ``like``, or a ``ValueError``.
+
+    Args:
+        document: an integer for each token, for each sequence or for all; negative ones are fine.
+        like: ``[...]`` losses, or what else the tokens have one of each.
+        shift: ids of tokens stand where the labels do, which are shifted.
+    """
+    return _ids_of_tokens("document", document, like, shift)
+
+
+def documents_by_content(labels: Tensor) -> Tensor:
+    """A hash of the targets that count in each row ``[..., T]``, -100 where none does: int64 ``[...]``.
+
+    Rows of the same tokens in the same order have the same, wherever their padding stands.
+    """
+    counted = labels != -100
+    # Odd, so that no power of it is 0; modulo 2**64, as integers wrap.
+    powers = torch.full_like(labels, _ODD).cumprod(-1)
+    place = (counted.cumsum(-1) - 1).clamp(min=0)
+    power = powers.gather(-1, place)
+    return torch.where(counted, (labels + 1) * power, 0).sum(-1)
+
+
+def _ids_of_tokens(name: str, given: GroupIds, like: Tensor, shift: bool) -> Tensor:
+    """Ids of tokens, of sequences or one of all in the shape of ``like``, int64, or a ``ValueError``."""
+    ids = _whole_numbers(name, given, like.device)
+    per_sequence = ids.ndim < like.ndim and ids.shape == like.shape[:-1]
+    if ids.shape != like.shape and not per_sequence and ids.ndim:
+        raise ValueError(
+            f"Expected argument `{name}` with a number for each token, {tuple(like.shape)}, or for each "
+            f"sequence, {tuple(like.shape[:-1])}, but got {tuple(ids.shape)}."
+        )
+    if per_sequence or not ids.ndim:
+        return (ids[..., None] if like.ndim else ids).expand(like.shape)
+    return shifted(ids, 0) if shift else ids
+
+
+def _whole_numbers(name: str, given: GroupIds, device: torch.device) -> Tensor:
     try:
-        ids = torch.as_tensor(group, device=device)
+        ids = torch.as_tensor(given, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Expected argument `group` to hold integers but got {group!r:.80}.") from error
+        raise ValueError(f"Expected argument `{name}` to hold integers but got {given!r:.80}.") from error
     if ids.is_floating_point() or ids.is_complex():
-        raise ValueError(f"Expected argument `group` to hold integers but got {ids.dtype}.")
+        raise ValueError(f"Expected argument `{name}` to hold integers but got {ids.dtype}.")
     return ids.long()
 
 

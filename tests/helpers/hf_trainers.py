@@ -110,6 +110,21 @@ def make_trainer(folder, model=None, trainer=PercentileTrainer, callbacks=None, 
     )
 
 
+class FusedLM(torch.nn.Module):
+    """Gives log-probabilities and no logits, as a model with trl's fused head."""
+
+    def __init__(self):
+        super().__init__()
+        self.lm = make_model()
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits, labels = self.lm(input_ids, attention_mask).logits[:, :-1], labels[:, 1:]
+        mask = labels != IGNORED
+        own = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        log_probs = own.masked_fill(~mask, 0)
+        return {"loss": -log_probs.sum() / mask.sum(), "log_probs": log_probs, "label_mask": mask}
+
+
 class Observer(TrainerCallback):
     """After each evaluation: what the callbacks were given, and the losses of that moment's model."""
 

@@ -160,36 +160,59 @@ def more_than_a_digest():
 
 
 class StatisticsLM(lit.LoadersLM):
-    """Five statistics of two groups."""
+    """Five statistics of two groups, counted by document: three sequences in four are one each."""
 
     def __init__(self):
         super().__init__(
             statistics=("ce", "entropy", "log_rank", "margin", "max_prob"),
             groups=("a", "b"),
             percentiles=(50,),
+            error_bars=True,
+            log_intervals=True,
         )
+        self.documents = {}
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         group = torch.arange(batch["labels"].shape[1]).expand(batch["labels"].shape) % 2
-        self.update_percentile_ce(self(batch), batch["labels"], dataloader_idx, group=group)
+        document = batch["labels"].clamp(min=0).sum(-1) % 7 - 3
+        self.update_percentile_ce(
+            self(batch), batch["labels"], dataloader_idx, group=group, document=document
+        )
+
+    def on_validation_end(self):
+        super().on_validation_end()
+        for statistic in self.percentile_ce.settings.statistics:
+            self.documents[statistic] = self.percentile_ce.documents("val", statistic)
 
 
 def every_statistic():
     """What both ranks log of two dataloaders, the batches they had, and how many gathers carried results."""
     loaders, sizes, all_gather = [own(3 - 2 * RANK), own(1 + RANK)[1:]], [], dist.all_gather
+    summed, all_reduce, module = [], dist.all_reduce, StatisticsLM()
 
     def counting(parts, tensor, *arguments, **keywords):
         if tensor.dtype == torch.float64:  # the states of metrics; settings and lengths are float32
             sizes.append(tensor.numel())
         return all_gather(parts, tensor, *arguments, **keywords)
 
-    dist.all_gather = counting
+    def counting_sums(tensor, *arguments, **keywords):
+        if tensor.dtype == torch.float64:
+            summed.append(tensor.numel())
+        return all_reduce(tensor, *arguments, **keywords)
+
+    dist.all_gather, dist.all_reduce = counting, counting_sums
     try:
-        notes = validate([lit.stream(batches) for batches in loaders], StatisticsLM())
+        notes = validate([lit.stream(batches) for batches in loaders], module)
     finally:
-        dist.all_gather = all_gather
+        dist.all_gather, dist.all_reduce = all_gather, all_reduce
     batches = [[{key: part.tolist() for key, part in batch.items()} for batch in each] for each in loaders]
-    return {**notes, "batches": batches, "sizes": sizes}
+    documents = {
+        f"{statistic} {loader} {group}": counts[:, :-1].flatten().tolist()
+        for statistic, loaders in module.documents.items()
+        for loader, groups in loaders.items()
+        for group, counts in groups.items()
+    }
+    return {**notes, "batches": batches, "sizes": sizes, "summed": summed, "documents": documents}
 
 
 def under_mesh(data_parallel, tensor_parallel, **configuration):

@@ -29,6 +29,7 @@ class Case:
         bad: arguments that ``update`` refuses.
         others: for each setting in which metrics may differ, another one. It takes the same batches, and the
             two metrics may not be mixed.
+        collectives: those of one ``compute`` on several ranks, one for each state.
     """
 
     cls: type[Metric]
@@ -37,6 +38,7 @@ class Case:
     nothing: dict[str, Any]
     bad: dict[str, Any]
     others: tuple[dict[str, Any], ...]
+    collectives: tuple[str, ...] = ("all_gather",)
 
     def metric(self, *batches, **settings):
         """The metric of the case, or one that differs in these settings, after these updates."""
@@ -72,6 +74,27 @@ def _percentiles_of_groups():
         nothing={**first, "labels": torch.full_like(first["labels"], 3)},
         bad={**first, "labels": first["labels"].abs() % V, "group": first["group"] + 2},
         others=({"groups": GROUP_NAMES[::-1]}, {"groups": ("prompt", "answer")}, {"compression": 255}),
+    )
+
+
+def _percentiles_by_document():
+    """Few values, so that sums are exact in any order."""
+    first, second = (
+        {
+            "losses": torch.arange(240.0).reshape(120, 2) / 16 + seed,
+            "document": torch.arange(120) * 7 - 50,
+            "group": torch.arange(240).reshape(120, 2) % 2,
+        }
+        for seed in range(2)
+    )
+    return Case(
+        PercentileCrossEntropy,
+        {"error_bars": True, "groups": GROUP_NAMES, "percentiles": (50,)},
+        (first, second),
+        nothing={name: value[:0] for name, value in first.items()},
+        bad={**first, "document": first["document"][:-1]},
+        others=({"level": 0.9}, {"groups": GROUP_NAMES[::-1]}, {"percentiles": (25, 50)}),
+        collectives=("all_gather", "all_reduce"),
     )
 
 
@@ -148,6 +171,7 @@ def _proxies():
 CASES = {
     "percentiles": _percentiles(),
     "percentiles of groups": _percentiles_of_groups(),
+    "percentiles by document": _percentiles_by_document(),
     "quantiles": _quantiles(),
     "weighted mean of groups": _weighted_mean(),
     "bits per byte": _bits_per_byte(),

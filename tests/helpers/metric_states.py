@@ -1,5 +1,7 @@
 """The state of a metric, whatever metric it is."""
 
+import torch
+
 
 def fed(metric, *batches):
     """The metric after one update for each batch: a tuple or a dict of arguments, or a single argument."""
@@ -12,14 +14,14 @@ def fed(metric, *batches):
 
 
 def state_of(metric):
-    """The one tensor of state, in which everything is that was added."""
-    (state,) = metric.metric_state.values()
-    return state
+    """The one tensor of state, in which everything is that was added; of several states all their numbers."""
+    first, *others = metric.metric_state.values()
+    return torch.cat([each.flatten() for each in (first, *others)]) if others else first
 
 
 def state_name_of(metric):
-    (name,) = metric.metric_state
-    return name
+    """The name of the first state."""
+    return next(iter(metric.metric_state))
 
 
 def waits(metric):

@@ -10,6 +10,7 @@ from transformers import Trainer
 from lightning_pce.integrations.transformers import PercentileCETrainerMixin
 from tests.helpers import hf_trainers as hf
 from tests.helpers.hf_trainers import (
+    FusedLM,
     assert_percentiles,
     make_model,
     make_samples,
@@ -200,21 +201,6 @@ def test_several_calls_of_which_none_is_returned_are_named_once(tmp_path, recwar
     trainer.evaluate()
     [message] = said_of_calls(recwarn)
     assert "first of 2 calls" in message
-
-
-class FusedLM(torch.nn.Module):
-    """Gives log-probabilities and no logits, as a model with trl's fused head."""
-
-    def __init__(self):
-        super().__init__()
-        self.lm = make_model()
-
-    def forward(self, input_ids, attention_mask=None, labels=None):
-        logits, labels = self.lm(input_ids, attention_mask).logits[:, :-1], labels[:, 1:]
-        mask = labels != hf.IGNORED
-        own = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-        log_probs = own.masked_fill(~mask, 0)
-        return {"loss": -log_probs.sum() / mask.sum(), "log_probs": log_probs, "label_mask": mask}
 
 
 @pytest.mark.parametrize("base", [Trainer, LossOnlyTrainer])

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +82,10 @@ class PercentileCECallback(Callback):
         loader_names: names of several dataloaders, in order.
         pool_loaders: with several dataloaders also log their tokens together, as ``val_ce_p50`` ...
         process_group: the ranks that each see tokens of their own, if not all.
+        error_bars: also count tokens by document, for intervals; the step's output or the batch has
+            ``document`` (left out: each row of the labels is one).
+        level: the probability that an interval holds the true value.
+        log_intervals: also log the ends of the intervals.
         figures: also draw each validation for loggers that take figures, as
             :class:`lightning_pce.PercentileFigures` does.
         history: also write each validation down: a :class:`lightning_pce.PercentileHistory`, or the path of
@@ -119,6 +124,9 @@ class PercentileCECallback(Callback):
         loader_names: Sequence[str] | None = None,
         pool_loaders: bool = False,
         process_group: Group = None,
+        error_bars: bool = False,
+        level: float = 0.95,
+        log_intervals: bool = False,
         figures: bool = True,
         history: bool | str | os.PathLike[str] | PercentileHistory = False,
     ) -> None:
@@ -135,9 +143,12 @@ class PercentileCECallback(Callback):
             loader_names=loader_names,
             pool_loaders=pool_loaders,
             process_group=process_group,
+            error_bars=error_bars,
+            level=level,
+            log_intervals=log_intervals,
         )
         self._metrics = StageMetrics(settings)
-        self._window = settings.make_metric()
+        self._window = replace(settings, error_bars=False, log_intervals=False).make_metric()
         self._figures = PercentileFigures() if figures and "val" in self.stages else None
         self._draws = True
         self._writer = _checked_history(history, self.stages)
@@ -259,7 +270,10 @@ class PercentileCECallback(Callback):
         check_monitors(self._metrics, trainer, train=train, loaders=loaders, train_every_n_steps=every)
 
     def _window_names(self) -> list[str]:
-        return [f"train_ce_{key}" for key in self._metrics.settings.keys]
+        return [f"train_ce_{key}" for key in self._window_keys()]
+
+    def _window_keys(self) -> tuple[str, ...]:
+        return replace(self._metrics.settings, error_bars=False, log_intervals=False).keys
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         log_skipped_validation(self._metrics, trainer, pl_module.log, _ATTRIBUTE)
@@ -296,8 +310,7 @@ class PercentileCECallback(Callback):
             warnings.filterwarnings("ignore", ".*``compute`` method.*before the ``update``")
             result = self._window.compute()
         self._window.reset()
-        keys = self._metrics.settings.keys
-        values = {name: result[key].float() for name, key in zip(self._window_names(), keys, strict=True)}
+        values = {f"train_ce_{key}": result[key].float() for key in self._window_keys()}
         # Lightning's log() writes only every log_every_n_steps; callbacks see it all the same.
         pl_module.log_dict(values, on_step=True, on_epoch=False, logger=False)
         if trainer.is_global_zero and trainer.loggers:
@@ -313,7 +326,7 @@ class PercentileCECallback(Callback):
         loop = running_loop(trainer)
         loaders = loop.num_dataloaders if one_after_the_other(loop) else 1
         self._metrics.abandon(stage)  # an error left it open, in a trial of BatchSizeFinder, say
-        self._metrics.open(stage, loaders, pl_module.device)
+        self._metrics.open(stage, loaders, pl_module.device, trial=trainer.sanity_checking)
         warn_of_repeats(trainer)
 
     def _update(self, stage: str, outputs: Any, batch: Any, dataloader_idx: int) -> None:

@@ -205,7 +205,7 @@ def _fan(records: Sequence[Record]) -> Axes:
 
 
 def _titled(ax: Axes, title: str) -> Figure:
-    ax.set_title(title, loc="left")
+    ax.set_title(title, loc="left", parse_math=False)  # a name may hold dollars
     return cast("Figure", ax.figure)  # not get_figure(root=True), which came with matplotlib 3.10
 
 

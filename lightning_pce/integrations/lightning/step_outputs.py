@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_pce.integrations.settings import Settings
 
-NAMES = ("logits", "labels", "losses", "mask", "weights", "group")
-_IN_BATCH = ("labels", "group")  # looked for there without being named
+NAMES = ("logits", "labels", "losses", "mask", "weights", "group", "document")
+_IN_BATCH = ("labels", "group", "document")  # looked for there without being named
 Read = Mapping[str, str] | Callable[[Any, Any], Any]
 
 
@@ -86,7 +86,7 @@ def _named(outputs: Any, batch: Any, read: Mapping[str, str], training: bool) ->
     for name in (*_IN_BATCH, *read):
         if found[name] is None:
             found[name] = _member(batch, read.get(name, name))
-    lost = [name for name in ("mask", "weights", "group") if name in read and found[name] is None]
+    lost = [name for name in ("mask", "weights", "group", "document") if name in read and found[name] is None]
     if lost and (not training or found["losses"] is not None):
         raise ValueError(
             f"Expected `{lost[0]}` under {read[lost[0]]!r}, as argument `read` says, but neither the output, "
@@ -97,13 +97,16 @@ def _named(outputs: Any, batch: Any, read: Mapping[str, str], training: bool) ->
 
 def _chosen(found: dict[str, Any], settings: Settings, training: bool) -> dict[str, Any] | None:
     """Losses, if they are enough for the statistics, and else logits and labels."""
-    logits, labels, losses, mask, weights, group = (found.get(name) for name in NAMES)
+    logits, labels, losses, mask, weights, group, document = (found.get(name) for name in NAMES)
     shared = {"weights": weights, "group": None if settings.groups is None else group}
+    if settings.error_bars and not training:  # a window of training has none
+        shared["document"] = document
     if "dataloader_idx" in found and not training:
         shared["dataloader_idx"] = found["dataloader_idx"]
     scored = not training and logits is not None and labels is not None
     if losses is not None and not (scored and len(settings.statistics) > 1):
-        labels = labels if mask is None and _are_ids(labels) else None
+        # Beside a mask they only say which row is which document.
+        labels = labels if _are_ids(labels) and (mask is None or settings.error_bars) else None
         return {**shared, "losses": losses, "mask": mask, "labels": labels}
     if not scored:
         return None

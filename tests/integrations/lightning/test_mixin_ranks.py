@@ -137,16 +137,23 @@ def test_every_statistic_of_every_group_is_of_the_tokens_of_both_ranks(ranks, tm
         for index in range(2)
     ]
     assert [len(each) for each in batches] == [4, 1]  # rank 0 has none of the second dataloader
-    trainer = make_trainer(tmp_path)
-    trainer.validate(StatisticsLM(), [loader(each) for each in batches], verbose=False)
+    trainer, alone = make_trainer(tmp_path), StatisticsLM()
+    trainer.validate(alone, [loader(each) for each in batches], verbose=False)
+    assert len(notes[0]["documents"]) == 5 * 2 * 3
+    for name, counts in notes[0]["documents"].items():
+        assert notes[1]["documents"][name] == counts
+        statistic, index, group = name.split(" ")
+        assert counts == alone.documents[statistic][index][group][:, :-1].flatten().tolist()
+    assert sum(notes[0]["documents"]["margin dl0 "]) > 20
     assert logged[0] == pytest.approx(numbers(trainer.callback_metrics), rel=1e-6, nan_ok=True)
     assert {"val_dl0_margin_b_p50", "val_dl1_top5_accuracy_a"} < set(logged[0])
 
 
-def test_one_gather_merges_all_statistics_and_groups_of_a_dataloader(ranks):
+def test_one_gather_and_one_sum_merge_all_statistics_and_groups_of_a_dataloader(ranks):
     for rank in ranks:
         digests, sums = 5 * 2 * 1027 * 2, 2 * 2 * 2
         assert rank["every_statistic"]["sizes"] == [digests + sums] * 2
+        assert rank["every_statistic"]["summed"] == [5 * 2 * 128 * 97] * 2
 
 
 def test_several_dataloaders_with_different_numbers_of_batches_each_log_their_own(ranks):
