@@ -1,5 +1,6 @@
 """README.md and docs/: every code block runs as a reader would type it, and every link has a target."""
 
+import math
 import re
 from pathlib import Path
 
@@ -51,6 +52,12 @@ OUTCOMES = {
     'EarlyStopping("val_ce_p50"': lambda names: (
         logged(names["trainer"], "val_ce_p50") and Path(names["best"].best_model_path).exists()
     ),
+    "verdict(history.history)": lambda names: (
+        len(names["history"].history) == 3
+        and set(names["verdict"](names["history"].history).picks) == {"mean", "p50", "p95"}
+    ),
+    "DocumentLM(model)": lambda names: math.isnan(names["results"]["val_ce_p50_low"]),
+    "intervals.difference(": lambda names: names["change"].paired and names["change"].high < 0,
     "AnyLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
     "TupleLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
     "WindowLM(model)": lambda names: logged(names["trainer"], "train_ce_mean", "train_ce_p50"),
