@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -170,7 +170,7 @@ class TailTokens(StateMetric):
         self._update_count += 1
 
     def _add(self, scored: ScoredTokens, logits: Logits | None) -> None:
-        tokens, empty = _checked(scored), self._defaults[self._state_name]
+        tokens, empty = _checked(scored), cast(Tensor, self._defaults[self._state_name])
         with single_threaded(), torch.no_grad():
             for part, chunk in _pieces(tokens, logits):
                 rows = _rows_of(part, chunk, self._state, empty)
