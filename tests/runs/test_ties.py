@@ -8,7 +8,7 @@ import torch
 
 from lightning_pce import digest, intervals
 from lightning_pce.runs import concordance
-from lightning_pce.runs.history import History
+from lightning_pce.runs.history import History, write_validation
 from tests.helpers import checkpoint_runs as generators
 from tests.helpers.checkpoint_runs import losses_of, records_of, run_of, written
 
@@ -291,3 +291,27 @@ def test_of_many_records_the_lowest_of_each_are_looked_at():
     ]
     assert not concordance.common_tie(records)
     assert concordance.common_tie([*records, ("both", digest.from_values(bulk.new_full((100,), 0.1)), None)])
+
+
+@pytest.mark.parametrize("group", ["", "web"])
+def test_of_a_long_history_only_the_lowest_are_read(group, tmp_path):
+    bulk, path = torch.linspace(0.5, 1, 99), tmp_path / "history.jsonl"
+    prefix = f"ce_{group}_" if group else "ce_"
+    for k in range(100):
+        state = digest.from_values(torch.cat([bulk - k / 500, torch.tensor([50.0 + k])]))
+        values = {
+            "mean": digest.mean(state),
+            **{f"p{p}": digest.quantile(state, p / 100) for p in (50, 75, 90)},
+        }
+        write_validation(
+            path,
+            run="a",
+            name="val",
+            step=k,
+            values={f"{prefix}{name}": float(value) for name, value in values.items()},
+            # Of those between the lowest means and the lowest percentiles none that could be read.
+            digests={"ce": {group: state}} if k < 20 or k >= 80 else {},
+        )
+    history = History.load(path).select(group=group)
+    assert not concordance.common_tie(history)
+    assert concordance.common_tie(history[:2])
