@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +12,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lightning_pce._names import percentile_key
-from lightning_pce.integrations.lightning.figures_state import percentile_of, records_of, state_of
+from lightning_pce.integrations.lightning.figures_state import percentiles_of, records_of, state_of
 from lightning_pce.integrations.lightning.history_writer import PercentileHistory
 from lightning_pce.integrations.lightning.observers import said, step_is_known, validated_stages_of, warn
 from lightning_pce.integrations.lightning.trainer_internals import trained_batches
@@ -191,14 +190,16 @@ def _curves(digests: _Curves) -> Axes:
 
 def _fan(records: Sequence[Record]) -> Axes:
     """Of the percentiles of the last validation; others may have been chosen before a resume."""
-    keys = [key for key in records[-1].values if re.fullmatch(r"ce_p[0-9_]+", key)]
-    series = {percentile_of(key): [record.values.get(key, math.nan) for record in records] for key in keys}
+    series = {
+        percentile: [percentiles_of(record).get(percentile, math.nan) for record in records]
+        for percentile in sorted(percentiles_of(records[-1]))
+    }
     steps, unit = [record.step or 0 for record in records], "global step"
     batches = [record.batch for record in records]
     if len(set(steps)) < len(steps) and None not in batches:  # gradients are accumulated
         steps, unit = [batch or 0 for batch in batches], "batches of training"
     means = [record.values["ce_mean"] for record in records]
-    ax = fan_chart(steps, dict(sorted(series.items())), means, ax=new_axes(dpi=_DPI))
+    ax = fan_chart(steps, series, means, ax=new_axes(dpi=_DPI))
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel(unit)
     return ax

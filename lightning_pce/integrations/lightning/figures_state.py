@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from lightning_pce._names import percentile_key
@@ -19,7 +20,7 @@ def state_of(records: Iterable[Record]) -> dict[str, Any]:
     every: dict[str, list[Any]] = {}
     for record in records:
         assert record.step is not None
-        summary = record.values["ce_mean"], _percentiles(record.values)
+        summary = record.values["ce_mean"], percentiles_of(record)
         history.setdefault(record.name, {})[record.step] = summary
         every.setdefault(record.name, []).append((record.step, record.batch, *summary))
     shared = {name: found for name, found in every.items() if len(found) > len(history[name])}
@@ -39,13 +40,14 @@ def records_of(state: Any) -> list[Record] | None:
         return None
 
 
-def percentile_of(key: str) -> float:
-    """``"ce_p99_9" -> 99.9``"""
-    return float(key.removeprefix("ce_p").replace("_", "."))
-
-
-def _percentiles(values: Mapping[str, float]) -> dict[float, float]:
-    return {percentile_of(key): value for key, value in values.items() if key != "ce_mean"}
+def percentiles_of(record: Record) -> dict[float, float]:
+    """Its percentiles of CE: ``99.9`` is ``"ce_p99_9"``."""
+    found = {}
+    for key, value in record.values.items():
+        if key.startswith("ce_p"):
+            with suppress(ValueError):  # of a group, or the end of an interval
+                found[float(key.removeprefix("ce_p").replace("_", "."))] = value
+    return found
 
 
 def _record(name: str, step: Any, batch: Any, mean: Any, percentiles: Any) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 import weakref
@@ -155,19 +156,18 @@ class PercentileHistory(Callback):
         self._note_checkpoints(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Rank 0 has read the checkpoint that counts.
+        if self._writes(trainer):
+            if self._damaged:
+                self._warn(
+                    "damaged",
+                    "begins a new history: its state in the checkpoint is damaged, the id of the run lost.",
+                )
+            self._saved_before = saved_models(trainer)
+            self._write(self._start, trainer)
+        self._damaged = False
+        # Rank 0 has read the file, and the checkpoint that counts.
         self.run, best = trainer.strategy.broadcast((self.run, self._best.state_dict()))
         self._best.load_state_dict(best)
-        if not self._writes(trainer):
-            return
-        if self._damaged:
-            self._warn(
-                "damaged",
-                "begins a new history: its state in the checkpoint is damaged, so the id of the run is lost.",
-            )
-        self._damaged = False
-        self._saved_before = saved_models(trainer)
-        self._write(self._start, trainer)
 
     def _start(self, trainer: Trainer, path: Path) -> None:
         earlier, resumed = self._earlier_path, trainer.ckpt_path
@@ -180,6 +180,18 @@ class PercentileHistory(Callback):
         if from_path in self._saved_before:  # after a kill nobody has noted it
             monitor, _ = self._saved_before[from_path]
             write_checkpoint(path, run=self.run, checkpoint=from_path, monitor=monitor, **place)
+        if resumed is not None:
+            self._take_best(self.history)
+
+    def _take_best(self, history: History) -> None:
+        """Take the best records that are left: a checkpoint from before a validation does not know of it."""
+        for name in history.names:
+            records = [record for record in history if (record.function, record.name) == ("fit", name)]
+            best = min(
+                records, key=lambda each: (math.isnan(mean := each.values["ce_mean"]), mean), default=None
+            )
+            if best is not None:
+                self._best.take(_loader(name), best.digest())
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -270,6 +282,11 @@ class PercentileHistory(Callback):
         if what not in self._said:
             self._said.add(what)
             warn(f"PercentileHistory {message}", __name__)
+
+
+def _loader(name: str) -> str:
+    """The name of the dataloader in the name of a record: ``"val_dl0" -> "dl0"``."""
+    return name.removeprefix("val").removeprefix("_")
 
 
 def _new_id() -> str:

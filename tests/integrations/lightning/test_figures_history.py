@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_pce import PercentileCECallback, PercentileFigures
-from tests.helpers.lit_modules import LitLM, Returning, fit, make_loader, make_trainer
+from lightning_pce.reports.plot import fan_chart, new_axes
+from tests.helpers.lit_modules import LitLM, Oracle, Returning, fit, make_loader, make_trainer
+from tests.integrations.lightning.test_figures import assert_looks_like, images
 
 KEYS = {PercentileFigures: "lightning_pce.PercentileFigures", PercentileCECallback: "PercentileCECallback"}
 WHOLE = {"history": {"val": {4: (1.5, {5.0: 0.1, 50.0: 1.0}), 8: (1.25, {50.0: math.nan})}, "val_dl0": {}}}
@@ -35,6 +38,9 @@ DAMAGED = {
     "step none": {"history": {"val": {None: (1.5, {50.0: 1.0})}}},
     "step bool": {"history": {"val": {True: (1.5, {50.0: 1.0})}}},
     "prefix number": {"history": {1: {4: (1.5, {50.0: 1.0})}}},
+    "records list": {"history": {}, "records": [1]},
+    "record short": {"history": {}, "records": {"val": [(0, 1)]}},
+    "record of a batch in words": {"history": {}, "records": {"val": [(0, "1", 1.5, {50.0: 1.0})]}},
     "one of two": {"history": {"val": {4: (1.5, {50.0: 1.0}), 8: (1.5, None)}}},
 }
 
@@ -95,6 +101,32 @@ def test_what_state_dict_gives_is_taken(kind, state):
             if summaries
         }
     )
+
+
+def test_validations_that_share_a_step_are_all_drawn_by_their_batches_and_come_back_after_a_resume(tmp_path):
+    board = TensorBoardLogger(tmp_path, name="board", version=0)
+    arguments = {"accumulate_grad_batches": 4, "val_check_interval": 1, "max_epochs": 2}
+    whole, oracle = PercentileFigures(), Oracle()
+    fit(tmp_path, LitLM(), whole, oracle, train=4, logger=board, **arguments)
+    fit(
+        tmp_path, LitLM(), first := PercentileFigures(), train=4, **{**arguments, "max_epochs": 1}
+    ).save_checkpoint(tmp_path / "four.ckpt")
+    make_trainer(tmp_path, again := PercentileFigures(), **arguments).fit(
+        LitLM(), make_loader(4, 1), make_loader(3, 2), ckpt_path=tmp_path / "four.ckpt"
+    )
+    assert [batch for _, batch, *_ in first.state_dict()["records"]["val"]] == [1, 2, 3, 4]
+    for callback in (whole, again):
+        state = callback.state_dict()
+        assert list(state["history"]["val"]) == [0, 1, 2]  # the last of each step, as ever
+        steps, batches, means, _ = zip(*state["records"]["val"], strict=True)
+        assert (steps, batches) == ((0, 0, 0, 1, 1, 1, 1, 2), tuple(range(1, 9)))
+        assert list(means) == pytest.approx([float(losses.mean()) for losses, _ in oracle.single])
+    runs = [losses.double() for losses, _ in oracle.single]
+    bands = {p: [float(run.quantile(p / 100)) for run in runs] for p in (5, 25, 50, 75, 95, 99)}
+    fan = fan_chart(range(1, 9), bands, [float(run.mean()) for run in runs], ax=new_axes(dpi=130))
+    fan.set_xlabel("batches of training")
+    fan.locator_params(axis="x", integer=True)
+    assert_looks_like(images(board)["val_ce_fan"][2], fan, "val, step 2")
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)

@@ -389,7 +389,9 @@ def test_the_measuring_callback_writes_by_itself(tmp_path, path, how):
     written = History.load(tmp_path / "percentile_history.jsonl" if how == "true" else path)
     assert keys(callback.history) == keys(written)
     assert [record.name for record in written] == ["val_dl0", "val_dl1"] * 2
-    for record, losses in zip(written, [each for run, _ in oracle.runs for each in run.values()], strict=True):
+    for record, losses in zip(
+        written, [each for run, _ in oracle.runs for each in run.values()], strict=True
+    ):
         assert_measured(record, losses)
     assert "val_dl1_ce_better_share" in trainer.callback_metrics
     trainer.validate(Returning(), loaders, verbose=False)
