@@ -124,6 +124,15 @@ def test_records_without_an_epoch_are_drawn_at_their_steps_and_others_by_their_n
     assert crowded(by_name) == []
 
 
+def test_epochs_that_were_written_in_another_order_are_drawn_in_theirs(tmp_path):
+    fan = decision(write(tmp_path / "order.jsonl", epochs=(4, 0, 5, 2)), "val_$recall$")
+    medians = [float(td.quantile(measured()[k][0], 0.5)) for k in (0, 2, 4, 5)]
+    assert line(fan.axes[0], "median") == [[0, 2, 4, 5], medians]
+    assert any(
+        list(each.get_ydata()) == [RECALL[k] for k in (0, 2, 4, 5)] for each in fan.axes[2].get_lines()
+    )
+
+
 def test_an_epoch_of_nan_is_a_gap_and_not_left_out():
     items = as_items()
     items.insert(2, ("NaN", td.from_values(torch.full((DOCUMENTS * LENGTH,), NAN)), None))
