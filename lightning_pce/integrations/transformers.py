@@ -7,6 +7,7 @@ in every step, and nothing of an empty set; a callback's ``on_evaluate`` comes a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from lightning_pce.tokens.labels import NONE_IGNORED, Logits, documents_by_conte
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
+
+    from lightning_pce.integrations._evaluation_history import EvaluationHistory
 else:
     # A plain class: any subclass of transformers' Trainer may follow.
     _Trainer = object
@@ -79,6 +82,8 @@ class PercentileCETrainerMixin(_Trainer):
     _percentile_ce_ignored = -100
     _percentile_ce_loader: Any = None  # of the evaluation that is running
     _percentile_ce_saw_labels = False
+    _percentile_ce_history: EvaluationHistory | None = None
+    _percentile_ce_unwritten: dict[str, Collection[str]]  # names of our values by the prefix of an evaluation
     _percentile_ce_names: Collection[str] = ()  # of all values that evaluations have given so far
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -101,6 +106,7 @@ class PercentileCETrainerMixin(_Trainer):
         error_bars: bool = False,
         level: float = 0.95,
         log_intervals: bool = False,
+        history: bool | str | os.PathLike[str] = False,
     ) -> None:
         """Choose what is measured; optional, and called before the first evaluation.
 
@@ -120,6 +126,9 @@ class PercentileCETrainerMixin(_Trainer):
                 each row is one.
             level: the probability that an interval holds the true value.
             log_intervals: also give the ends of the intervals, ``eval_ce_p50_low``, ``eval_ce_p50_high`` ...
+            history: also write each evaluation to a file, from the first process, for
+                :meth:`lightning_pce.History.load`: its path, or True for ``percentile_history.jsonl`` in
+                ``output_dir``.
 
         Raises:
             ValueError: if an argument is impossible.
@@ -138,21 +147,63 @@ class PercentileCETrainerMixin(_Trainer):
         )
         self.percentile_ce = StageMetrics(settings)
         self._percentile_ce_shift, self._percentile_ce_ignored = shift, ignored
+        self._percentile_ce_history = None
+        if history is not False:
+            from lightning_pce.integrations._evaluation_history import EvaluationHistory
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+            path = None if history is True else history
+            self._percentile_ce_history = EvaluationHistory(path, self.args.output_dir)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; the best model by a cross-entropy is that of the lowest, see the class."""
         sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, Mapping) else []
         name = self._prefer_lower(f"eval_{each}" for each in ("", *sets))
-        if name is None:
-            return super().train(*args, **kwargs)
-        from lightning_pce.integrations._best_checkpoint import LowestIsBest
+        callbacks: list[Any] = []
+        if name is not None:
+            from lightning_pce.integrations._best_checkpoint import LowestIsBest
 
-        callback = LowestIsBest(name)
-        self.add_callback(callback)
+            callbacks.append(LowestIsBest(name))
+        if self._percentile_ce_history is not None:
+            given = isinstance(resume_from_checkpoint, str | os.PathLike)
+            self._percentile_ce_history.resumed_from = str(resume_from_checkpoint) if given else None
+            callbacks.append(self._percentile_ce_history)
+        for callback in callbacks:
+            self.add_callback(callback)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            self.remove_callback(callback)
+            for callback in callbacks:
+                self.remove_callback(callback)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The Trainer's own; written to the history, if there is one."""
+        self._percentile_ce_unwritten = {}
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        unwritten, self._percentile_ce_unwritten = self._percentile_ce_unwritten, {}
+        for name, ours in unwritten.items():  # of several sets each was written by its own call
+            if self.is_world_process_zero():
+                self._write_evaluation(metrics, name, ours)
+        return metrics
+
+    def _write_evaluation(self, metrics: Mapping[str, Any], name: str, ours: Collection[str]) -> None:
+        history = self._percentile_ce_history
+        assert history is not None
+        protocol = {"ignore_index": self._percentile_ce_ignored, "shift": self._shifts_labels()}
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        try:
+            history.write(
+                self.percentile_ce,
+                name,
+                metrics,
+                ours,
+                protocol,
+                self.state,
+                None if self.is_in_train else best,
+            )
+        except Exception as error:  # in one process alone: the others would wait for it for ever
+            self._warn_of_percentile_ce(
+                f"could not write {history.path}, and the run goes on: {type(error).__name__}: {error}"
+            )
 
     def hyperparameter_search(
         self,
@@ -202,6 +253,9 @@ class PercentileCETrainerMixin(_Trainer):
         results = self.percentile_ce.results("val")  # a collective: in any case
         named = {f"{metric_key_prefix}_{name}": float(value) for name, value in results.items()}
         self._percentile_ce_names = {*self._percentile_ce_names, *(named.keys() - output.metrics.keys())}
+        if self._percentile_ce_history is not None:
+            ours = named.keys() - output.metrics.keys()
+            self._percentile_ce_unwritten = {metric_key_prefix: ours}
         output.metrics.update({**named, **output.metrics})
         if self.is_in_train:  # a prefix that only an evaluate of the user's own knows
             self._prefer_lower([f"{metric_key_prefix}_"])

@@ -138,7 +138,7 @@ def common_tie(runs: Runs) -> bool:
     if bulk is None:
         return True
     lowest = [chosen.values(name).argsort()[:_MOST_IN_TRAINING] for name in ("mean", bulk)]
-    chosen = chosen.only(torch.cat(lowest).unique().tolist())
+    chosen = chosen.only(sorted(set(torch.cat(lowest).tolist())))
     mean, other = ties_of(chosen, ("mean", bulk)).values()
     return not set(mean.names).isdisjoint(other.names)
 

@@ -21,7 +21,8 @@ from lightning_pce.runs._lines import (
     numbers_of,
 )
 from lightning_pce.runs._records import Checkpoint as Checkpoint
-from lightning_pce.runs._records import Record, Records, Saved
+from lightning_pce.runs._records import Record as Record
+from lightning_pce.runs._records import Records, Saved
 from lightning_pce.runs._writing import write_checkpoint as write_checkpoint
 from lightning_pce.runs._writing import write_start as write_start
 from lightning_pce.runs._writing import write_validation as write_validation
@@ -164,6 +165,17 @@ class History(Sequence[Record]):
         return tuple(dict.fromkeys(getattr(record, attribute) for record in self._records))
 
 
+def run_that_saved(path: Path, checkpoint: str) -> str | None:
+    """The id of the run that has written a checkpoint, as the last line of it in a file says."""
+    found = None
+    if path.is_file():
+        with path.open("rb") as file:
+            for header in map(header_of, file):
+                if header is not None and header.values.get("path") == checkpoint:
+                    found = str(header.values.get("run"))
+    return found
+
+
 def _read(path: Path, records: Records) -> int:
     """Add what a file holds, line by line; how many lines were torn."""
     if path.is_dir():
@@ -222,11 +234,15 @@ def _record(line: Mapping[str, Any], payload: Payload | None) -> Record:
 
 def _labels(records: Sequence[Record]) -> list[str]:
     """The shortest names that tell records apart: by epoch, or else by step, or else by batch."""
-    several = [name for name in ("run", "name") if len({getattr(record, name) for record in records}) > 1]
+    several = [
+        name for name in ("run", "name", "function") if len({getattr(each, name) for each in records}) > 1
+    ]
+    trained = [record for record in records if record.function != "validate" and record.step is not None]
     labels: list[str] = []
     for unit in _UNITS:
         labels = [_label(record, several, unit) for record in records]
-        if len(set(labels)) == len(labels):
+        fits = all(getattr(record, unit) is not None for record in trained)
+        if fits and len(set(labels)) == len(labels):
             return labels
     seen: Counter[str] = Counter()
     for index, label in enumerate(labels):
@@ -236,12 +252,8 @@ def _labels(records: Sequence[Record]) -> list[str]:
 
 
 def _label(record: Record, several: Sequence[str], unit: str) -> str:
-    function = [] if record.function == "fit" else [record.function]
-    return " ".join([*(getattr(record, name) for name in several), *function, _place(record, unit)])
-
-
-def _place(record: Record, unit: str) -> str:
+    parts = [getattr(record, name) for name in several if (name, record.function) != ("function", "fit")]
     for name in (unit, "step", "batch"):
         if getattr(record, name) is not None:
-            return f"{name} {getattr(record, name)}"
-    return os.path.basename(record.saved[0].path) if record.saved else "unknown step"
+            return " ".join([*parts, f"{name} {getattr(record, name)}"])
+    return " ".join([*parts, os.path.basename(record.saved[0].path) if record.saved else "unknown step"])

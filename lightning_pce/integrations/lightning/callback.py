@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_pce._checks import warn_once
 from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations.lightning.figures import PercentileFigures
+from lightning_pce.integrations.lightning.history_writer import PercentileHistory
 from lightning_pce.integrations.lightning.logged import log_results, log_skipped_validation
 from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
 from lightning_pce.integrations.lightning.monitors import check_monitors
@@ -34,6 +36,7 @@ from lightning_pce.integrations.lightning.trainer_internals import (
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.metrics._views import ViewedMetric
+from lightning_pce.runs.history import History
 
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
@@ -85,6 +88,8 @@ class PercentileCECallback(Callback):
         log_intervals: also log the ends of the intervals.
         figures: also draw each validation for loggers that take figures, as
             :class:`lightning_pce.PercentileFigures` does.
+        history: also write each validation down: a :class:`lightning_pce.PercentileHistory`, or the path of
+            its file, or True for the usual one. The Trainer gets it as a callback of its own.
 
     Raises:
         ValueError: if an argument is impossible.
@@ -123,6 +128,7 @@ class PercentileCECallback(Callback):
         level: float = 0.95,
         log_intervals: bool = False,
         figures: bool = True,
+        history: bool | str | os.PathLike[str] | PercentileHistory = False,
     ) -> None:
         self.read = checked_read(read)
         self.stages = _checked_stages(stages)
@@ -145,6 +151,7 @@ class PercentileCECallback(Callback):
         self._window = replace(settings, error_bars=False, log_intervals=False).make_metric()
         self._figures = PercentileFigures() if figures and "val" in self.stages else None
         self._draws = True
+        self._writer = _checked_history(history, self.stages)
         self._first_step = self._last_step = 0
         self._said: set[str] = set()
 
@@ -157,6 +164,17 @@ class PercentileCECallback(Callback):
             KeyError: if that stage has not begun yet, or had fewer dataloaders when it last began.
         """
         return self._metrics.metric(stage, dataloader_idx, statistic)
+
+    @property
+    def history(self) -> History:
+        """What was written of this run so far; on rank 0.
+
+        Raises:
+            RuntimeError: if no history was asked for.
+        """
+        if self._writer is None:
+            raise RuntimeError("PercentileCECallback writes no history: give it history=True, or a path.")
+        return self._writer.history
 
     def state_dict(self) -> dict[str, Any]:
         """What the figures show; no digest is in a checkpoint, which would be one rank's."""
@@ -175,6 +193,8 @@ class PercentileCECallback(Callback):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it, no class says so
         # One of each figure is enough.
         self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
+        if self._writer is not None:
+            _add_writer(self._writer, callbacks, self)
         self._said.clear()
         self._metrics.forget()
         stages = f"stages={self.stages}, train_every_n_steps={self.train_every_n_steps}"
@@ -363,3 +383,27 @@ def _checked_window(steps: int | None) -> int | None:
             f"Expected argument `train_every_n_steps` to be a positive integer but got {steps!r}."
         )
     return steps
+
+
+def _checked_history(
+    history: bool | str | os.PathLike[str] | PercentileHistory, stages: Sequence[str]
+) -> PercentileHistory | None:
+    if history is False:
+        return None
+    if "val" not in stages:
+        raise ValueError(f'Expected argument `stages` to hold "val" for a history but got {stages!r}.')
+    if isinstance(history, PercentileHistory):
+        return history
+    return PercentileHistory(None if history is True else history)
+
+
+def _add_writer(writer: PercentileHistory, callbacks: list[Callback], after: Callback) -> None:
+    """Make a history a callback of a Trainer, behind another one, which Lightning sets up just now."""
+    there = [callback for callback in callbacks if isinstance(callback, PercentileHistory)]
+    if there and there != [writer]:
+        raise RuntimeError(
+            "PercentileCECallback(history=...) writes a history, and so does a PercentileHistory: leave one "
+            "of them out."
+        )
+    if not there:
+        callbacks.insert(callbacks.index(after) + 1, writer)
