@@ -38,7 +38,7 @@ from lightning_pce.runs.concordance import table, verdict
 
 INTRODUCTION = """\
 Fine-tunes a language model on {facts} invented facts, {epochs} epochs: some {minutes} minutes on 2 CPU cores.
-A line an epoch: mean and percentiles of the validation loss (nats a token), and the share of facts recalled.
+A line an epoch, from 0: mean and percentiles of the validation loss (nats a token), share of facts recalled.
 At the end: which checkpoint each statistic picks, how sure that is, and what the choice costs."""
 FACTS = 120
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -163,7 +163,7 @@ class Table(L.Callback):
             name.removeprefix("val_").removeprefix("ce_"): value
             for name, value in trainer.callback_metrics.items()
         }
-        row = {"epoch": trainer.current_epoch + 1} | {name: float(logged[name]) for name in self.columns}
+        row = {"epoch": trainer.current_epoch} | {name: float(logged[name]) for name in self.columns}
         self.epochs.append(row)
         if trainer.is_global_zero:
             if len(self.epochs) == 1:
@@ -267,7 +267,7 @@ def main() -> None:
         module.load_state_dict(kept["state_dict"])
         result = trainer.validate(module, val, verbose=False)[0]
         picks[name] = {
-            "epoch": kept["epoch"] + 1,
+            "epoch": kept["epoch"],
             "recall": result["val_recall"],
             "ce": result[MONITORS[name]],
             "checkpoint": str(checkpoint.best_model_path),
