@@ -19,9 +19,9 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove the environments and what was built"
 
-# The default model comes with a wheel; DEMO="--model NAME" may download another.
+# The default model comes with a wheel; DEMO="--model NAME" may download another, with bars.
 demo: $(VENV)/ready
-	$(if $(findstring --model,$(DEMO)),,HF_HUB_OFFLINE=1) $(BIN)/python examples/fact_sft.py --out demo_out $(DEMO)
+	$(if $(findstring --model,$(DEMO)),,HF_HUB_OFFLINE=1 TQDM_DISABLE=1) $(BIN)/python examples/fact_sft.py --out demo_out $(DEMO)
 
 test: $(VENV)/ready
 	$(ALONE) $(BIN)/python $(FAST) $(TESTS)

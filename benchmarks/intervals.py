@@ -70,7 +70,7 @@ def losses_at(z: np.ndarray) -> np.ndarray:
 def draw(
     setting: Setting, documents: int, rng: np.random.Generator, tokens: int | None = None
 ) -> tuple[Tokens, np.ndarray]:
-    """Tokens of documents and each document's length; with ``tokens`` so many of each, whatever its length."""
+    """Tokens of documents, and each document's length; with ``tokens`` that many of each instead."""
     u = rng.standard_normal(documents)
     other = rng.standard_normal(documents)
     g = 0.5 * u + math.sqrt(0.75) * other if setting.informative else other

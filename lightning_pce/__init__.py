@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
     from lightning_pce.metrics._views import DigestView
     from lightning_pce.metrics.bits_per_byte import BitsPerByte
+    from lightning_pce.metrics.label_totals import LabelTotals
     from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
     from lightning_pce.metrics.proxies import TokenProxies, proxy_names
+    from lightning_pce.metrics.tail_tokens import Tail, TailTokens
     from lightning_pce.runs.history import History
     from lightning_pce.tokens.from_hidden_states import linear_token_statistics
     from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
@@ -23,12 +25,15 @@ __all__ = [
     "BitsPerByte",
     "DigestView",
     "History",
+    "LabelTotals",
     "PercentileCECallback",
     "PercentileCEMixin",
     "PercentileCrossEntropy",
     "PercentileFigures",
     "PercentileHistory",
     "StreamingQuantiles",
+    "Tail",
+    "TailTokens",
     "TokenProxies",
     "TokenStatistics",
     "__version__",
@@ -43,12 +48,15 @@ _HOMES = {
     "BitsPerByte": "metrics.bits_per_byte",
     "DigestView": "metrics._views",
     "History": "runs.history",
+    "LabelTotals": "metrics.label_totals",
     "PercentileCECallback": "integrations.lightning.callback",
     "PercentileCEMixin": "integrations.lightning.mixin",
     "PercentileCrossEntropy": "metrics.percentiles",
     "PercentileFigures": "integrations.lightning.figures",
     "PercentileHistory": "integrations.lightning.history_writer",
     "StreamingQuantiles": "metrics.percentiles",
+    "Tail": "metrics.tail_tokens",
+    "TailTokens": "metrics.tail_tokens",
     "TokenProxies": "metrics.proxies",
     "TokenStatistics": "tokens.statistics",
     "linear_token_statistics": "tokens.from_hidden_states",
@@ -62,6 +70,7 @@ _MODULES = (
     "exchange",
     "figures",
     "integrations",
+    "intervals",
     "metrics",
     "plot",
     "reports",

@@ -292,7 +292,7 @@ def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
 
 
 def _mean_between(digest: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """The mean of the finite weight from start to stop, ``[..., S]`` each, of a digest ``[..., 1, K + 3, 2]``.
+    """The mean of the finite weight from start to stop, ``[..., S]`` each, of ``[..., 1, K + 3, 2]``.
 
     The sum is that of the parts inside. A difference of two sums from the end would lose all that is small
     beside one extreme value outside.

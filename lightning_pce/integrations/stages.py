@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lightning_pce._checks import warn_once
 from lightning_pce.integrations.settings import Settings
-from lightning_pce.metrics._digest_metric import DigestMetric
+from lightning_pce.metrics._digest_metric import DigestFunction, DigestMetric
 from lightning_pce.metrics._process_group import lazy_group
-from lightning_pce.metrics._views import DigestFunction, DigestView, SharedGather, ViewedMetric
+from lightning_pce.metrics._views import DigestView, SharedGather, ViewedMetric
 from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles, slots_of
 from lightning_pce.metrics.weighted_mean import WeightedMean
 from lightning_pce.tokens.labels import Logits

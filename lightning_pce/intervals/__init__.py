@@ -16,7 +16,8 @@ statistics); ``_interval`` and ``_difference`` put them together.
 from lightning_pce.intervals._counts import BINS, add, empty
 from lightning_pce.intervals._difference import difference, differences
 from lightning_pce.intervals._interval import Interval, interval, intervals
-from lightning_pce.intervals._records import Record, why_none, why_unpaired
+from lightning_pce.intervals._reasons import why_none, why_unpaired
+from lightning_pce.intervals._records import Record
 from lightning_pce.intervals._resamples import RESAMPLES, expanded, replicate_quantiles, replicates
 from lightning_pce.intervals._slots import SLOTS, slots_of
 

@@ -10,25 +10,16 @@ import torch
 from lightning_pce import digest as td
 from lightning_pce._threads import single_threaded
 from lightning_pce.intervals._errors import error_of_mean, residuals_of_mean
-from lightning_pce.intervals._interval import (
+from lightning_pce.intervals._interval import Ends, Interval, percentiles_in, values_of, with_ends
+from lightning_pce.intervals._reasons import (
     EXTREME,
     INFINITE,
-    Ends,
-    Interval,
-    percentiles_in,
-    values_of,
-    with_ends,
-)
-from lightning_pce.intervals._records import (
-    Checked,
-    Record,
-    Slots,
-    caution,
-    check_level,
-    checked_record,
+    few_slots,
     why_no_interval,
     why_not_paired,
+    wide_bins,
 )
+from lightning_pce.intervals._records import Checked, Record, Slots, check_level, checked_record
 from lightning_pce.intervals._resamples import RESAMPLES, expanded_level, ranks
 from lightning_pce.intervals._student import t_for
 
@@ -85,7 +76,7 @@ def differences(a: Record, b: Record, statistics: Sequence[str], level: float = 
         reach = t_for(level, fewest.occupied - 1) * _error_of_mean(first.slots, second.slots, paired=paired)
         low, high = change["mean"] - reach, change["mean"] + reach
         ends["mean"] = Ends(low, high) if math.isfinite(reach) else Ends(reason=INFINITE)
-    return with_ends(change, ends, paired, unpaired and f"not paired: {unpaired}", caution(fewest))
+    return with_ends(change, ends, paired, unpaired and f"not paired: {unpaired}", few_slots(fewest))
 
 
 def _of_percentiles(
@@ -101,12 +92,14 @@ def _of_percentiles(
     before = td.quantile(a.digest, ranks(a.slots, p, 0))
     after = td.quantile(b.digest, ranks(b.slots, p, 0 if paired else RESAMPLES))
     limits = torch.tensor([1 - share, 1 + share], dtype=torch.float64) / 2
+    cautions = zip(wide_bins(a.digest, a.slots, p), wide_bins(b.digest, b.slots, p), strict=True)
     found = {}
-    for (name, q), changes in zip(shares.items(), (after - before).unbind(-1), strict=True):
+    for (name, q), changes, wide in zip(shares.items(), (after - before).unbind(-1), cautions, strict=True):
         if q in (0, 1):
             found[name] = Ends(reason=EXTREME)
         elif bool(changes.isfinite().all()):
-            found[name] = Ends(*changes.quantile(limits).tolist())
+            low, high = changes.quantile(limits).tolist()
+            found[name] = Ends(low, high, wide[0] or wide[1])
         else:
             found[name] = Ends(reason=INFINITE)
     return found

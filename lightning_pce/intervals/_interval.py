@@ -12,21 +12,17 @@ from torch import Tensor
 from lightning_pce import digest as td
 from lightning_pce._threads import single_threaded
 from lightning_pce.intervals._errors import bootstrap_t, linear, rank_errors
-from lightning_pce.intervals._records import (
-    Slots,
-    caution,
-    check_level,
-    checked_record,
-    is_mean,
-    percentile_of,
+from lightning_pce.intervals._reasons import (
+    EXTREME,
+    INFINITE,
+    LIMIT,
+    ONE_SLOT,
+    few_slots,
     why_no_interval,
+    wide_bins,
 )
+from lightning_pce.intervals._records import Slots, check_level, checked_record, is_mean, percentile_of
 from lightning_pce.intervals._student import t_for
-
-INFINITE = "some values are infinite"
-EXTREME = "the smallest and the largest value have no error bar"
-_LIMIT = "the interval ends at the {} value: the data do not bound it"
-_ONE_SLOT = "nearly all of the spread is that of a single slot: the interval may be too narrow"
 
 
 class Interval(NamedTuple):
@@ -103,7 +99,7 @@ def intervals(
     ends = _of_percentiles(record.digest, record.slots, percentiles_in(values), level)
     if "mean" in values:
         ends["mean"] = _of_mean(values["mean"], record.slots, level)
-    return with_ends(values, ends, None, caution(record.slots))
+    return with_ends(values, ends, None, few_slots(record.slots))
 
 
 def values_of(digest: Tensor, statistics: Iterable[str]) -> dict[str, float]:
@@ -127,9 +123,13 @@ def with_ends(
     found = {}
     for name, value in values.items():
         low, high, own = ends[name]
-        said = [each for each in (own, *remarks) if each]
-        found[name] = Interval(value, low, high, paired, "; ".join(said) or None)
+        found[name] = Interval(value, low, high, paired, joined(own, *remarks))
     return found
+
+
+def joined(*remarks: str | None) -> str | None:
+    """What there is to say, None if it is nothing."""
+    return "; ".join(each for each in remarks if each) or None
 
 
 def _of_percentiles(
@@ -140,9 +140,11 @@ def _of_percentiles(
     places = torch.stack([p - reach, p + reach], -1)
     values = td.quantile(digest, places.clamp(0, 1)).tolist()
     found = {}
-    for name, (low, high), (left, right) in zip(shares, values, places.tolist(), strict=True):
+    for name, (low, high), (left, right), wide in zip(
+        shares, values, places.tolist(), wide_bins(digest, slots, p), strict=True
+    ):
         beyond = "smallest" if left < 0 else "largest" if right > 1 else None
-        found[name] = Ends(low, high, beyond and _LIMIT.format(beyond))
+        found[name] = Ends(low, high, joined(wide, beyond and LIMIT.format(beyond)))
         if shares[name] in (0, 1):
             found[name] = Ends(reason=EXTREME)
     return found
@@ -154,5 +156,5 @@ def _of_mean(value: float, slots: Slots, level: float) -> Ends:
     reach = bootstrap_t(slots, level)
     if reach is None:
         below = above = linear(slots, level)
-        return Ends(value - below, value + above, _ONE_SLOT)
+        return Ends(value - below, value + above, ONE_SLOT)
     return Ends(value - reach[0], value + reach[1])

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from lightning_pce import digest as td
 from lightning_pce._threads import single_threaded
-from lightning_pce.intervals._records import Slots, checked_digest, checked_slots, is_mean, percentile_of
+from lightning_pce.intervals._records import (
+    Slots,
+    check_level,
+    checked_digest,
+    checked_slots,
+    is_mean,
+    percentile_of,
+)
 from lightning_pce.intervals._slots import SLOTS, splitmix64
 from lightning_pce.intervals._student import normal_mass, t_for
 
@@ -100,6 +107,9 @@ def expanded(level: float, *documents: Tensor) -> float:
         level: in (0, 1).
         *documents: counts ``[128, 97]`` of one or several records; the one with the fewest slots decides.
 
+    Raises:
+        ValueError: if shapes or dtypes do not fit, or the level is none.
+
     Example:
         >>> from lightning_pce import intervals
         >>> counts = intervals.empty()
@@ -107,12 +117,13 @@ def expanded(level: float, *documents: Tensor) -> float:
         >>> round(intervals.expanded(0.95, counts), 3)
         0.96
     """
+    check_level(level)
     return expanded_level(level, min(checked_slots(each).occupied for each in documents))
 
 
 def expanded_level(level: float, occupied: int) -> float:
     """:func:`expanded` for a number of slots that hold tokens."""
-    return normal_mass(math.sqrt(SLOTS / (SLOTS - 1)) * t_for(level, occupied - 1))
+    return normal_mass(math.sqrt(SLOTS / (SLOTS - 1)) * t_for(level, max(occupied - 1, 1)))
 
 
 @lru_cache(maxsize=4)

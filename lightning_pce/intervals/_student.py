@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+_LARGEST = 1e100
+
 
 @lru_cache(maxsize=256)
 def t_for(level: float, degrees: int) -> float:
-    """The t within which Student's distribution holds ``level`` of its mass, by bisection.
+    """The t within which Student's distribution holds ``level`` of its mass, in (0, 1), by bisection.
 
     Example:
         >>> round(t_for(0.95, 19), 3)
         2.093
     """
     low, high = 0.0, 1.0
-    while t_mass(high, degrees) < level:
+    # Rounded, the mass may never reach a level that is nearly 1.
+    while t_mass(high, degrees) < level and high < _LARGEST:
         low, high = high, 2 * high
     while low < (middle := (low + high) / 2) < high:
         if t_mass(middle, degrees) < level:

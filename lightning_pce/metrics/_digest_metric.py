@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from lightning_pce.digest._format import (
 from lightning_pce.intervals._counts import check_counts
 from lightning_pce.intervals._records import check_level
 from lightning_pce.metrics._base import added_up
-from lightning_pce.metrics._views import ViewedMetric
+from lightning_pce.metrics._views import DigestView, ViewedMetric
 from lightning_pce.metrics._waiting import Waiting
 
 
@@ -321,3 +321,27 @@ class DigestMetric(ViewedMetric):
         super().unsync(should_unsync)
         if self._merged is not None and self._merged[self._state_name] is synced:
             self._merged_from = self._state  # a copy of the state from before the sync
+
+
+class DigestFunction(DigestView):
+    """A function of the digest of all ranks, as a view that takes part in the collective of the others.
+
+    Args:
+        parent: whose digest.
+        key: the name of the view, none of the parent's keys.
+        function: of a digest ``[K + 3, 2]``; it gives a 0-d float64 tensor, on any device.
+    """
+
+    if TYPE_CHECKING:
+        parent: DigestMetric
+        function: Callable[[Tensor], Tensor]
+
+    def __init__(self, parent: DigestMetric, key: str, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(parent, parent.keys[0])
+        self.key = key
+        self.__dict__["function"] = function  # else torch.jit.script would look at it
+
+    def compute(self) -> Tensor:
+        """The function's value, 0-d float64 on the parent's device."""
+        self.parent._shared_by(self.key)
+        return self.function(self.parent.digest).to(self.parent.device)

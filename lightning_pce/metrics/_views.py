@@ -13,9 +13,6 @@ from torchmetrics.wrappers.abstract import WrapperMetric
 
 from lightning_pce.metrics._base import StateMetric, gather_states, sum_over_ranks
 
-if TYPE_CHECKING:
-    from lightning_pce.metrics._digest_metric import DigestMetric
-
 
 class ViewedMetric(StateMetric):
     """A metric whose ``compute`` gives a dict, each entry of which can be logged by itself."""
@@ -232,27 +229,3 @@ class DigestView(WrapperMetric):
 
     def __repr__(self) -> str:
         return f"DigestView({self.key!r} of {type(self.parent).__name__})"
-
-
-class DigestFunction(DigestView):
-    """A function of the digest of all ranks, as a view that takes part in the collective of the others.
-
-    Args:
-        parent: whose digest.
-        key: the name of the view, none of the parent's keys.
-        function: of a digest ``[K + 3, 2]``; it gives a 0-d float64 tensor, on any device.
-    """
-
-    if TYPE_CHECKING:
-        parent: DigestMetric
-        function: Callable[[Tensor], Tensor]
-
-    def __init__(self, parent: DigestMetric, key: str, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(parent, parent.keys[0])
-        self.key = key
-        self.__dict__["function"] = function  # else torch.jit.script would look at it
-
-    def compute(self) -> Tensor:
-        """The function's value, 0-d float64 on the parent's device."""
-        self.parent._shared_by(self.key)
-        return self.function(self.parent.digest).to(self.parent.device)

@@ -49,7 +49,7 @@ def finite_or_nan(series: Sequence[float]) -> list[float]:
     return [float(value) if math.isfinite(value) else math.nan for value in series]
 
 
-def check_lengths(length: int, of_what: str, series: Mapping[str, Sequence[float] | None]) -> None:
+def check_lengths(length: int, of_what: str, series: Mapping[str, Sequence[Any] | None]) -> None:
     """Raise a ``ValueError`` unless each series that is given has this length."""
     for name, values in series.items():
         if values is not None and len(values) != length:
@@ -111,6 +111,13 @@ def step_ticks(ax: Axes, steps: Sequence[float]) -> None:
         ax.set_xticks(list(steps))
     elif all(float(step).is_integer() for step in steps):
         ax.locator_params(axis="x", integer=True)
+
+
+def name_ticks(ax: Axes, steps: Sequence[float], names: Sequence[str]) -> None:
+    """A name at each step, of many steps at every few."""
+    every = -(-len(steps) // 16) or 1
+    look: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(list(steps)[::every], shown_names(names, 20)[::every], **look, **AS_WRITTEN)
 
 
 def finish(ax: Axes, nothing: str) -> None:

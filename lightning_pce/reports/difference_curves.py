@@ -34,6 +34,7 @@ def difference_curve(
     *,
     gained: float | None = None,
     lost: float | None = None,
+    crossings: Sequence[float] | None = None,
     names: tuple[str, str] = ("before", "after"),
     ax: Axes | None = None,
 ) -> Axes:
@@ -52,6 +53,7 @@ def difference_curve(
         high: ``[N]`` its upper end.
         gained: the area below 0, in nats a token; left out: no number.
         lost: the area above 0, in nats a token.
+        crossings: the shares at which the curve is said to cross 0; left out: found as above.
         names: of the first and the second record.
         ax: where to draw; left out: a new figure, made without pyplot, so that nothing needs closing.
 
@@ -82,9 +84,11 @@ def difference_curve(
         ax.axhline(0, color="#444444", linewidth=1)
         ax.plot(u, d, color="#222222", linewidth=1.8, solid_capstyle="butt")
         ax.set_ylim(*_room(d, ends))
-    crossings = _crossings(u, d, ends)
-    for crossing in crossings:
-        _mark(ax, *crossing, named=len(crossings) <= 3)
+    sure = _sure_signs(d, ends)
+    found = _crossings(u, d, sure) if crossings is None else crossings
+    for at in found:
+        reach = (at, at) if ends is None else _around(at, u, sure)
+        _mark(ax, at, reach, above=_rises(at, u, d) == (at > 0.5), named=len(found) <= 3)
     _say(ax, 0.98, WORSE, "↑ worse", "" if lost is None else f": loses {_area(lost)} nats a token")
     _say(ax, 0.02, BETTER, "↓ better", "" if gained is None else f": gains {_area(gained)} nats a token")
     ax.set_ylabel("change of cross-entropy (nats)")
@@ -146,21 +150,20 @@ def _room(d: list[float], band: _Band | None) -> tuple[float, float]:
     return low - 0.14 * span, high + 0.14 * span
 
 
-def _crossings(
-    u: Sequence[float], d: list[float], band: _Band | None
-) -> list[tuple[float, float, float, bool]]:
-    """Where the curve crosses 0: the share, the range it may lie in, and whether it goes up."""
-    if band is None:
-        sure = [0 if math.isnan(value) else (value > 0) - (value < 0) for value in d]
-    else:
-        sure = [(low > 0) - (high < 0) for low, high in zip(*band, strict=True)]
+def _sure_signs(d: list[float], band: _Band | None) -> list[int]:
+    """-1 where a share is better, 1 where worse, 0 where that is not sure."""
+    low, high = (d, d) if band is None else band
+    return [(b > 0) - (t < 0) for b, t in zip(low, high, strict=True)]
+
+
+def _crossings(u: Sequence[float], d: list[float], sure: list[int]) -> list[float]:
+    """The shares at which the curve goes from what is surely better to surely worse, or back."""
     signed = [i for i, sign in enumerate(sure) if sign]
-    found = []
-    for i, j in pairwise(signed):
-        if sure[i] != sure[j]:
-            at = _zero(u[i : j + 1], d[i : j + 1], rising=sure[j] > 0)
-            found.append((at, u[i] if band else at, u[j] if band else at, sure[j] > 0))
-    return found
+    return [
+        _zero(u[i : j + 1], d[i : j + 1], rising=sure[j] > 0)
+        for i, j in pairwise(signed)
+        if sure[i] != sure[j]
+    ]
 
 
 def _zero(u: Sequence[float], d: Sequence[float], rising: bool) -> float:
@@ -171,17 +174,32 @@ def _zero(u: Sequence[float], d: Sequence[float], rising: bool) -> float:
     return u[j] - d[j] / step * (u[j] - u[j - 1]) if abs(step) > 0 else u[j]  # NaN is not > 0
 
 
-def _mark(ax: Axes, at: float, start: float, stop: float, rising: bool, *, named: bool) -> None:
-    """A crossing, and its percentile in the corner beside it that the curve leaves free."""
+def _around(at: float, u: Sequence[float], sure: list[int]) -> tuple[float, float]:
+    """The nearest shares that are surely better and surely worse; no range if both are the same."""
+    before = [(share, sign) for share, sign in zip(u, sure, strict=True) if sign and share < at]
+    after = [(share, sign) for share, sign in zip(u, sure, strict=True) if sign and share > at]
+    if not before or not after or before[-1][1] == after[0][1]:
+        return at, at
+    return before[-1][0], after[0][0]
+
+
+def _rises(at: float, u: Sequence[float], d: list[float]) -> bool:
+    """Whether it is better below a crossing and worse above."""
+    known = [(share, value) for share, value in zip(u, d, strict=True) if not math.isnan(value)]
+    return sum(v for share, v in known if share < at) <= sum(v for share, v in known if share > at)
+
+
+def _mark(ax: Axes, at: float, reach: tuple[float, float], *, above: bool, named: bool) -> None:
+    """A crossing, and its percentile towards the middle, above or below 0, where the curve is not."""
     from matplotlib.patheffects import withStroke
 
+    start, stop = reach
     ax.plot([start, stop], [0, 0], color="#222222", linewidth=4, solid_capstyle="butt", zorder=3)
     ax.plot(at, 0, "o", color="white", markeredgecolor="#222222", markeredgewidth=1.8, markersize=7, zorder=4)
     if not named:
         return
     text = f"p{100 * at:.3g}" + (f" (p{100 * start:.3g} to p{100 * stop:.3g})" if stop > start else "")
     left = at > 0.5
-    above = left == rising
     ax.annotate(
         text,
         (at, 0),

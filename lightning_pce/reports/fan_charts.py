@@ -21,6 +21,7 @@ from lightning_pce.reports._drawing import (
     finish,
     finite_or_nan,
     line_with_gaps,
+    name_ticks,
     new_axes,
     shown,
     shown_names,
@@ -32,10 +33,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of picks: the mean's and the median's are those of their lines.
-_LOOKS = {"mean": (MEAN, "s"), "p50": (MEDIAN, "D"), "bulk": (MEDIAN, "D")}
-_OTHER_LOOKS = tuple(zip((*CURVES[1:3], *CURVES[4:]), "^vo<>P", strict=True))
-
+# Colour and marker of a pick, the same in every chart; mean and median have those of their lines.
+_LOOKS = {
+    "mean": (MEAN, "s"),
+    "p50": (MEDIAN, "D"),
+    "p95": (CURVES[1], "^"),
+    "p75": (CURVES[2], "v"),
+    "p90": (CURVES[4], "o"),
+    "p99": (CURVES[5], "<"),
+    "p25": (CURVES[6], ">"),
+    "other": (CURVES[7], "P"),
+}
 _QUIET_TITLE: dict[str, Any] = {"fontsize": 9.5, "color": "#444444"}
 
 Interval = tuple[Sequence[float], Sequence[float]]
@@ -113,6 +121,7 @@ def decision_chart(
     task: tuple[str, Sequence[float]] | None = None,
     intervals: Mapping[str, Interval] | None = None,
     xlabel: str = "step",
+    names: Sequence[str] | None = None,
 ) -> Figure:
     """The fan chart, below it the step that each statistic picks, and below these a task metric.
 
@@ -128,6 +137,7 @@ def decision_chart(
         task: the name of a task metric, and its ``[S]`` values; NaN where it was not measured.
         intervals: error bars, as for :func:`fan_chart`.
         xlabel: what steps are, ``"epoch"`` say.
+        names: ``[S]`` what is written for each step; left out: its number.
 
     Returns:
         A figure of its own; ``figure.axes`` are the panels, the fan chart first.
@@ -146,7 +156,7 @@ def decision_chart(
     """
     ties = ties or {}
     _check_picks(steps, picks, ties)
-    check_lengths(len(steps), "step", {"the task metric": task[1] if task else None})
+    check_lengths(len(steps), "step", {"the task metric": task[1] if task else None, "names": names})
     fan, rows, task_ax = _panels(len(picks), task is not None)
     fan_chart(steps, percentiles, mean, intervals=intervals, ax=fan)
     panels = [panel for panel in (fan, rows, task_ax) if panel is not None]
@@ -155,10 +165,14 @@ def decision_chart(
             panel.axvline(step, color="#9a9a9a", linestyle=(0, (1, 2)), linewidth=1.1, zorder=0.5)
         panel.tick_params(labelbottom=panel is panels[-1])
     if rows is not None:
-        _draw_picks(rows, steps, picks, ties, task, xlabel)
+        _draw_rows(rows, picks, ties)
+        _say_picks(rows, steps, picks, task, xlabel, names)
     if task is not None and task_ax is not None:
         _draw_task(task_ax, steps, picks, *task)
-    step_ticks(fan, steps)
+    if names is None:
+        step_ticks(fan, steps)
+    else:
+        name_ticks(panels[-1], steps, names)
     panels[-1].set_xlabel(shown(xlabel), **AS_WRITTEN)
     return fan.figure  # type: ignore[return-value]
 
@@ -178,39 +192,41 @@ def _panels(picks: int, task: bool) -> tuple[Axes, Axes | None, Axes | None]:
     return fan, axes.pop() if picks else None, last
 
 
-def _draw_picks(
-    ax: Axes,
-    steps: Sequence[float],
-    picks: Mapping[str, float],
-    ties: Mapping[str, Sequence[float]],
-    task: tuple[str, Sequence[float]] | None,
-    xlabel: str,
-) -> None:
-    """A row for each statistic, the first on top; at the right what its pick is worth."""
+def _draw_rows(ax: Axes, picks: Mapping[str, float], ties: Mapping[str, Sequence[float]]) -> None:
+    """A row for each statistic, the first on top."""
     for row, (name, (color, marker)) in enumerate(_looks(picks).items()):
         tied = [step for step in ties.get(name, ()) if step != picks[name]]
         ax.axhline(row, color="#e6e6e6", linewidth=1, zorder=0)
         ax.plot(tied, [row] * len(tied), "o", color=color, markersize=4.5, alpha=0.55, markeredgewidth=0)
         ax.plot(picks[name], row, marker, color=color, markersize=9, clip_on=False)
-        words = f"{shown(xlabel, 12)} {picks[name]:.10g}"
-        if task is not None:
-            value = task[1][list(steps).index(picks[name])]
-            words += f": {value:.3g}" if math.isfinite(value) else ": not measured"
-        ax.text(1.02, row, words, transform=ax.get_yaxis_transform(), va="center", fontsize=9.5, **AS_WRITTEN)
     ax.set_ylim(len(picks) - 0.4, -0.6)
     ax.set_yticks(range(len(picks)), shown_names(picks, 16), **AS_WRITTEN)
-    ax.tick_params(axis="y", length=0)
-    ax.tick_params(axis="x", length=0)
-    ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    title = "what each statistic picks" + ("; dots: within error of it" if any(ties.values()) else "")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    dots = any(step != picks[name] for name, tied in ties.items() for step in tied)
+    title = "what each statistic picks" + ("; dots: within error of it" if dots else "")
     ax.set_title(title, loc="left", **_QUIET_TITLE)
+
+
+def _say_picks(
+    ax: Axes,
+    steps: Sequence[float],
+    picks: Mapping[str, float],
+    task: tuple[str, Sequence[float]] | None,
+    xlabel: str,
+    names: Sequence[str] | None,
+) -> None:
+    """At the right of each row its pick, and what the task metric is there."""
+    for row, step in enumerate(picks.values()):
+        place = list(steps).index(step)
+        words = f"{shown(xlabel, 12)} {step:.10g}" if names is None else shown(names[place], 24)
+        if task is not None:
+            value = task[1][place]
+            words += f": {value:.3g}" if math.isfinite(value) else ": not measured"
+        ax.text(1.02, row, words, transform=ax.get_yaxis_transform(), va="center", fontsize=9.5, **AS_WRITTEN)
     if task is not None:
-        at: dict[str, Any] = {
-            "xy": (1.02, 1),
-            "xycoords": "axes fraction",
-            "xytext": (0, 6),
-            "textcoords": "offset points",
-        }
+        at: dict[str, Any] = {"xy": (1.02, 1), "xycoords": "axes fraction"}
+        at |= {"xytext": (0, 6), "textcoords": "offset points"}  # as a title is
         ax.annotate(shown(task[0], 28), **at, va="baseline", **_QUIET_TITLE, **AS_WRITTEN)
 
 
@@ -234,12 +250,11 @@ def _draw_task(
 
 
 def _looks(picks: Mapping[str, float]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each statistic; no two are the same until there are many."""
+    """Colour and marker of each statistic; no two are the same until there are more than eight."""
+    free = [look for name, look in _LOOKS.items() if name not in picks] or list(_LOOKS.values())
     others = [name for name in picks if name not in _LOOKS]
-    return {
-        name: _LOOKS[name] if name in _LOOKS else _OTHER_LOOKS[others.index(name) % len(_OTHER_LOOKS)]
-        for name in picks
-    }
+    of_others = {name: free[-1 - i % len(free)] for i, name in enumerate(others)}
+    return {name: _LOOKS.get(name) or of_others[name] for name in picks}
 
 
 def _check(

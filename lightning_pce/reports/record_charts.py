@@ -178,12 +178,13 @@ def _name_rows(
     every = math.ceil(rows / FEW) or 1
     chosen = [] if best is None else [list(names).index(best)]
     chosen += [i for i in range(0, rows, every) if not any(abs(i - j) < every for j in chosen)]
+    chosen.sort()
     short = shown_names(names)
     ax.set_yticks(chosen, [short[i] for i in chosen], **AS_WRITTEN)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(max(rows, 1) - 0.4, -0.6)
     decimals = _decimals(values, low, high)
-    for i in sorted(chosen):
+    for i in chosen:
         value, *ends = (f"{each:.{decimals}f}" for each in (values[i], low[i], high[i]))
         text = "-" if math.isnan(values[i]) else value
         text += "" if math.isnan(low[i]) or math.isnan(high[i]) else f" ({ends[0]} to {ends[1]})"

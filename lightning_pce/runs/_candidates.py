@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_pce import digest as td
 from lightning_pce import intervals
 from lightning_pce.digest._format import nan_weight_of
-from lightning_pce.intervals._records import caution, checked_record, percentile_of, why_no_interval
+from lightning_pce.intervals._reasons import few_slots, why_no_interval
+from lightning_pce.intervals._records import checked_record, percentile_of
 from lightning_pce.runs._records import Record
 from lightning_pce.runs.history import History
 
@@ -194,7 +195,7 @@ def _without_nan(items: Sequence[Item]) -> tuple[tuple[Item, ...], dict[str, str
         raise ValueError(f"Expected records of tokens but none of {len(items)} has a token with a value.")
     kept = [not nothing and number == fewest for number, nothing in zip(nan, empty, strict=True)]
     left_out = {
-        item.name: f"{number:,.10g} tokens are NaN" if number else "it has no tokens"
+        item.name: f"NaN in {number:,.10g} of its tokens" if number else "no tokens"
         for item, number, keep in zip(items, nan, kept, strict=True)
         if not keep
     }
@@ -207,7 +208,7 @@ def _errors(items: Sequence[Item]) -> tuple[str | None, str | None]:
     for item in items:
         record = checked_record("record", (item.digest, item.documents))
         whys.append(why_no_interval(record))
-        cautions.append(None if record.slots is None else caution(record.slots))
+        cautions.append(None if record.slots is None else few_slots(record.slots))
     for item, why in zip(items, whys, strict=True):
         if why is not None:
             return (why if all(why == other for other in whys) else f"{item.name}: {why}"), None

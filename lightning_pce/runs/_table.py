@@ -94,7 +94,7 @@ def table(
         >>> runs = [(f"epoch {k}", digest.from_values(losses + (k - 2) ** 2), None) for k in range(4)]
         >>> row = table(runs, {f"epoch {k}": k / 10 for k in range(4)}).rows[0]
         >>> row.statistic, row.pick, row.value.value, row.task, round(row.spearman, 2), row.misleading
-        ('mean', 'epoch 2', 50.0, 0.2, -0.95, False)
+        ('mean', 'epoch 2', 50.0, 0.2, -0.63, False)
     """
     chosen = candidates(runs)
     found = task_of(chosen, task, higher_is_better)
@@ -125,7 +125,7 @@ def signal_to_noise(values: Tensor) -> float:
     Example:
         >>> values = [3.0, 2.0, 1.5, 1.31, 1.19, 1.11, 0.99]
         >>> round(signal_to_noise(torch.tensor(values, dtype=torch.float64)))
-        72
+        58
     """
     last = values[-max(_FEWEST, math.ceil(len(values) / 2)) :].double()
     if len(last) < _FEWEST or not bool(values.isfinite().all()):

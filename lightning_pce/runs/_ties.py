@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce.runs._candidates import PERCENTILES, TOLERANCE, Candidates, Runs, candidates
+from lightning_pce.runs.history import History
 
 # What stands for the bulk of the tokens: the lowest of these that is not saturated.
 BULK = ("p50", "p75", "p90")
@@ -127,20 +129,35 @@ def saturated(runs: Runs) -> tuple[str, ...]:
 def common_tie(runs: Runs) -> bool:
     """Whether mean and bulk have a tie in common, as long as nothing says otherwise True.
 
-    For a warning in training: of many records only the 20 lowest of each are looked at. True too where they
-    cannot be compared (records of other data, nothing but NaN) or the bulk is saturated.
+    For a warning in training: of many records only the 20 lowest of each are looked at, and of a history
+    only their digests are read. True too where records cannot be compared (of other data, nothing but NaN) or
+    the bulk is saturated.
     """
     try:
-        chosen = candidates(runs)
+        chosen = candidates(_lowest_of(runs) if isinstance(runs, History) else runs)
     except ValueError:
         return True
     bulk = bulk_of(chosen)
     if bulk is None:
         return True
     lowest = [chosen.values(name).argsort()[:_MOST_IN_TRAINING] for name in ("mean", bulk)]
-    chosen = chosen.only(torch.cat(lowest).unique().tolist())
+    chosen = chosen.only(sorted(set(torch.cat(lowest).tolist())))
     mean, other = ties_of(chosen, ("mean", bulk)).values()
     return not set(mean.names).isdisjoint(other.names)
+
+
+def _lowest_of(history: History) -> History:
+    """The records that are among the lowest by what they say of themselves, in order."""
+    if len(history) <= _MOST_IN_TRAINING:
+        return history
+    of = "_".join(filter(None, (history.of, history.group)))
+    kept: set[int] = set()
+    for name in ("mean", *BULK):
+        values = [record.values.get(f"{of}_{name}", math.nan) for record in history]
+        known = [place for place, value in enumerate(values) if not math.isnan(value)]
+        kept.update(sorted(known, key=lambda place: values[place])[:_MOST_IN_TRAINING])
+    records = [history[place] for place in sorted(kept)]
+    return History(records or history, of=history.of, group=history.group)
 
 
 def bulk_of(chosen: Candidates) -> str | None:

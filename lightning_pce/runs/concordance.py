@@ -6,7 +6,7 @@ without a formula that we could read.
 """
 
 from lightning_pce.runs._candidates import TOLERANCE
-from lightning_pce.runs._reshaping import Areas, Reshaping, better_share, reshaping
+from lightning_pce.runs._reshaping import Areas, Reshaping, reshaping
 from lightning_pce.runs._table import Row, Table, signal_to_noise, table
 from lightning_pce.runs._ties import Ties, common_tie, saturated, shortlist, ties
 from lightning_pce.runs._verdict import Verdict, verdict
@@ -19,7 +19,6 @@ __all__ = [
     "Table",
     "Ties",
     "Verdict",
-    "better_share",
     "common_tie",
     "reshaping",
     "saturated",

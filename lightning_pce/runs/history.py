@@ -21,7 +21,8 @@ from lightning_pce.runs._lines import (
     numbers_of,
 )
 from lightning_pce.runs._records import Checkpoint as Checkpoint
-from lightning_pce.runs._records import Record, Records, Saved
+from lightning_pce.runs._records import Record as Record
+from lightning_pce.runs._records import Records, Saved
 from lightning_pce.runs._writing import write_checkpoint as write_checkpoint
 from lightning_pce.runs._writing import write_start as write_start
 from lightning_pce.runs._writing import write_validation as write_validation

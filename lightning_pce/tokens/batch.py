@@ -43,7 +43,7 @@ class ScoredTokens(NamedTuple):
     statistics: Mapping[str, Tensor]
     """float32 values of other statistics by name, NaN where the cross-entropy is."""
     labels: Tensor | None
-    """int64, the id of each token that counts, -100 elsewhere; None of losses."""
+    """int64, the id of each token that counts, -100 elsewhere; None of losses whose labels are not known."""
     gain_by_shift: Tensor | None = None
     """0-d: by how many nats the mean of a few sequences falls if they are scored one position further on; NaN
     if too few tokens count for a judgement. None if it was not asked for, or the sequences are too short."""
@@ -51,6 +51,17 @@ class ScoredTokens(NamedTuple):
     """Whether labels or a mask said which tokens count; else all do."""
     documents: Tensor | None = None
     """int64, the id of each token's document; None unless it was asked for."""
+    positions: Tensor | None = None
+    """int64, where in its row of labels ``[..., T]`` the token's label stands; None where labels are."""
+
+    def known_labels(self) -> Tensor:
+        """The labels, or a ``ValueError`` if they are not known."""
+        if self.labels is None:
+            raise ValueError(
+                "Expected argument `labels` with the token id of each loss, in the shape of the losses, "
+                f"{tuple(self.ce.shape)}, or of one that a shift by one makes that."
+            )
+        return self.labels
 
     def mean(self) -> Tensor:
         """The weighted mean cross-entropy, 0-d in nats, differentiable, NaN if nothing counts."""
@@ -117,6 +128,7 @@ def score_tokens(
             )
         _check_ce_alone(statistics)
         losses, _ = checked_losses(losses, mask)
+        own = positions = None
         if by_document and document is None and labels is not None:
             document = _rows_of_losses(losses, labels, ignore_index, shift)
         if labels is not None and mask is None:
@@ -124,11 +136,13 @@ def score_tokens(
             pairing = pair_losses(losses, labels, ignore_index=ignore_index, shift=shift)
             if pairing is not None:
                 mask = pairing.mask
+                own, positions = _beside_labels(labels, pairing, ignore_index)
                 weights, group, document = (
                     _beside_losses(each, labels, pairing) for each in (weights, group, document)
                 )
         documents = _documents(document, losses, by_document)
-        return _from_losses(losses, mask, weights, group, groups)._replace(documents=documents)
+        found = _from_losses(losses, mask, weights, group, groups)
+        return found._replace(documents=documents, labels=own, positions=positions)
     if logits is None or labels is None:
         raise ValueError(
             "Expected arguments `logits` and `labels`, or argument `losses`, but got "
@@ -153,7 +167,17 @@ def score_tokens(
     # On a CPU an impossible label has raised.
     invalid = None if labels.device.type == "cpu" else target.invalid
     gain = gain_by_shift(logits, target, ce) if judge_shift and not shift else None
-    return ScoredTokens(ce, weights, numbers, invalid, others, target.labels, gain, documents=documents)
+    return ScoredTokens(
+        ce,
+        weights,
+        numbers,
+        invalid,
+        others,
+        target.labels,
+        gain,
+        documents=documents,
+        positions=_positions(labels, int(shift)),
+    )
 
 
 def _from_losses(
@@ -181,7 +205,7 @@ def _documents(
     if document is None:
         raise ValueError(
             f"Expected argument `document` with an id of each token's document, {tuple(like.shape)}, or of "
-            f"each sequence's: any integers. Error bars need it where there are no labels [B, T], T > 1, "
+            "each sequence's: any integers. It is needed where there are no labels [B, T], T > 1, "
             "whose rows could be taken for documents."
         )
     return checked_documents(document, like, shift=shift)
@@ -204,6 +228,22 @@ def _rows_of_losses(losses: Tensor, labels: Tensor, ignore_index: int | None, sh
     cut = rows and losses.shape[-1] == labels.shape[-1] - 1
     ids = _rows(shifted(target, -100) if labels.ndim and (shift or cut) else target)
     return ids if ids is None or rows else ids[..., None].expand(labels.shape)
+
+
+def _positions(labels: Tensor, first: int = 0) -> Tensor:
+    """Where in its row each label stands, int64 in the shape of the labels, counted from ``first``."""
+    if labels.ndim == 0:
+        return torch.full_like(labels, first, dtype=torch.int64)
+    length = labels.shape[-1]
+    return torch.arange(first, first + length, device=labels.device).expand(labels.shape)
+
+
+def _beside_labels(labels: Tensor, pairing: Pairing, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """The labels of losses, -100 where none counts, and their positions, int64 in the shape of the losses."""
+    labels = labels.to(pairing.mask.device).long().reshape(labels.shape or (1,))
+    ignored = labels == (NONE_IGNORED if ignore_index is None else ignore_index)
+    own = pairing.of_losses(torch.where(ignored, -100, labels))
+    return torch.where(pairing.mask, own, -100), pairing.of_losses(_positions(labels))
 
 
 def _beside_losses(given: Any, labels: Tensor, pairing: Pairing) -> Any:

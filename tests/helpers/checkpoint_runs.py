@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lightning_pce import digest, intervals
+from lightning_pce.runs.history import write_validation
 
 SHARES = (0.001, 0.25, 0.5, 0.75, 0.95, 0.99, 0.9999)
 _START = np.array([1e-4, 0.05, 0.6, 2, 6, 9, 15])
@@ -80,3 +81,21 @@ def records_of(ids, losses):
 
 def run_of(curve, epochs=12, documents=240, seed=0):
     return records_of(*losses_of(curve, epochs, documents, seed))
+
+
+def written(path, run, *, name="val", statistic="ce", scalars=None, fingerprint=None, run_id="a"):
+    """The run as lines of a history, epochs from 0 on; ``scalars`` gives those of each epoch."""
+    for epoch, (_, state, documents) in enumerate(run):
+        write_validation(
+            path,
+            run=run_id,
+            name=name,
+            step=100 * (epoch + 1),
+            epoch=epoch,
+            values={},
+            scalars={} if scalars is None else scalars[epoch],
+            fingerprint=fingerprint,
+            digests={statistic: {"": state}},
+            documents={} if documents is None else {statistic: {"": documents}},
+        )
+    return path

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from lightning_pce import BitsPerByte, PercentileCrossEntropy, StreamingQuantiles, TokenProxies
+from lightning_pce import (
+    BitsPerByte,
+    LabelTotals,
+    PercentileCrossEntropy,
+    StreamingQuantiles,
+    TailTokens,
+    TokenProxies,
+)
 from lightning_pce.metrics.weighted_mean import WeightedMean
 from tests.helpers.casts_and_copies import COPIES, saved_and_loaded
 from tests.helpers.metric_states import fed
@@ -168,6 +175,33 @@ def _proxies():
     )
 
 
+def _tail_tokens():
+    first, second = (_named("logits labels", *batch(seed, ignored=0)) for seed in range(2))
+    for place, one in enumerate((first, second)):  # some beyond what float64 can hold
+        one["document"] = torch.tensor([-1, 2**62 + place, -(2**63), place])
+    return Case(
+        TailTokens,
+        {"n": 30},
+        (first, second),
+        nothing={name: value[:0] for name, value in first.items()},
+        bad={**first, "labels": first["labels"] + V},
+        others=({"n": 29}, {"ignore_index": 3}, {"shift": True}),
+    )
+
+
+def _label_totals():
+    first, second = (_named("logits labels", *batch(seed, ignored=0)) for seed in range(2))
+    return Case(
+        LabelTotals,
+        {"vocabulary": V + 1},
+        (first, second),
+        nothing={name: value[:0] for name, value in first.items()},
+        bad={**first, "labels": first["labels"] + V},
+        others=({"vocabulary": V}, {"ignore_index": 3}, {"shift": True}),
+        collectives=("all_reduce",),
+    )
+
+
 CASES = {
     "percentiles": _percentiles(),
     "percentiles of groups": _percentiles_of_groups(),
@@ -176,16 +210,23 @@ CASES = {
     "weighted mean of groups": _weighted_mean(),
     "bits per byte": _bits_per_byte(),
     "proxies": _proxies(),
+    "tail tokens": _tail_tokens(),
+    "label totals": _label_totals(),
 }
 
 ALL_COPIES = COPIES | {"copy": copy.copy, "torch.save": saved_and_loaded}
 
 
+def as_dict(result):
+    """A dict, a named tuple or a tensor by name."""
+    if isinstance(result, torch.Tensor):
+        return {"result": result}
+    return result if isinstance(result, dict) else result._asdict()
+
+
 def results(metric):
     """What ``compute`` gives, by name; the views of a metric that has views show the same."""
-    result = metric.compute()
-    if not isinstance(result, dict):
-        return {"result": result}
+    result = as_dict(metric.compute())
     for key in result if hasattr(metric, "view") else ():
         torch.testing.assert_close(metric.view(key).compute(), result[key], rtol=0, atol=0, equal_nan=True)
     return result

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_pce.intervals import BINS, SLOTS, add, empty, slots_of
@@ -110,6 +110,7 @@ def test_the_ends_hold_what_lies_outside_and_infinity():
     assert add(empty(), values[4:5], torch.tensor([False]), slots[:1]).sum() == 0
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 300), max_size=4), st.randoms(use_true_random=False))
 def test_counts_add_up_over_any_split_and_order(seed, cuts, random):
     losses, counted, slots = batch(seed, 300)

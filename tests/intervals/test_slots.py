@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 
 from lightning_pce.intervals import SLOTS, slots_of
 from lightning_pce.intervals._slots import splitmix64
+from tests.helpers.intervals_by_hand import MASK, splitmix64_of_one
 
-MASK = (1 << 64) - 1
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
-
-
-def splitmix64_of_one(number):
-    """The generator's output function in whole numbers that do not wrap around."""
-    z = (number + 0x9E3779B97F4A7C15) & MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-    return z ^ (z >> 31)
 
 
 def test_the_first_outputs_are_the_published_ones():

@@ -10,9 +10,9 @@ import torch._dynamo
 from torch._dynamo.testing import CompileCounter
 from torchmetrics import Metric, MetricCollection, SumMetric
 
-from lightning_pce import metrics
+from lightning_pce import LabelTotals, metrics
 from tests.helpers.casts_and_copies import CASTS
-from tests.helpers.metric_contract import ALL_COPIES, CASES, moved, results
+from tests.helpers.metric_contract import ALL_COPIES, CASES, as_dict, moved, results
 from tests.helpers.metric_states import state_of
 from tests.helpers.ranks import counted_collectives, run_function_on_ranks
 from tests.helpers.summaries import assert_same_result
@@ -30,10 +30,6 @@ def assert_same(metric, twin, rtol=0.0):
     if not rtol:
         assert torch.equal(state_of(metric), state_of(twin))
     assert_same_result(results(metric), results(twin), rtol)
-
-
-def as_dict(result):
-    return result if isinstance(result, dict) else {"result": result}
 
 
 def test_every_metric_of_the_package_has_a_case():
@@ -336,12 +332,14 @@ def test_reset_forgets_everything(case):
     assert_same(metric, case.metric(case.batches[1]))
 
 
-def test_an_empty_metric_and_one_that_saw_nothing_give_nan_and_counts_of_0(case):
+def test_an_empty_metric_and_one_that_saw_nothing_give_nan_counts_of_0_and_ids_of_minus_1(case):
     metric = case.metric()
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         empty = as_dict(metric.compute())
-    assert all(value.isnan() or value == 0 for value in empty.values())
-    assert any(value.isnan() for value in empty.values())
+    for value in empty.values():
+        none = value == (0 if value.is_floating_point() else -1)
+        assert (value.isnan() | none).all()
+    assert any(value.isnan().any() for value in empty.values()) or case.cls is LabelTotals  # sums alone
     metric.update(**case.nothing)
     assert_same_result(results(metric), empty)
     metric.update(**case.batches[0])
@@ -467,5 +465,5 @@ def test_two_ranks_agree_to_the_bit_on_what_one_would_give_by_one_collective_a_s
         assert calls["forward"] == []
         assert calls["views"] == (once if outcome["viewed"] else [])
     for when in seen:
-        bits = [torch.stack(list(each["outcome"][when].values())).view(torch.int64) for each in ranks]
-        assert torch.equal(*bits)
+        bits = [[value.view(torch.int64) for value in each["outcome"][when].values()] for each in ranks]
+        assert all(map(torch.equal, *bits))

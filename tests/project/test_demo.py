@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_pce import History
+from lightning_pce.runs import shortlist
+
 DEMO = Path(__file__).parents[2] / "examples" / "fact_sft.py"
 PERCENTILES = ["p5", "p25", "p50", "p75", "p95", "p99"]
 
@@ -24,7 +27,7 @@ def run_demo(out: Path, *arguments: str, timeout: int) -> tuple[dict, str]:
 
 
 def check_report(report: dict, stdout: str, out: Path, epochs: int) -> None:
-    assert [row["epoch"] for row in report["epochs"]] == list(range(1, epochs + 1))
+    assert [row["epoch"] for row in report["epochs"]] == list(range(epochs))
     for row in report["epochs"]:
         assert [row[p] for p in PERCENTILES] == sorted(row[p] for p in PERCENTILES)
         assert 0 <= row["recall"] <= 1
@@ -34,7 +37,18 @@ def check_report(report: dict, stdout: str, out: Path, epochs: int) -> None:
         assert pick["epoch"] == best["epoch"]
         assert pick["recall"] == pytest.approx(best["recall"], abs=1e-6)
         assert pick["ce"] == pytest.approx(best[key], rel=0.02, abs=1e-3)
+    assert stdout.startswith("Fine-tunes a language model on 120 invented facts")
+    lines = stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("epoch "))
+    numbers = [line.split()[0] for line in lines[first + 1 : first + 1 + epochs]]
+    assert numbers == [str(epoch) for epoch in range(epochs)]  # nothing between them
     assert stdout.count("Verdict:") == 1
+    history = History.load(out / "history.jsonl")
+    records = history.select(function="fit")
+    assert [record.epoch for record in records] == list(range(epochs))
+    assert report["shortlist"] == list(shortlist(records))
+    assert all(record.documents()[:, :-1].sum() == record.values["ce_count"] for record in records)
+    assert records[0].values["ce_answer_count"] > 100
     assert len(list((out / "checkpoints").glob("*.ckpt"))) == 3  # what lost is deleted
     assert (out / "fan_chart.png").stat().st_size > 20_000
     header = (out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
@@ -74,3 +88,4 @@ def test_median_picks_a_checkpoint_that_knows_the_facts(tmp_path):
     check_report(report, stdout, tmp_path / "out", epochs=12)
     assert report["picks"]["mean"]["recall"] < 0.5
     assert report["picks"]["p50"]["recall"] > 0.9
+    assert "do not agree" in stdout.partition("Verdict:")[2]

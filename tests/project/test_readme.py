@@ -1,5 +1,6 @@
 """README.md and docs/: every code block runs as a reader would type it, and every link has a target."""
 
+import math
 import re
 from pathlib import Path
 
@@ -51,6 +52,12 @@ OUTCOMES = {
     'EarlyStopping("val_ce_p50"': lambda names: (
         logged(names["trainer"], "val_ce_p50") and Path(names["best"].best_model_path).exists()
     ),
+    "verdict(history.history)": lambda names: (
+        len(names["history"].history) == 3
+        and set(names["verdict"](names["history"].history).picks) == {"mean", "p50", "p95"}
+    ),
+    "DocumentLM(model)": lambda names: math.isnan(names["results"]["val_ce_p50_low"]),
+    "intervals.difference(": lambda names: names["change"].paired and names["change"].high < 0,
     "AnyLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
     "TupleLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
     "WindowLM(model)": lambda names: logged(names["trainer"], "train_ce_mean", "train_ce_p50"),
@@ -69,12 +76,29 @@ OUTCOMES = {
     "is_completion = ": lambda names: (
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
+    "torch.bucketize(": lambda names: (
+        [names["result"][f"{name}_count"] for name in ("first", "middle", "late")] == [6, 8, 16]
+    ),
+    "ExplainedLM(model)": lambda names: (
+        len(names["explained"].totals) == 3 and names["explained"].totals[-1][:, 0].sum() == 88
+    ),
+    "tail.add(scored, logits)": lambda names: (
+        names["tail"].compute().rank[29] > 0 and names["totals"].compute()[:, 0].sum() == 30
+    ),
+    "moved(before, after, n=5)": lambda names: (
+        len(names["moved"](names["before"], names["after"]).labels) == 10
+    ),
     "BitsPerByte(bytes_of)": lambda names: names["bits"].compute() > 0,
     "linear_token_statistics(hidden, head": lambda names: names["metric"].compute()["count"] == 30,
     "output_layer(model)": lambda names: names["stats"].valid.sum() == 30,
     "TokenProxies()": lambda names: names["result"]["tokens"] == 64,
     "norms.update(": lambda names: names["norms"].compute()["count"] == 100,
     "exchange.to_dict(": lambda names: torch.equal(names["copy"], names["norms"].digest),
+    "decision = verdict(history)": lambda names: (
+        len(names["history"]) == 4 and "Error bars are missing" in str(names["decision"])
+    ),
+    "change = reshaping(": lambda names: 0 <= names["change"].better_share <= 1,
+    "by_hand = verdict(": lambda names: names["by_hand"].shortlist == ("epoch 2",),
 }
 
 

@@ -163,3 +163,16 @@ def test_it_draws_where_it_is_told():
 def test_what_cannot_be_drawn_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         difference_curve(*given)
+
+
+@pytest.mark.parametrize("zero", [0.2, 0.8])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_crossing_is_named_where_the_curve_is_not(zero, sign):
+    d = [sign * 4 * value for value in rising(zero)]
+    ax = difference_curve(U, d)
+    pixels(ax.figure)
+    [text] = [text for text in ax.texts if text.get_text() == f"p{100 * zero:g}"]
+    box = text.get_window_extent()
+    curve = ax.transData.transform(list(zip(U, d, strict=True)))
+    beside = [y for x, y in curve if box.x0 <= x <= box.x1]
+    assert not any(box.y0 <= y <= box.y1 for y in beside)

@@ -91,6 +91,7 @@ def test_a_decision_has_a_row_for_each_pick_and_the_task_below():
         assert ax.get_xlim() == fan.get_xlim()
         assert upright_lines(ax) == [200, 400]
     assert "what each statistic picks; dots: within error of it" in words_of(figure)
+    assert "what each statistic picks" in words_of(chart(ties={"p50": [400]}))
 
 
 def test_only_the_lowest_panel_has_the_numbers_of_steps():
@@ -120,7 +121,7 @@ def test_picks_of_one_step_are_all_seen():
     sizes = {
         line.get_marker(): line.get_markersize() for line in task.get_lines() if len(line.get_xdata()) == 1
     }
-    assert list(sizes) == ["s", "D", "^", "v"]
+    assert list(sizes) == ["s", "D", "^", "v"]  # each statistic has its own
     assert sizes["s"] > sizes["D"] > sizes["v"] == sizes["^"]
 
 
@@ -171,3 +172,16 @@ def test_steps_are_ticks_where_they_are_few_and_even():
 def test_marks_beside_the_steps_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         chart(**given)
+
+
+def test_steps_can_have_names():
+    names = ["first.ckpt", "$x^{$", "third.ckpt", "last.ckpt"]
+    figure = chart(names=names, task=("recall", RECALL))
+    assert [text.get_text() for text in figure.axes[1].texts] == ["$x^{$: 0.3", "last.ckpt: 0.9", "recall"]
+    assert [word for word in words_of(figure) if word in names] == names
+    many = [f"checkpoint {i}" for i in range(100)]
+    shown = words_of(decision_chart(list(range(100)), {50: [1.0] * 100}, picks={"p50": 37}, names=many))
+    assert "checkpoint 37" in shown
+    assert 8 < len(set(many) & set(shown)) < 18
+    with pytest.raises(ValueError, match="Expected 4 values of names, one for each step, but got 1"):
+        chart(names=["one"])

@@ -121,6 +121,13 @@ def test_the_axis_of_a_quantile_curve_shows_both_tails():
     assert ax.get_ylim()[0] == 0
 
 
+def test_a_small_median_keeps_two_digits():
+    """Of a good model most tokens are certain: 0.00 would say nothing."""
+    for value, shown in ((0.00642, "0.0064"), (0.0942, "0.094"), (0.0961, "0.10"), (0.0, "0.00")):
+        ax = quantile_curve({"all": td.from_values(torch.full((9,), value, dtype=torch.float64))})
+        assert ax.get_legend().get_texts()[0].get_text() == f"all: p50 {shown}, mean {shown}"
+
+
 def test_several_digests_are_curves_of_their_own_colors_with_their_means():
     digests = {name: td.from_values(torch.arange(11.0) * scale) for name, scale in (("web", 1), ("code", 2))}
     ax = quantile_curve(digests)
