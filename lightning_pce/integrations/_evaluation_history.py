@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lightning_pce.integrations.measured import measured
+from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.runs.history import (
     FILE_NAME,
@@ -37,22 +38,23 @@ class EvaluationHistory(TrainerCallback):
         self.path = Path(output_dir or ".", FILE_NAME) if path is None else Path(path)
         self.run = _new_id()
         self.resumed_from: str | None = None  # what train() was given
-        self._has_started = False
+        self._has_started = self._has_warned = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The state of a checkpoint has been loaded."""
+        if state.is_world_process_zero:
+            self._quietly(self._begin, args, state)
+
+    def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
         resumed = None
         if state.global_step:
             resumed = os.path.abspath(self.resumed_from or _checkpoint(args, state))
         if self._has_started or resumed is not None:
             self.run = (resumed and run_that_saved(self.path, resumed)) or _new_id()
         self._has_started = True
-        if state.is_world_process_zero:
-            write_start(
-                self.path, run=self.run, step=state.global_step, batch=None, resumed_from=resumed or None
-            )
+        write_start(self.path, run=self.run, step=state.global_step, batch=None, resumed_from=resumed)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -60,9 +62,24 @@ class EvaluationHistory(TrainerCallback):
         """A checkpoint has been written."""
         path = os.path.abspath(_checkpoint(args, state))
         if state.is_world_process_zero and os.path.isdir(path):  # a trial of a search has another folder
-            write_checkpoint(self.path, run=self.run, checkpoint=path, step=state.global_step)
+            place = {"checkpoint": path, "step": state.global_step}
+            self._quietly(write_checkpoint, self.path, run=self.run, **place)
 
-    def write(
+    def write(self, *arguments: Any) -> None:
+        """Write an evaluation, see :meth:`_write`; what goes wrong is one warning."""
+        self._quietly(self._write, *arguments)
+
+    def _quietly(self, write: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
+        try:
+            write(*arguments, **keywords)
+        except Exception as error:  # in one process alone: the others would wait for it for ever
+            if not self._has_warned:
+                warn(
+                    f"Percentile CE could not write {self.path}, and the run goes on: {said(error)}", __name__
+                )
+            self._has_warned = True
+
+    def _write(
         self,
         stages: StageMetrics,
         name: str,

@@ -186,24 +186,13 @@ class PercentileCETrainerMixin(_Trainer):
         return metrics
 
     def _write_evaluation(self, metrics: Mapping[str, Any], name: str, ours: Collection[str]) -> None:
-        history = self._percentile_ce_history
-        assert history is not None
+        assert self._percentile_ce_history is not None
         protocol = {"ignore_index": self._percentile_ce_ignored, "shift": self._shifts_labels()}
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        try:
-            history.write(
-                self.percentile_ce,
-                name,
-                metrics,
-                ours,
-                protocol,
-                self.state,
-                None if self.is_in_train else best,
-            )
-        except Exception as error:  # in one process alone: the others would wait for it for ever
-            self._warn_of_percentile_ce(
-                f"could not write {history.path}, and the run goes on: {type(error).__name__}: {error}"
-            )
+        of_checkpoint = None if self.is_in_train else best
+        self._percentile_ce_history.write(
+            self.percentile_ce, name, metrics, ours, protocol, self.state, of_checkpoint
+        )
 
     def hyperparameter_search(
         self,

@@ -12,6 +12,7 @@ from transformers import (
     Trainer,
 )
 
+from lightning_pce import History
 from tests.helpers import hf_trainers as hf
 from tests.helpers.hf_trainers import (
     assert_percentiles,
@@ -111,6 +112,8 @@ def fit_in_two_processes(folder):
         load_best_model_at_end=True,
         metric_for_best_model="eval_web_ce_p50",
     )
+    path = Path(folder) / f"history{dist.get_rank()}.jsonl"
+    trainer.configure_percentile_ce(history=path)
     trainer.train()
     observed = {}
     for name, observer in observers.items():
@@ -122,6 +125,9 @@ def fit_in_two_processes(folder):
         "steps": trainer.state.global_step,
         "best": best,
         "wrapped": is_ddp(trainer),
+        "history": [(r.name, r.step, r.values["ce_p50"]) for r in History.load(path)]
+        if path.exists()
+        else None,
     }
 
 
@@ -191,6 +197,17 @@ def test_in_two_processes_training_stops_and_chooses_by_the_median_of_all(two):
     assert first["best"] == second["best"] == pytest.approx(min(medians), rel=1e-6)
     assert first["wrapped"]
     assert second["wrapped"]
+
+
+def test_in_two_processes_the_first_writes_each_evaluation_once(two):
+    first, second = (notes["fit"] for notes in two)
+    assert second["history"] is None
+    expected = [
+        (f"eval_{name}", 4 * (index + 1), metrics[f"eval_{name}_ce_p50"])
+        for index in range(first["steps"] // 4)
+        for name, (_, metrics) in ((name, seen[index]) for name, seen in first["observed"].items())
+    ]
+    assert first["history"] == [*expected, ("best", None, first["best"])]
 
 
 def test_in_two_processes_a_resumed_run_that_had_kept_the_worst_keeps_the_best_on_both(two):

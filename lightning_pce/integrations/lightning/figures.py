@@ -14,9 +14,10 @@ from torch import Tensor
 from lightning_pce._names import percentile_key
 from lightning_pce.integrations.lightning.figures_state import percentiles_of, records_of, state_of
 from lightning_pce.integrations.lightning.history_writer import PercentileHistory
-from lightning_pce.integrations.lightning.observers import said, step_is_known, validated_stages_of, warn
+from lightning_pce.integrations.lightning.observers import step_is_known, validated_stages_of
 from lightning_pce.integrations.lightning.trainer_internals import trained_batches
 from lightning_pce.integrations.measured import measured
+from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.reports.plot import fan_chart, new_axes, quantile_curve
 from lightning_pce.runs._records import Record, Records
 

@@ -16,10 +16,8 @@ from lightning.pytorch import Callback
 
 from lightning_pce.integrations.lightning.observers import (
     all_stages_of,
-    said,
     step_is_known,
     validated_stages_of,
-    warn,
 )
 from lightning_pce.integrations.lightning.trainer_internals import (
     logged_values,
@@ -27,6 +25,7 @@ from lightning_pce.integrations.lightning.trainer_internals import (
     trained_batches,
 )
 from lightning_pce.integrations.measured import measured
+from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.runs._writing import copy_run

@@ -1,9 +1,7 @@
-"""What callbacks share that look at a validation and must not end a run."""
+"""What callbacks share that only look at a validation."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import TYPE_CHECKING
 
 from lightning_pce.integrations.stages import StageMetrics
@@ -35,19 +33,3 @@ def validated_stages_of(module: LightningModule) -> StageMetrics:
 def step_is_known(trainer: Trainer) -> bool:
     """A checkpoint that is validated by itself is of an unknown step."""
     return trainer.state.fn == "fit" or trainer.ckpt_path is None
-
-
-def said(error: Exception) -> str:
-    """An error in words."""
-    return f"{type(error).__name__}: {error}"
-
-
-def warn(message: str, of: str) -> None:
-    """Warn, or write to the log of a module where a filter makes errors of warnings.
-
-    That error would be on rank 0 alone, and the others would wait for it.
-    """
-    try:
-        warnings.warn(message, stacklevel=4)
-    except Warning:
-        logging.getLogger(of).warning(message)
