@@ -360,6 +360,39 @@ def test_results_and_digests_have_the_names_of_loaders_and_groups():
     assert opened().digests("val").keys() == {""}
 
 
+def test_what_is_derived_from_a_digest_is_a_result_of_each_dataloader_of_that_stage():
+    seen = []
+
+    def highest(loader, digest):
+        seen.append(loader)
+        return td.maximum(digest)
+
+    stages = opened(2, loader_names=("web", "code"), pool_loaders=True)
+    stages.derive("val", {"ce_highest": highest})
+    assert "val_web_ce_highest" in stages.names("val", 2)
+    stages.open("val", 2, torch.device("cpu"))
+    for index, loss in enumerate((3.0, 5.0)):
+        stages.measure("val", losses=torch.tensor([loss, 1.0]), dataloader_idx=index)
+    results = stages.results("val")
+    assert [results[f"{name}ce_highest"] for name in ("web_", "code_", "")] == [3, 5, 5]
+    assert seen == ["web", "code", ""]
+    stages.open("test", 1, torch.device("cpu"))
+    assert not [name for name in stages.results("test") if "highest" in name]
+    stages.derive("val", {})
+    stages.open("val", 2, torch.device("cpu"))
+    assert not [name for name in stages.results("val") if "highest" in name]
+
+
+def test_metrics_are_found_by_dataloader_and_statistic():
+    stages = opened(2, pool_loaders=True, statistics=("ce", "rank"))
+    found = stages.by_loader("val")
+    assert list(found) == ["dl0", "dl1", ""]
+    for index, name in enumerate(found):
+        assert list(found[name]) == ["ce", "rank", "accuracy", "top5_accuracy"]
+        place = None if name == "" else index
+        assert all(each is stages.metric("val", place, of) for of, each in found[name].items())
+
+
 def test_two_results_under_one_name_are_refused():
     settings = {"statistics": ("ce", "rank", "log_rank"), "loader_names": ("log", "web")}
     opened(2, **settings)

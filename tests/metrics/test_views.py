@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from lightning_pce import DigestView, PercentileCrossEntropy
+from lightning_pce import digest as td
+from lightning_pce.metrics._digest_metric import DigestFunction
 from tests.helpers.summaries import assert_same_result
 from tests.helpers.token_batches import random_losses
 
@@ -95,3 +97,39 @@ def test_a_loaded_or_merged_state_is_seen_by_the_next_compute_and_by_views(compu
     other.merge_state(metric)
     assert other.compute()["count"] == 200
     assert other.view("count").compute() == 200
+
+
+def mean_of(digest):
+    return td.mean(digest)
+
+
+def test_a_function_of_the_digest_is_a_view_and_takes_part_in_the_round_of_the_others():
+    metric = PercentileCrossEntropy()
+    view, median = DigestFunction(metric, "again", mean_of), metric.view("p50")
+    assert metric.last_result is None
+    for seed in (0, 1):
+        metric.update(losses=random_losses(seed))
+        first = view.compute()
+        result = metric.last_result
+        assert median.compute() == result["p50"]
+        assert metric.last_result is result  # one round for both
+        assert first == result["mean"]
+        assert (first.shape, first.dtype) == ((), torch.float64)
+    assert view.compute() == metric.compute()["mean"]
+    view.reset()
+    assert metric.last_result is None
+    assert view.compute().isnan()
+    assert view.state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
+def test_copies_of_a_function_of_a_digest_stay_linked_to_the_copied_metric(how):
+    metric = PercentileCrossEntropy()
+    modules = torch.nn.ModuleDict({"metric": metric, "view": DigestFunction(metric, "again", mean_of)})
+    metric.update(losses=random_losses())
+    copied = how(modules)
+    copied["metric"].update(losses=random_losses() + 1)
+    assert copied["view"].compute() == copied["metric"].compute()["mean"]
+    assert modules["view"].compute() == metric.compute()["mean"] < copied["view"].compute()

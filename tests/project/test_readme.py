@@ -48,6 +48,12 @@ def logged(trainer, *names):
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
+    'PercentileHistory("runs/history.jsonl"': lambda names: (
+        logged(names["fitting"], "val_ce_p50") and len(names["writer"].history) == 3
+    ),
+    'History.load("runs/history.jsonl")': lambda names: (
+        names["history"].index(names["last"]) == 2 and names["best"].digest().shape == (1027, 2)
+    ),
     "class LitLM(": lambda names: "LitLM" in names,
     'EarlyStopping("val_ce_p50"': lambda names: (
         logged(names["trainer"], "val_ce_p50") and Path(names["best"].best_model_path).exists()
