@@ -19,11 +19,8 @@ from lightning_pce.integrations.lightning.observers import (
     step_is_known,
     validated_stages_of,
 )
-from lightning_pce.integrations.lightning.trainer_internals import (
-    logged_values,
-    saved_models,
-    trained_batches,
-)
+from lightning_pce.integrations.lightning.saved_checkpoints import SavedCheckpoints
+from lightning_pce.integrations.lightning.trainer_internals import logged_values, trained_batches
 from lightning_pce.integrations.measured import measured
 from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
@@ -92,7 +89,7 @@ class PercentileHistory(Callback):
         self._trainer: weakref.ref[Trainer] | None = None
         self._best = BestSoFar()
         self._logged_before: dict[str, Any] = {}
-        self._saved_before: dict[str, Any] = {}
+        self._saves = SavedCheckpoints()
         self._damaged = False  # the state in a checkpoint
         self._said: set[str] = set()
 
@@ -118,6 +115,9 @@ class PercentileHistory(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the run of a checkpoint. A damaged state is left out, with a warning."""
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is not None and trainer.state.fn != "fit":
+            return  # what is validated by itself is not gone on with
         try:
             run, path = state_dict["run"], state_dict["path"]
             if not isinstance(run, str) or not isinstance(path, str | None):
@@ -134,6 +134,7 @@ class PercentileHistory(Callback):
             self.run, self._earlier_path = _new_id(), None
             self._best.clear()
         self._trainer = weakref.ref(trainer)
+        self._saves = SavedCheckpoints()
         self._said.clear()
         if self._default_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             # A collective: all ranks get the folder of rank 0.
@@ -161,7 +162,7 @@ class PercentileHistory(Callback):
                     "damaged",
                     "begins a new history: its state in the checkpoint is damaged, the id of the run lost.",
                 )
-            self._saved_before = saved_models(trainer)
+            self._saves.begin(trainer)
             self._write(self._start, trainer)
         self._damaged = False
         # Rank 0 has read the file, and the checkpoint that counts.
@@ -176,10 +177,10 @@ class PercentileHistory(Callback):
         place = {"step": trainer.global_step, "batch": trained_batches(trainer)}
         from_path = None if resumed is None else str(resumed)
         write_start(path, run=self.run, epoch=trainer.current_epoch, resumed_from=from_path, **place)
-        if from_path in self._saved_before:  # after a kill nobody has noted it
-            monitor, _ = self._saved_before[from_path]
-            write_checkpoint(path, run=self.run, checkpoint=from_path, monitor=monitor, **place)
-        if resumed is not None:
+        known = self._saves.known()
+        if from_path is not None and from_path in known:  # after a kill nobody has noted it
+            write_checkpoint(path, run=self.run, checkpoint=from_path, monitor=known[from_path], **place)
+        if place["batch"]:
             self._take_best(self.history)
 
     def _take_best(self, history: History) -> None:
@@ -201,11 +202,8 @@ class PercentileHistory(Callback):
         """Write which files were saved since the last hook: nothing was trained in between."""
         if not self._writes(trainer) or trainer.state.fn != "fit":
             return
-        now, before = saved_models(trainer), self._saved_before
-        self._saved_before = now
-        for name, (monitor, value) in now.items():
-            if name not in before or before[name][1] is not value:
-                self._write(self._checkpoint, trainer, name, monitor)
+        for name, monitor in self._saves.new(trainer).items():
+            self._write(self._checkpoint, trainer, name, monitor)
 
     def _checkpoint(self, trainer: Trainer, path: Path, name: str, monitor: str | None) -> None:
         place = {"step": trainer.global_step, "batch": trained_batches(trainer)}
@@ -236,10 +234,8 @@ class PercentileHistory(Callback):
 
     def _validation(self, trainer: Trainer, path: Path, module: LightningModule) -> None:
         stages = validated_stages_of(module)
-        found, ours = (
-            measured(stages, "val", "val", self._protocol(stages)),
-            set(stages.names("val", stages.dataloaders("val"))),
-        )
+        found = measured(stages, "val", "val", self._protocol(stages))
+        ours = set(stages.names("val", stages.dataloaders("val")))
         fit, known = trainer.state.fn == "fit", step_is_known(trainer)
         now, before = logged_values(trainer), self._logged_before
         numbers = {name: float(value) for name, value in now.items() if _is_number(value)}

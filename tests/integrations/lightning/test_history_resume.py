@@ -150,6 +150,40 @@ def test_figures_go_on_with_the_records_of_the_history(tmp_path):
         assert (mean, values[50.0]) == (record.values["ce_mean"], record.values["ce_p50"])
 
 
+def test_a_resume_that_fails_before_training_leaves_the_history_as_it_was(tmp_path):
+    class Failing(LitLM):
+        def on_fit_start(self):
+            raise RuntimeError("no luck")
+
+    path, keep = tmp_path / "history.jsonl", keep_all(tmp_path)
+    run(tmp_path, path, keep)
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="no luck"):
+        run(tmp_path, path, keep_all(tmp_path), ckpt_path=tmp_path / "kept" / "step=4.ckpt", module=Failing)
+    assert path.read_bytes() == before
+
+
+def test_validating_an_earlier_checkpoint_changes_nothing_for_the_fit_that_goes_on(tmp_path):
+    path, module = tmp_path / "history.jsonl", LitLM()
+    callback, keep = PercentileHistory(path), keep_all(tmp_path)
+    trainer = make_trainer(tmp_path, callback, keep, max_epochs=2)
+    data = make_loader(2, seed=1), make_loader(3, seed=2)
+    trainer.fit(module, *data)
+    best = callback.state_dict()["best"][""]
+    trainer.validate(module, data[1], ckpt_path=tmp_path / "kept" / "step=2.ckpt", verbose=False)
+    assert torch.equal(callback.state_dict()["best"][""], best)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, *data)
+    history = History.load(path)
+    assert [(record.function, record.step) for record in history] == [
+        ("fit", 2),
+        ("fit", 4),
+        ("validate", None),
+        ("fit", 6),
+    ]
+    assert history.runs == (callback.run,)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_writes_what_an_uninterrupted_one_does(tmp_path):
     result = subprocess.run(
