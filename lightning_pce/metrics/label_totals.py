@@ -52,6 +52,9 @@ class LabelTotals(TotalsMetric):
                 [0.0000, 0.0000]], dtype=torch.float64)
     """
 
+    last_result: Tensor | None = None
+    """What ``compute`` has given last over all ranks, also after a reset: a history reads it."""
+
     def __init__(
         self, vocabulary: int, *, ignore_index: int | None = -100, shift: bool = False, **metric_kwargs: Any
     ) -> None:
@@ -147,4 +150,12 @@ class LabelTotals(TotalsMetric):
         nan, invalid = host_numbers(self._state[-1])
         self._warn_once("nan", nan, "tokens had a cross-entropy that is NaN. They are left out.")
         self._warn_once("invalid", invalid, "tokens were left out because their label was impossible.")
-        return self._state[:-1].clone()
+        self.last_result = self._state[:-1].clone()
+        return self.last_result.clone()
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        before = self.last_result
+        try:
+            return super()._forward(*args, **kwargs)
+        finally:
+            self.last_result = before  # not that of one batch

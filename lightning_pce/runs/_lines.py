@@ -33,7 +33,17 @@ _END_OF_PAYLOAD = b"}}}}"
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
-def encoded(kind: str, header: Mapping[str, Any], digests: Tensors, documents: Tensors) -> bytes:
+# Where the payload has label totals, by the name of the metric: no statistic is called so.
+LABEL_TOTALS = "label_totals"
+
+
+def encoded(
+    kind: str,
+    header: Mapping[str, Any],
+    digests: Tensors,
+    documents: Tensors,
+    label_totals: Mapping[str, Tensor] | None = None,
+) -> bytes:
     """A line, with its end; keys stay in their order.
 
     Raises:
@@ -42,12 +52,14 @@ def encoded(kind: str, header: Mapping[str, Any], digests: Tensors, documents: T
     small = json.dumps({"kind": kind, "schema": SCHEMA, **header}, separators=(",", ":"), allow_nan=False)
     if not digests:
         return small.encode() + b"\n"
-    payload = {
+    payload: dict[str, Any] = {
         statistic: {
             group: _item(digest, documents.get(statistic, {}).get(group)) for group, digest in groups.items()
         }
         for statistic, groups in digests.items()
     }
+    if label_totals:
+        payload[LABEL_TOTALS] = {name: _sparse(totals) for name, totals in label_totals.items()}
     large = json.dumps(payload, separators=(",", ":")).encode()
     return small[:-1].encode() + _BEFORE_PAYLOAD + large + b"}\n"
 
@@ -129,6 +141,28 @@ def _item(digest: Tensor, documents: Tensor | None) -> dict[str, Any]:
     if documents is not None:
         item |= {"slots": len(documents), "documents": _text(documents.detach().cpu().numpy())}
     return item
+
+
+def _sparse(totals: Tensor) -> dict[str, Any]:
+    """Totals ``[V, 2]``, of the labels that have tokens."""
+    array = totals.detach().cpu().double().numpy()
+    labels = np.flatnonzero(array[:, 0])
+    return {"vocabulary": len(array), "totals": _text(np.column_stack([labels, array[labels]]))}
+
+
+def label_totals_in(item: Mapping[str, Any]) -> Tensor:
+    """The totals ``[V, 2]`` of an item.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
+    rows = _numbers(item["totals"]).reshape(-1, 3)
+    labels, vocabulary = rows[:, 0].astype(np.int64), item["vocabulary"]
+    if not isinstance(vocabulary, int) or bool(((labels < 0) | (labels >= vocabulary)).any()):
+        raise ValueError(f"Expected labels in [0, {vocabulary}): the record is damaged.")
+    totals = np.zeros((vocabulary, 2))
+    totals[labels] = rows[:, 1:]
+    return torch.from_numpy(totals)
 
 
 def digest_in(item: Mapping[str, Any]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lightning_pce.runs._lines import Payload, digest_in, documents_in
+from lightning_pce.runs._lines import LABEL_TOTALS, Payload, digest_in, documents_in, label_totals_in
 
 
 class Checkpoint(NamedTuple):
@@ -97,7 +97,7 @@ class Record:
     @property
     def statistics(self) -> tuple[str, ...]:
         """What there is a digest of: ``"ce"`` and others."""
-        return tuple(self._items())
+        return tuple(name for name in self._items() if name != LABEL_TOTALS)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -120,13 +120,23 @@ class Record:
         """
         return documents_in(self._item(of, group))
 
+    @property
+    def label_totals(self) -> Mapping[str, Tensor]:
+        """``[V, 2]`` of each :class:`lightning_pce.LabelTotals` by its name in the module, read at each call.
+
+        Raises:
+            ValueError: as :meth:`digest`.
+        """
+        items = self._items().get(LABEL_TOTALS, {})
+        return {name: label_totals_in(item) for name, item in items.items()}
+
     def _items(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
         return {} if self.payload is None else self.payload.read()
 
     def _item(self, of: str, group: str) -> Mapping[str, Any]:
         items = self._items()
-        if group not in items.get(of, {}):
-            there = [f"of={name!r}, group={each!r}" for name, groups in items.items() for each in groups]
+        if of == LABEL_TOTALS or group not in items.get(of, {}):
+            there = [f"of={name!r}, group={each!r}" for name in self.statistics for each in items[name]]
             raise ValueError(
                 f"Record {self.label or self.key} has no digest of={of!r}, group={group!r}: "
                 f"{'it has ' + '; '.join(there) if there else 'it was kept without digests'}."

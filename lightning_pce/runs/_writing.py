@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lightning_pce.runs._lines import Tensors, encoded, header_of, plain
 
 _NOTHING: Mapping[str, Any] = {}
@@ -59,6 +61,7 @@ def write_validation(
     checkpoint: str | None = None,
     digests: Tensors = _NOTHING,
     documents: Tensors = _NOTHING,
+    label_totals: Mapping[str, Tensor] = _NOTHING,
 ) -> None:
     """One validation of one dataloader; see :class:`~lightning_pce.runs.history.Record`.
 
@@ -78,6 +81,8 @@ def write_validation(
         checkpoint: the file whose weights were validated, where the step is not known.
         digests: ``[K + 3, 2]`` float64, by statistic and group: ``{"ce": {"": digest}}``.
         documents: ``[128, 97]`` float64, in the same way, of some or all of these.
+        label_totals: ``[V, 2]`` of :class:`lightning_pce.LabelTotals` by the name of the metric; they are
+            kept beside digests only, and only of labels that have tokens.
 
     Raises:
         OSError: if the file can't be written.
@@ -98,7 +103,7 @@ def write_validation(
         "stale": {key: plain(value) for key, value in stale.items()},
         "metadata": dict(metadata),
     }
-    _append(path, encoded("validation", header, digests, documents))
+    _append(path, encoded("validation", header, digests, documents, label_totals))
 
 
 def write_checkpoint(

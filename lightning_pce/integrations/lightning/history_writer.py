@@ -25,8 +25,10 @@ from lightning_pce.integrations.measured import measured
 from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.metrics._digest_metric import DigestMetric
+from lightning_pce.metrics.label_totals import LabelTotals
 from lightning_pce.runs._writing import copy_run
 from lightning_pce.runs.better_share import BestSoFar
+from lightning_pce.runs.first_split import FirstSplit
 from lightning_pce.runs.history import (
     FILE_NAME,
     History,
@@ -89,6 +91,8 @@ class PercentileHistory(Callback):
         self._trainer: weakref.ref[Trainer] | None = None
         self._best = BestSoFar()
         self._logged_before: dict[str, Any] = {}
+        self._totals_before: dict[str, torch.Tensor] = {}
+        self._split = FirstSplit()
         self._saves = SavedCheckpoints()
         self._damaged = False  # the state in a checkpoint
         self._said: set[str] = set()
@@ -133,6 +137,7 @@ class PercentileHistory(Callback):
         if before is not None and before() is not trainer:  # a run is what one Trainer does
             self.run, self._earlier_path = _new_id(), None
             self._best.clear()
+            self._split = FirstSplit()
         self._trainer = weakref.ref(trainer)
         self._saves = SavedCheckpoints()
         self._said.clear()
@@ -213,6 +218,7 @@ class PercentileHistory(Callback):
         if not trainer.sanity_checking:
             self._note_checkpoints(trainer)
             self._logged_before = logged_values(trainer)
+            self._totals_before = _label_totals_of(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -226,6 +232,13 @@ class PercentileHistory(Callback):
                         self._best.take(loader, metric.digest)
         if self._writes(trainer):
             self._write(self._validation, trainer, pl_module)
+            if trainer.state.fn == "fit":
+                self._write(self._compare, trainer)
+
+    def _compare(self, trainer: Trainer, path: Path) -> None:
+        words = self._split.look(self.history)
+        if words is not None:
+            self._warn("split", words)
 
     def _protocol(self, stages: StageMetrics) -> dict[str, Any]:
         settings = stages.settings
@@ -240,6 +253,11 @@ class PercentileHistory(Callback):
         now, before = logged_values(trainer), self._logged_before
         numbers = {name: float(value) for name, value in now.items() if _is_number(value)}
         fresh = {name for name in numbers if now[name] is not before.get(name)}
+        totals = {
+            at: total
+            for at, total in _label_totals_of(module).items()
+            if total is not self._totals_before.get(at)
+        }
         for name, part in found.items():
             share = f"{name}_{BETTER_SHARE}"
             derived = {BETTER_SHARE: numbers[share]} if share in fresh else {}
@@ -259,6 +277,7 @@ class PercentileHistory(Callback):
                 checkpoint=None if known else str(trainer.ckpt_path),
                 digests=part.digests,
                 documents=part.documents,
+                label_totals=totals,
             )
 
     def _writes(self, trainer: Trainer) -> bool:
@@ -277,6 +296,12 @@ class PercentileHistory(Callback):
         if what not in self._said:
             self._said.add(what)
             warn(f"PercentileHistory {message}", __name__)
+
+
+def _label_totals_of(module: LightningModule) -> dict[str, torch.Tensor]:
+    """What the LabelTotals of a module have given last, by their names in it."""
+    metrics = {name: part for name, part in module.named_modules() if isinstance(part, LabelTotals)}
+    return {name: part.last_result for name, part in metrics.items() if part.last_result is not None}
 
 
 def _loader(name: str) -> str:
