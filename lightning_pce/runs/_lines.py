@@ -74,7 +74,8 @@ class Header(NamedTuple):
 def header_of(line: bytes) -> Header | None:
     """All of a line but its payload; None if it is torn, or no line of a history."""
     place = line.find(_BEFORE_PAYLOAD)
-    if place >= 0 and line.rstrip().endswith(_END_OF_PAYLOAD):
+    # A torn payload may have another line behind it, if two processes wrote at once.
+    if place >= 0 and line.rstrip().endswith(_END_OF_PAYLOAD) and line.find(_BEGINNING, place) < 0:
         try:
             return _checked(json.loads(line[:place] + b"}"), True)
         except ValueError:

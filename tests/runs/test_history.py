@@ -254,6 +254,16 @@ def test_several_writers_do_not_mix_their_lines(path):
         assert steps(history.select(run=run)) == list(range(20))
 
 
+def test_a_line_right_behind_a_torn_one_is_no_part_of_its_payload(path, tmp_path):
+    """As where two processes write at once, and one of them is killed."""
+    for step in (1, 2, 3):
+        write(path, step, digests={"ce": {"": make_digest()}})
+    torn, whole, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(torn[:-100] + whole + last)
+    history = History.load(path)
+    assert (steps(history), history.torn) == ([3], 1)
+
+
 # Files that are none
 
 
