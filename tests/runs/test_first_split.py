@@ -14,7 +14,7 @@ def looked(tmp_path, run):
     for number in range(1, len(run) + 1):
         (tmp_path / "history.jsonl").unlink(missing_ok=True)
         history = History.load(written(tmp_path / "history.jsonl", run[:number]))
-        said.append(looks.look(history))
+        said.append(looks.look(lambda history=history: history))
         apart.append(not common_tie(history))
     return said, apart
 
@@ -37,4 +37,20 @@ def test_where_they_agree_nothing_is_said(tmp_path, curve):
 def test_without_documents_nothing_is_said_for_it_may_be_chance(tmp_path):
     run = [(name, digest, None) for name, digest, _ in run_of(split, epochs=6, documents=1600)]
     path = written(tmp_path / "history.jsonl", run)
-    assert FirstSplit().look(History.load(path)) is None
+    assert FirstSplit().look(lambda: History.load(path)) is None
+
+
+def test_with_few_documents_nothing_is_said_for_it_may_be_chance(tmp_path):
+    run = run_of(agreeing, epochs=8, documents=15, seed=1)
+    assert not common_tie(run)
+    path = written(tmp_path / "history.jsonl", run)
+    assert FirstSplit().look(lambda: History.load(path)) is None
+
+
+def test_the_file_is_read_more_rarely_the_longer_it_is(tmp_path):
+    looks, reads = FirstSplit(), []
+    every = History.load(written(tmp_path / "history.jsonl", run_of(agreeing, epochs=60)))
+    for number in range(1, 61):
+        looks.look(lambda number=number: reads.append(number) or every[:number])
+    assert reads[:21] == list(range(1, 22))
+    assert len(reads) < 45

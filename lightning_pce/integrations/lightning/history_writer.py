@@ -233,10 +233,13 @@ class PercentileHistory(Callback):
         if self._writes(trainer):
             self._write(self._validation, trainer, pl_module)
             if trainer.state.fn == "fit":
-                self._write(self._compare, trainer)
+                self._write(self._compare, trainer, pl_module)
 
-    def _compare(self, trainer: Trainer, path: Path) -> None:
-        words = self._split.look(self.history)
+    def _compare(self, trainer: Trainer, path: Path, module: LightningModule) -> None:
+        stages = validated_stages_of(module)
+        if not stages.settings.error_bars:
+            return
+        words = self._split.look(lambda: self.history, written=len(stages.by_loader("val")))
         if words is not None:
             self._warn("split", words)
 
