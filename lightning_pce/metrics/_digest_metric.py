@@ -198,7 +198,23 @@ class DigestMetric(ViewedMetric):
         invalid: Tensor | None = None,
         slots: Tensor | None = None,
     ) -> None:
-        """:meth:`update` with tensors of one shape that have been checked, and the slots of documents."""
+        """:meth:`update` with tensors of one shape that have been checked, and the slots of documents.
+
+        Groups and slots that another metric has scored by are left out where this one does not count by them.
+
+        Raises:
+            ValueError: if groups or slots are missing, as in a batch that another metric has scored.
+        """
+        if groups is None and self.groups is not None:
+            raise ValueError(
+                "Expected a batch with groups: let a metric that was made with `groups` score it."
+            )
+        if slots is None and self.error_bars:
+            raise ValueError(
+                "Expected a batch with documents: let a metric made with error_bars=True score it."
+            )
+        groups = None if self.groups is None else groups
+        slots = slots if self.error_bars else None
         self._computed = None
         self._update_count += 1
         self._add(values, weights, groups, invalid, slots)

@@ -55,6 +55,20 @@ def test_tokens_are_counted_by_document(form):
     close(metric.documents, counted(losses.flatten(), each.flatten(), mask.flatten()))
 
 
+@pytest.mark.parametrize("made_with", [{"error_bars": True}, {"groups": ("a", "b")}])
+def test_a_batch_that_was_scored_without_documents_or_groups_is_refused_and_nothing_is_lost(made_with):
+    logits, labels, document = rows()
+    metric, other = PercentileCrossEntropy(**made_with), PercentileCrossEntropy()
+    which = {"document": document} if metric.error_bars else {"group": 0}
+    metric.update(logits, labels, **which)
+    with pytest.raises(ValueError, match="Expected a batch with"):
+        metric.add(other.score_batch(logits, labels))
+    assert metric.update_count == 1
+    assert metric.compute()["count"] == (labels != -100).sum()
+    other.add(metric.score_batch(logits, labels, **which))  # which knows more than is counted
+    assert other.compute()["count"] == (labels != -100).sum()
+
+
 @pytest.mark.parametrize("per_token", [False, True])
 def test_documents_are_shifted_with_the_labels(per_token):
     logits, labels, document = rows()
