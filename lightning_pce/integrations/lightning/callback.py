@@ -193,6 +193,8 @@ class PercentileCECallback(Callback):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it, no class says so
         # One of each figure is enough.
         self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
+        if self._figures is not None and self._draws:
+            self._figures.setup(trainer, pl_module, stage)
         if self._writer is not None:
             _add_writer(self._writer, callbacks, self)
         self._said.clear()

@@ -14,8 +14,8 @@ from torch import Tensor
 from lightning_pce._names import percentile_key
 from lightning_pce.integrations.lightning.figures_state import percentiles_of, records_of, state_of
 from lightning_pce.integrations.lightning.history_writer import PercentileHistory
-from lightning_pce.integrations.lightning.observers import step_is_known, validated_stages_of
-from lightning_pce.integrations.lightning.trainer_internals import trained_batches
+from lightning_pce.integrations.lightning.observers import validated_stages_of
+from lightning_pce.integrations.lightning.trainer_internals import evaluated_checkpoint, trained_batches
 from lightning_pce.integrations.measured import measured
 from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.reports.plot import fan_chart, new_axes, quantile_curve
@@ -79,6 +79,9 @@ class PercentileFigures(Callback):
         records = records_of(state_dict)
         self._damaged = records is None
         self._keep(records or [])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        evaluated_checkpoint(trainer)  # which stays loaded after a test, too
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._damaged and trainer.is_global_zero:
@@ -146,7 +149,7 @@ class PercentileFigures(Callback):
         found = measured(stages, "val", "val")
         if stages.dataloaders("val") > 1:
             found.pop("val", None)  # all together
-        if step_is_known(trainer):
+        if evaluated_checkpoint(trainer) is None:
             step, batch = trainer.global_step, trained_batches(trainer)
             self._records.start("", step, batch)
             for name, part in found.items():
@@ -156,7 +159,7 @@ class PercentileFigures(Callback):
 
     def _drawn(self, trainer: Trainer, curves: dict[str, _Curves]) -> dict[str, Figure]:
         """The figures of this validation by name."""
-        known, figures = step_is_known(trainer), {}
+        known, figures = evaluated_checkpoint(trainer) is None, {}
         for name, digests in curves.items():
             records = [record for record in self._records.all() if record.name == name]
             title = f"{name}, step {trainer.global_step}" if known else name

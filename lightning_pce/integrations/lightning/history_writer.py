@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback
 
-from lightning_pce.integrations.lightning.observers import (
-    all_stages_of,
-    step_is_known,
-    validated_stages_of,
-)
+from lightning_pce.integrations.lightning.observers import all_stages_of, validated_stages_of
 from lightning_pce.integrations.lightning.saved_checkpoints import SavedCheckpoints
-from lightning_pce.integrations.lightning.trainer_internals import logged_values, trained_batches
+from lightning_pce.integrations.lightning.trainer_internals import (
+    evaluated_checkpoint,
+    logged_values,
+    trained_batches,
+)
 from lightning_pce.integrations.measured import measured
 from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
@@ -139,6 +139,7 @@ class PercentileHistory(Callback):
             self._best.clear()
             self._split = FirstSplit()
         self._trainer = weakref.ref(trainer)
+        evaluated_checkpoint(trainer)  # which stays loaded after a test, too
         self._saves = SavedCheckpoints()
         self._said.clear()
         if self._default_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -252,7 +253,8 @@ class PercentileHistory(Callback):
         stages = validated_stages_of(module)
         found = measured(stages, "val", "val", self._protocol(stages))
         ours = set(stages.names("val", stages.dataloaders("val")))
-        fit, known = trainer.state.fn == "fit", step_is_known(trainer)
+        fit, checkpoint = trainer.state.fn == "fit", evaluated_checkpoint(trainer)
+        known = checkpoint is None
         now, before = logged_values(trainer), self._logged_before
         numbers = {name: float(value) for name, value in now.items() if _is_number(value)}
         fresh = {name for name in numbers if now[name] is not before.get(name)}
@@ -277,7 +279,7 @@ class PercentileHistory(Callback):
                 stale={at: number for at, number in numbers.items() if at not in fresh},
                 fingerprint=part.fingerprint,
                 metadata=self.metadata,
-                checkpoint=None if known else str(trainer.ckpt_path),
+                checkpoint=checkpoint,
                 digests=part.digests,
                 documents=part.documents,
                 label_totals=totals,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_pce.integrations.stages import StageMetrics
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
 
 
 def all_stages_of(module: LightningModule) -> list[StageMetrics]:
@@ -28,8 +28,3 @@ def validated_stages_of(module: LightningModule) -> StageMetrics:
         f"{type(module).__name__} measures no percentile CE in validation. Give it PercentileCEMixin as a "
         "base class, or the Trainer a PercentileCECallback."
     )
-
-
-def step_is_known(trainer: Trainer) -> bool:
-    """A checkpoint that is validated by itself is of an unknown step."""
-    return trainer.state.fn == "fit" or trainer.ckpt_path is None

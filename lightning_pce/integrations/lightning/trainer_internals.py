@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -57,6 +58,21 @@ def trained_batches(trainer: Any) -> int:
     """How many batches training has seen, over all epochs and before a resume too."""
     batches: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed
     return batches
+
+
+def evaluated_checkpoint(trainer: Any) -> str | None:
+    """The checkpoint whose weights are evaluated by themselves, None: they are of the trainer's step.
+
+    The weights stay where they were loaded: also an evaluation without ``ckpt_path`` is of them then, until
+    training goes on. So all callbacks that ask look at each evaluation, in ``setup``.
+    """
+    loop, module = trainer.fit_loop, trainer.lightning_module
+    if trainer.state.fn == "fit":
+        loop.evaluated_checkpoint = None
+    elif trainer.ckpt_path is not None:
+        loop.evaluated_checkpoint = str(trainer.ckpt_path), weakref.ref(module)
+    path, of = getattr(loop, "evaluated_checkpoint", None) or (None, None)
+    return path if of is not None and of() is module else None
 
 
 def logged_values(trainer: Any) -> dict[str, Any]:

@@ -190,6 +190,31 @@ def test_validate_after_a_fit_is_a_record_and_of_a_checkpoint_the_step_is_unknow
     assert "ce_better_share" not in history[3].values
 
 
+@pytest.mark.parametrize("load", ["validate", "test"])
+def test_weights_of_a_checkpoint_stay_loaded_so_the_step_stays_unknown_until_training_goes_on(
+    tmp_path, path, load
+):
+    callback, module, val = PercentileHistory(path), LitLM(), make_loader(3, seed=2)
+    keep = ModelCheckpoint(tmp_path / "kept", "{step}", save_top_k=-1)
+    trainer = make_trainer(tmp_path, callback, keep, max_epochs=2)
+    trainer.fit(module, make_loader(2, seed=1), val)
+    trainer.validate(module, val, verbose=False)
+    first = tmp_path / "kept" / "step=2.ckpt"
+    getattr(trainer, load)(module, val, ckpt_path=first, verbose=False)
+    trainer.validate(module, val, verbose=False)
+    *fitted, known, unknown = callback.history
+    assert keys([known, unknown]) == [("validate", "val", 4, None, 4), ("validate", "val", None, None, None)]
+    assert unknown.checkpoints == ((str(first), None, False),)
+    for record, of in ((known, fitted[1]), (unknown, fitted[0])):
+        assert record.values["ce_mean"] == of.values["ce_mean"]
+    trainer.validate(LitLM(), val, verbose=False)  # another one
+    assert callback.history[-1].step == 4
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, make_loader(2, seed=1), val)
+    trainer.validate(module, val, verbose=False)
+    assert [record.step for record in callback.history[-2:]] == [6, 6]
+
+
 def test_several_checkpoints_that_one_trainer_validates_are_several_records(tmp_path, path):
     keep = ModelCheckpoint(tmp_path / "kept", "{step}", save_top_k=-1)
     fit(tmp_path, LitLM(), keep, max_epochs=3)
