@@ -35,7 +35,7 @@ class EvaluationHistory(TrainerCallback):
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, output_dir: str | None) -> None:
-        self.path = Path(output_dir or ".", FILE_NAME) if path is None else Path(path)
+        self.path = Path(output_dir or ".", FILE_NAME) if path is None else Path(path).expanduser()
         self.run = _new_id()
         self.resumed_from: str | None = None  # what train() was given
         self._has_started = self._has_warned = False

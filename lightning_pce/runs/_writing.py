@@ -146,6 +146,7 @@ def copy_run(source: Path, target: Path, run: str) -> None:
 
 
 def _append(path: str | os.PathLike[str], line: bytes) -> None:
+    path = os.path.expanduser(path)
     folder = os.path.dirname(path)
     if folder:
         os.makedirs(folder, exist_ok=True)

@@ -80,7 +80,7 @@ class History(Sequence[Record]):
             raise ValueError("Expected the path of a history, or several, but got none.")
         records, torn = Records(), 0
         for path in paths:
-            torn += _read(Path(path), records)
+            torn += _read(Path(path).expanduser(), records)
         return cls(records.all(), torn=torn)
 
     def select(

@@ -254,6 +254,14 @@ def test_several_writers_do_not_mix_their_lines(path):
         assert steps(history.select(run=run)) == list(range(20))
 
 
+def test_a_path_may_begin_in_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write("~/runs/history.jsonl", 1)
+    assert steps(History.load(tmp_path / "runs" / "history.jsonl")) == [1]
+    assert steps(History.load("~/runs/history.jsonl")) == [1]
+
+
 def test_a_line_right_behind_a_torn_one_is_no_part_of_its_payload(path, tmp_path):
     """As where two processes write at once, and one of them is killed."""
     for step in (1, 2, 3):

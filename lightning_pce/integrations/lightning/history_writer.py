@@ -8,6 +8,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,19 +84,22 @@ class PercentileHistory(Callback):
     def __init__(
         self, path: str | os.PathLike[str] | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else Path(path).expanduser()
         self.metadata = _checked_metadata(metadata)
-        self.run = _new_id()
         self._default_path = path is None
-        self._earlier_path: Path | None = None  # where a resumed run has written until now
         self._trainer: weakref.ref[Trainer] | None = None
-        self._best = BestSoFar()
         self._logged_before: dict[str, Any] = {}
         self._totals_before: dict[str, torch.Tensor] = {}
-        self._split = FirstSplit()
         self._saves = SavedCheckpoints()
         self._damaged = False  # the state in a checkpoint
         self._said: set[str] = set()
+        self._begin_run()
+
+    def _begin_run(self) -> None:
+        self.run = _new_id()
+        self._earlier_path: Path | None = None  # where a resumed run has written until now
+        self._best = BestSoFar()
+        self._split = FirstSplit()
 
     @property
     def state_key(self) -> str:
@@ -111,6 +115,13 @@ class PercentileHistory(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_trainer": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PercentileHistory:
+        # For another Trainer: in one file its start would take back what the run of the same id has written.
+        copied = copy(self)
+        copied._said = set()
+        copied._begin_run()
+        return copied
 
     def state_dict(self) -> dict[str, Any]:
         """Text and tensors in plain containers: checkpoints may be read with ``weights_only=True``."""
@@ -135,9 +146,7 @@ class PercentileHistory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         before = self._trainer
         if before is not None and before() is not trainer:  # a run is what one Trainer does
-            self.run, self._earlier_path = _new_id(), None
-            self._best.clear()
-            self._split = FirstSplit()
+            self._begin_run()
         self._trainer = weakref.ref(trainer)
         evaluated_checkpoint(trainer)  # which stays loaded after a test, too
         self._saves = SavedCheckpoints()

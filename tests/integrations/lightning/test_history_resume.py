@@ -1,5 +1,7 @@
 """A history of a run that is resumed, by whatever it was stopped, is that of an uninterrupted one."""
 
+import copy
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_pce import History, PercentileFigures, PercentileHistory
-from tests.helpers.lit_modules import LitLM, ResumableLoader, make_batches, make_loader, make_trainer
+from tests.helpers.lit_modules import LitLM, ResumableLoader, fit, make_batches, make_loader, make_trainer
 
 STATE = "lightning_pce.PercentileHistory"
 KEPT = {
@@ -200,4 +202,23 @@ def test_a_run_that_is_killed_twenty_times_writes_what_an_uninterrupted_one_does
     # The last run; an attempt that was killed before its first checkpoint is another one.
     assert_same(killed.select(run=killed.runs[-1]), whole)
     assert lines.count(b'"kind":"start"') > 10
-    assert lines.count(b'"kind":"validation"') > len(whole)  # some were done again
+
+
+def test_a_copied_callback_writes_another_run(tmp_path):
+    """In one file the start of a run of the same id would take back the first one."""
+    template = PercentileHistory(tmp_path / "history.jsonl", metadata={"a": 1})
+    copies = [copy.deepcopy(template) for _ in range(2)]
+    copies.append(copy.deepcopy(fit_one(tmp_path, copies[0])))
+    for each in copies[1:]:
+        fit_one(tmp_path, each)
+    history = History.load(tmp_path / "history.jsonl")
+    assert history.runs == tuple(each.run for each in copies)
+    for run in history.runs:
+        own = history.select(run=run)
+        assert len(own) == 2
+        assert math.isnan(own[0].values["ce_better_share"])  # and none of the first's best
+
+
+def fit_one(tmp_path, callback):
+    fit(tmp_path, LitLM(), callback, max_epochs=2)
+    return callback

@@ -190,6 +190,15 @@ def test_validate_after_a_fit_is_a_record_and_of_a_checkpoint_the_step_is_unknow
     assert "ce_better_share" not in history[3].values
 
 
+def test_the_path_may_begin_in_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    callback = PercentileHistory("~/history.jsonl")
+    fit(tmp_path, LitLM(), callback)
+    assert callback.path == tmp_path / "history.jsonl"
+    assert len(callback.history) == 1
+
+
 @pytest.mark.parametrize("load", ["validate", "test"])
 def test_weights_of_a_checkpoint_stay_loaded_so_the_step_stays_unknown_until_training_goes_on(
     tmp_path, path, load
