@@ -21,6 +21,7 @@ import torch
 from lightning_pce.runs import concordance
 from tests.helpers import checkpoint_runs as generators
 
+P95 = generators.SHARES.index(0.95)
 RUNS: dict[str, tuple[Callable[[int], Any], int, int]] = {
     "one curve": (generators.agreeing, 12, 240),
     "one curve, up again at the end": (generators.overtrained, 12, 240),
@@ -35,6 +36,8 @@ RUNS: dict[str, tuple[Callable[[int], Any], int, int]] = {
 def rates(name: str, number: int, first: int) -> dict[str, float]:
     """Of how many runs in a hundred something is said, and the median time of a verdict."""
     curve, epochs, documents = RUNS[name]
+    # The best p95 by the generator, not by one sample of it.
+    best_p95 = f"epoch {min(range(1, epochs + 1), key=lambda epoch: curve(epoch)[P95])}"
     said: dict[str, list[bool]] = {}
     seconds = []
     for seed in range(first, first + number):
@@ -43,15 +46,13 @@ def rates(name: str, number: int, first: int) -> dict[str, float]:
         verdict = concordance.verdict(run)
         seconds.append(time.perf_counter() - begin)
         bulk = verdict.bulk or "mean"
-        lowest = concordance.saturated(run)
         facts = {
-            "lowest mean and p50 differ": verdict.picks["mean"] != verdict.picks[bulk],
+            "lowest differ": verdict.picks["mean"] != verdict.picks[bulk],
             "disagrees": not verdict.agree,
             "mean and bulk disagree": not concordance.common_tie(run),
             "alarm": verdict.alarm is not None,
             "bulk is p75": verdict.bulk == "p75",
-            "p50 saturated": "p50" in lowest,
-            "p95's pick on the shortlist": verdict.picks["p95"] in verdict.shortlist,
+            "shortlist has the best p95": best_p95 in verdict.shortlist,
         }
         for fact, value in facts.items():
             said.setdefault(fact, []).append(value)

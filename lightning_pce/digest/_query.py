@@ -7,7 +7,7 @@ reads the first two columns.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -190,7 +190,12 @@ def trimmed_mean(digest: Tensor, low: float | Tensor, high: float | Tensor) -> T
         raise ValueError(
             f"Expected arguments `low` and `high` with 0 <= low < high <= 1 but got {low} and {high}."
         )
-    limits = [torch.as_tensor(each, dtype=torch.float64, device=digest.device) for each in (low, high)]
+    at: dict[str, Any] = {"dtype": torch.float64, "device": digest.device}
+    limits = [
+        # Not a copy from the host, which would wait for the device.
+        each.to(**at) if isinstance(each, Tensor) else torch.full((), each, **at)
+        for each in (low, high)
+    ]
     shape = (*digest.shape[:-2], *(limits[0] + limits[1]).shape)
     digest = digest[..., None, :, :]
     below, above, total = weight_below_of(digest), weight_above_of(digest), count(digest)

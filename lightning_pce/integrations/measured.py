@@ -81,7 +81,7 @@ def _of_loader(
             logged = {at: key for at, (of, key) in settings.results.items() if of == name}
             values |= {at: result[key] for at, key in logged.items()}
     numbers = torch.stack([value.to(torch.float64) for value in values.values()]).tolist()
-    name_of_data = fingerprint(digests["ce"], documents.get("ce"), protocol)
+    name_of_data = fingerprint(digests["ce"], protocol)
     return Measured(dict(zip(values, numbers, strict=True)), digests, documents, name_of_data)
 
 

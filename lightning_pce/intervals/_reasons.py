@@ -115,10 +115,10 @@ def why_not_paired(a: Checked, b: Checked) -> str | None:
 def _same_numbers(a: Slots, nan_a: float, b: Slots, nan_b: float) -> bool:
     """Whether slots can hold the same numbers of tokens, some of which were NaN."""
     slack = _SLACK * max(a.total, b.total)
-    missing_in_a = float((b.tokens - a.tokens).clamp_min(0).sum())
-    missing_in_b = float((a.tokens - b.tokens).clamp_min(0).sum())
-    equal = abs(a.total + nan_a - b.total - nan_b) <= slack
-    return equal and missing_in_a <= nan_a + slack and missing_in_b <= nan_b + slack
+    if abs(a.total + nan_a - b.total - nan_b) > slack:
+        return False
+    # What the NaN of a leave over is then what those of b do.
+    return float((b.tokens - a.tokens).clamp_min(0).sum()) <= nan_a + slack
 
 
 def _too_few(slots: Slots | None) -> str | None:

@@ -13,21 +13,16 @@ from lightning_pce import digest as td
 from lightning_pce.digest._format import nan_weight_of
 
 
-def fingerprint(
-    digests: Mapping[str, Tensor],
-    documents: Mapping[str, Tensor] | None = None,
-    protocol: Mapping[str, Any] | None = None,
-) -> str:
+def fingerprint(digests: Mapping[str, Tensor], protocol: Mapping[str, Any] | None = None) -> str:
     """A short name of the data of a validation and of how it is scored, the same for every model.
 
     It depends on the weight of all tokens with labels (those whose loss is NaN too) and of those of each
-    group, to twelve digits; if documents are told apart on the weight in each slot, NaN left out; and on the
-    protocol. It does not depend on any loss. Other data with as many tokens in each of these places has the
-    same name: where that can be, the user's ``metadata={"data": ...}`` tells them apart.
+    group, to twelve digits, and on the protocol. It does not depend on any loss. Other data with as many
+    tokens has the same name: where that can be, the user's ``metadata={"data": ...}`` tells them apart. (The
+    tokens in each slot of documents are compared beside it: there NaN cannot be told from nothing.)
 
     Args:
         digests: ``[K + 3, 2]`` of CE by the name of the group, ``""``: all tokens.
-        documents: counts ``[128, 97]`` by the name of the group.
         protocol: what else matters, such as ``ignore_index`` and ``shift``.
 
     Returns:
@@ -43,8 +38,7 @@ def fingerprint(
         False
     """
     counted = {group: _text(td.count(each) + nan_weight_of(each)) for group, each in digests.items()}
-    slots = {group: [_text(n) for n in each[:, :-1].sum(1)] for group, each in (documents or {}).items()}
-    known = {"tokens": counted, "slots": slots, "protocol": dict(protocol or {})}
+    known = {"tokens": counted, "protocol": dict(protocol or {})}
     return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -136,6 +136,24 @@ def test_the_parts_of_a_trimmed_mean_add_up_to_the_mean():
     assert math.fsum(parts) == pytest.approx(dg.mean(digest).item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("stream", ["ce like", "61 % zeros", "infinite"])
+def test_many_trimmed_means_at_once_are_those_of_each(stream):
+    if stream == "infinite":
+        digests = dg.from_values(f64(-INF, 0, 1, 2, INF))[None]
+    else:
+        digests = torch.stack([dg.from_values(values_of(stream, n, n)) for n in (5, 3000)])
+    edges = torch.linspace(0, 1, 21, dtype=torch.float64)
+    low, high = edges[:-1].reshape(4, 5), edges[1:].reshape(4, 5)
+    answers = dg.trimmed_mean(digests, low, high)
+    assert answers.shape == (len(digests), 4, 5)
+    for row, column in itertools.product(range(4), range(5)):
+        each = dg.trimmed_mean(digests, float(low[row, column]), float(high[row, column]))
+        torch.testing.assert_close(answers[:, row, column], each, rtol=1e-14, atol=1e-14, equal_nan=True)
+    torch.testing.assert_close(answers.mean((1, 2)), dg.mean(digests), rtol=1e-13, atol=1e-15, equal_nan=True)
+    top = dg.trimmed_mean(digests, low, 1.0)
+    torch.testing.assert_close(top[:, 3, 4], dg.tail_mean(digests, float(low[3, 4])), equal_nan=True)
+
+
 def test_an_extreme_inside_a_blend_behind_another_value_is_still_the_extreme():
     digest = dg.from_values(torch.arange(100.0), compression=8)
     used = int((dg.centroids(digest)[1] > 0).sum())

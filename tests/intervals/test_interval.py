@@ -147,6 +147,7 @@ def test_extremes_have_none_and_an_end_at_an_extreme_is_said():
     assert found["p99_99"].reason == "the interval ends at the largest value: the data do not bound it"
     low = iv.interval(*record_of(*clustered(seed=8)), "p0_01")
     assert "ends at the smallest value" in low.reason
+    assert low.low == found["p0"].value
 
 
 def test_equal_values_have_an_interval_of_width_0():

@@ -237,6 +237,24 @@ def test_the_last_record_raises_it_where_mean_and_bulk_pick_an_earlier_one():
     assert any("At epoch 12, the last record, where p50 is within error of its best" in each for each in said)
 
 
+def test_a_bulk_that_rises_by_as_much_is_no_alarm():
+    verdict = concordance.verdict(run_of(generators.overtrained, seed=104))
+    assert "epoch 12" in verdict.ties["p50"].names
+    assert "epoch 12" not in verdict.ties["p95"].names
+    assert verdict.alarm is None
+
+
+def test_a_last_record_whose_bulk_is_worse_too_is_no_alarm():
+    def both_in_the_end(epoch):
+        rise = torch.tensor([1, 1.3, 1.3, 1.3, 2, 2, 2]).numpy() if epoch > 10 else 1
+        return generators.agreeing(epoch) * rise
+
+    verdict = concordance.verdict(run_of(both_in_the_end))
+    assert verdict.agree
+    assert "epoch 12" not in verdict.ties["p50"].names
+    assert verdict.alarm is None
+
+
 def test_no_alarm_without_documents_or_without_agreement(tail, saturating):
     assert concordance.verdict(without_documents(tail)).alarm is None
     assert concordance.verdict(saturating).alarm is None
