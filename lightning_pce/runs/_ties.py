@@ -171,6 +171,11 @@ def saturated_of(chosen: Candidates, percentiles: Sequence[str] = PERCENTILES) -
     return tuple(name for name in percentiles if bool(chosen.values(name).min() < TOLERANCE))
 
 
+def has_mean(chosen: Candidates) -> bool:
+    """Whether a mean is finite: where each has an infinite token none is lower, and the first is no pick."""
+    return bool(chosen.values("mean").isfinite().any())
+
+
 def resolved(chosen: Candidates, statistics: Sequence[str]) -> list[str]:
     """Statistics with the name of what stands for the bulk, without it if there is none."""
     names = [bulk_of(chosen) if name == "bulk" else name for name in statistics]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_pce import digest
-from lightning_pce.runs import concordance
+from lightning_pce.runs import _sentences, concordance
 from lightning_pce.runs.history import History, write_checkpoint
 from tests.helpers import checkpoint_runs as generators
 from tests.helpers.checkpoint_runs import losses_of, records_of, run_of, written
@@ -114,6 +114,19 @@ def test_mean_and_bulk_may_agree_without_p95():
     assert not verdict.agree
 
 
+def test_two_that_are_as_good_are_joined_by_a_word_and_very_many_are_counted():
+    losses = torch.linspace(0.1, 5, 400, dtype=torch.float64)
+    costs = [1.0, 0.0, 1.0, 0.004, 1.0, 0.002]
+    runs = [(f"{k}", digest.from_values(losses + cost), None) for k, cost in enumerate(costs)]
+    assert sentence(concordance.verdict(runs), "Within error in each of them too") == (
+        "Within error in each of them too: 3 and 5."
+    )
+    many = [(f"{k}", digest.from_values(losses + (k % 3 % 2)), None) for k in range(60)]
+    assert sentence(concordance.verdict(many), "Within error in each of them too") == (
+        "Within error in each of them too: 39 of 60 from 2 to 59."
+    )
+
+
 def test_one_record_is_no_choice(agreeing):
     verdict = concordance.verdict(agreeing[:1])
     assert verdict.sentences[0] == "There is one record, epoch 1: nothing to choose from."
@@ -176,17 +189,41 @@ def test_a_rise_of_the_last_token_alone_is_told():
     records = [("a", digest.from_values(losses), None), ("b", digest.from_values(lower), None)]
     said = sentence(concordance.verdict(records), "From")
     assert said == (
-        "From a, the mean's pick, to b, the pick of p50, 100 % of the percentiles fall, mostly those below "
-        "p99.5, while those above it rise."
+        "From a, the mean's pick, to b, the pick of p50, over 99 % of the percentiles fall, mostly those "
+        "below p99.5, while those above it rise."
     )
+
+
+def test_equal_areas_are_no_change_of_the_mean_and_large_ones_are_plain_numbers():
+    losses = torch.linspace(1, 3, 1001, dtype=torch.float64)
+    wider = 2 + (losses - 2) * 1.1  # by symmetry as much up as down, but for a rounding error
+    change = concordance.reshaping(
+        *((name, digest.from_values(each), None) for name, each in (("a", losses), ("b", wider)))
+    )
+    assert list(_sentences.change(change, "p50", in_nats=True))[1].endswith("of the tokens: together 0.")
+    change = concordance.reshaping(
+        *((name, digest.from_values(each), None) for name, each in (("a", losses), ("b", 1000 * losses)))
+    )
+    assert list(_sentences.change(change, "p50", in_nats=True))[1].endswith(": together +1,998.")
 
 
 def test_an_infinite_token_leaves_the_areas_out(saturating):
     ids, losses = losses_of(generators.saturating)
-    losses[:, 5] = torch.inf
+    losses[8:, 5] = torch.inf  # not yet at the mean's pick
     verdict = concordance.verdict(records_of(ids, losses))
     assert begins(verdict, "Some tokens have an infinite value")
     assert not begins(verdict, "What falls")
+
+
+def test_a_mean_that_is_infinite_everywhere_picks_nothing(agreeing):
+    ids, losses = losses_of(generators.agreeing)
+    losses[:, 5] = torch.inf
+    verdict = concordance.verdict(records_of(ids, losses))
+    assert verdict.picks["p50"] != "epoch 1"
+    # Epoch 1, the first of equal ones, has a p95 that is surely worse: of no interest.
+    assert verdict.alarm is verdict.reshaping is None
+    assert begins(verdict, "The mean is infinite at every record")
+    assert not begins(concordance.verdict(agreeing), "The mean is infinite")
 
 
 # Saturation
@@ -295,6 +332,14 @@ def test_the_task_chooses_from_the_shortlist(saturating):
     assert begins(lowest, f"Of the shortlist {verdict.shortlist[0]} has")
     del recall[late]
     assert not begins(concordance.verdict(saturating, recall), "Of the shortlist")
+
+
+def test_a_task_that_is_not_known_at_a_pick_is_told(saturating):
+    verdict = concordance.verdict(saturating, {"epoch 1": 0.25})
+    assert sentence(verdict, "task is not known at epoch 4 (picked by ").endswith(
+        "; its best is 0.250 at epoch 1."
+    )
+    assert "nan" not in str(verdict)
 
 
 def test_a_task_without_a_value_is_told(agreeing):
