@@ -111,6 +111,8 @@ def test_a_task_that_is_not_there_raises_and_lists_what_is(run, tmp_path):
         concordance.verdict(run, "val_recall")
     with pytest.raises(ValueError, match="but got one for 'epoch 99'"):
         concordance.table(run, {"epoch 1": 0.1, "epoch 99": 0.2})
+    with pytest.raises(ValueError, match="a number as the task value of 'epoch 1' but got None"):
+        concordance.table(run, {"epoch 1": None})
 
 
 # Signal to noise

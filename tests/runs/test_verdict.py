@@ -127,6 +127,21 @@ def test_two_that_are_as_good_are_joined_by_a_word_and_very_many_are_counted():
     )
 
 
+def test_names_of_the_user_are_written_as_they_are():
+    losses = torch.linspace(0.1, 5, 400, dtype=torch.float64)
+    other = torch.where(losses < 3, losses - 0.1, losses + 1)
+    broken = torch.cat([losses[1:], torch.tensor([NAN])])
+    names = ("checkpoint-1", "model b", "last.ckpt")
+    runs = [
+        (name, digest.from_values(each), None)
+        for name, each in zip(names, (losses, other, broken), strict=True)
+    ]
+    verdict = concordance.verdict(runs)
+    assert verdict.shortlist == ("checkpoint-1", "model b")
+    for beginning in ("checkpoint-1 is within error", "model b is within error", "last.ckpt is left out"):
+        assert begins(verdict, beginning)
+
+
 def test_one_record_is_no_choice(agreeing):
     verdict = concordance.verdict(agreeing[:1])
     assert verdict.sentences[0] == "There is one record, epoch 1: nothing to choose from."
