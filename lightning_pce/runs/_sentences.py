@@ -56,7 +56,8 @@ def _held(chosen: Candidates, every: dict[str, Ties], name: str) -> str:
             best = f"the lowest is {_value(chosen, each.statistic, each.best)} at {each.best}"
             rank = "the lowest" if name == each.best else best
             held.append(f"{each.statistic} ({_value(chosen, each.statistic, name)}, {rank})")
-    return _sentence(f"{name} is within error of the best in {listed(held)}")
+    are = "is within error of its" if len(held) == 1 else "are within error of their"
+    return f"At {name} {listed(held)} {are} best."
 
 
 def change(change: Reshaping, bulk: str, *, in_nats: bool) -> Iterator[str]:
@@ -86,9 +87,9 @@ def change(change: Reshaping, bulk: str, *, in_nats: bool) -> Iterator[str]:
         yield _sentence("; ".join(surely) or "no percentile is surely lower or higher")
 
 
-def saturation(saturated: tuple[str, ...], bulk: str | None) -> Iterator[str]:
+def saturation(saturated: tuple[str, ...], bulk: str | None, of: str) -> Iterator[str]:
     """Percentiles whose order says little, and what stands for the bulk."""
-    limit = f"under {TOLERANCE} nats at best, so that labels there have p > 0.99"
+    limit = f"under {TOLERANCE} nats at best" + (", so that labels there have p > 0.99" if of == "ce" else "")
     if bulk is None:
         yield f"The bulk is saturated ({listed(BULK)} are {limit}): mean and p95 are left to compare."
     elif saturated:
@@ -147,8 +148,8 @@ def missing(chosen: Candidates, task: Task | None, kept: tuple[str, ...]) -> Ite
         )
     if chosen.caution is not None:
         yield f"Error bars are rough: {chosen.caution}."
-    for name, why in chosen.left_out.items():
-        yield _sentence(f"{name} is left out: {why}")
+    if chosen.left_out:
+        yield f"Left out: {listed([f'{name} ({why})' for name, why in chosen.left_out.items()])}."
     if task is None:
         unknown = (
             "whether a task agrees" if len(kept) == 1 else "which record of the shortlist a task prefers"
@@ -173,6 +174,6 @@ def _ranges(ranges: Sequence[tuple[float, float]]) -> str:
 
 
 def _sentence(words: str) -> str:
-    """With a full stop, and a capital unless it begins with the name of a percentile."""
+    """With a full stop, and a capital unless it begins with a percentile."""
     begins = words[0] if re.match(r"p\d", words) else words[0].upper()
     return f"{begins}{words[1:]}."
