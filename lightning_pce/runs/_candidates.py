@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -143,7 +144,7 @@ def item_of(entry: Entry) -> Item:
 def check_names(names: Sequence[str]) -> None:
     if not names:
         raise ValueError("Expected at least one record but got none.")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ValueError(f"Expected a name of its own for each record but got {twice[0]!r} twice.")
 

@@ -55,7 +55,8 @@ def _held(chosen: Candidates, every: dict[str, Ties], name: str) -> str:
             best = f"the lowest is {_value(chosen, each.statistic, each.best)} at {each.best}"
             rank = "the lowest" if name == each.best else best
             held.append(f"{each.statistic} ({_value(chosen, each.statistic, name)}, {rank})")
-    return _sentence(f"{name} is within error of the best in {listed(held)}", name)
+    are = "is within error of its" if len(held) == 1 else "are within error of their"
+    return f"At {name} {listed(held)} {are} best."
 
 
 def change(change: Reshaping, bulk: str, *, in_nats: bool) -> Iterator[str]:
@@ -96,9 +97,9 @@ def _together(lost: float, gained: float) -> str:
     return f"{'+' if together > 0 else ''}{two_digits(together)}"
 
 
-def saturation(saturated: tuple[str, ...], bulk: str | None) -> Iterator[str]:
+def saturation(saturated: tuple[str, ...], bulk: str | None, of: str) -> Iterator[str]:
     """Percentiles whose order says little, and what stands for the bulk."""
-    limit = f"under {TOLERANCE} nats at best, so that labels there have p > 0.99"
+    limit = f"under {TOLERANCE} nats at best" + (", so that labels there have p > 0.99" if of == "ce" else "")
     if bulk is None:
         yield f"The bulk is saturated ({listed(BULK)} are {limit}): mean and p95 are left to compare."
     elif saturated:
@@ -158,8 +159,8 @@ def missing(chosen: Candidates, task: Task | None, kept: tuple[str, ...]) -> Ite
         )
     if chosen.caution is not None:
         yield f"Error bars are rough: {chosen.caution}."
-    for name, why in chosen.left_out.items():
-        yield _sentence(f"{name} is left out: {why}", name)
+    if chosen.left_out:
+        yield f"Left out: {listed([f'{name} ({why})' for name, why in chosen.left_out.items()])}."
     if not has_mean(chosen):
         yield "The mean is infinite at every record, as some token is: it cannot choose."
     if task is None:
@@ -185,8 +186,7 @@ def _ranges(ranges: Sequence[tuple[float, float]]) -> str:
     return listed(words) + (" (and smaller ranges)" if len(ranges) > len(said) else "")
 
 
-def _sentence(words: str, name: str = "") -> str:
-    """With a full stop, and a capital unless it begins with a percentile or a name that the user gave."""
-    as_it_is = re.match(r"p\d", words) or (name and not re.match(r"(epoch|step|batch) \d", name))
-    begins = words[0] if as_it_is else words[0].upper()
+def _sentence(words: str) -> str:
+    """With a full stop, and a capital unless it begins with a percentile."""
+    begins = words[0] if re.match(r"p\d", words) else words[0].upper()
     return f"{begins}{words[1:]}."

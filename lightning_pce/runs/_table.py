@@ -105,7 +105,7 @@ def table(
         best = (found.best, float(found.values[chosen.names.index(found.best)]))
     why = [] if chosen.reason is None else [f"No error bars: {chosen.reason}."]
     caution = [] if chosen.caution is None else [f"Error bars are rough: {chosen.caution}."]
-    left_out = [f"{name} is left out: {why}." for name, why in chosen.left_out.items()]
+    left_out = [f"Left out: {name} ({why})." for name, why in chosen.left_out.items()]
     return Table(rows, chosen.names, None if found is None else found.name, best, (*why, *caution, *left_out))
 
 

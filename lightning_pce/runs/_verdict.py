@@ -84,7 +84,7 @@ def verdict(runs: Runs, task: TaskLike | None = None, *, higher_is_better: bool 
     sentences = (
         *agreement(chosen, every, kept),
         *([] if changed is None or bulk is None else change(changed, bulk, in_nats=chosen.in_nats)),
-        *saturation(saturated, bulk),
+        *saturation(saturated, bulk, chosen.of),
         *([] if alarm is None else [alarm]),
         *tasks(chosen, every, kept, found),
         *checkpoints(chosen, kept),

@@ -108,8 +108,8 @@ def test_a_record_with_more_nan_than_others_is_left_out():
     assert found.names == ("better",)
     assert list(found.costs) == ["good", "better"]
     said = str(concordance.table(records))
-    assert "broken is left out: NaN in 12 of its tokens." in said
-    assert "nothing is left out: NaN in 600 of its tokens." in said
+    assert "Left out: broken (NaN in 12 of its tokens)." in said
+    assert "Left out: nothing (NaN in 600 of its tokens)." in said
 
 
 def test_the_same_nan_in_every_record_leaves_none_out():

@@ -75,11 +75,11 @@ def test_a_shortlist_says_what_each_record_stands_for(split):
     assert verdict.sentences[1] == f"Shortlist: {' and '.join(verdict.shortlist)}."
     assert verdict.bulk == "p50"
     assert verdict.picks["p50"] == "epoch 6"
-    assert sentence(verdict, "Epoch 6 is within error of the best in p50 (0.4").endswith(
-        " nats, the lowest)."
-    )
-    early = sentence(verdict, f"{verdict.shortlist[0].capitalize()} is within error of the best in mean (1.")
+    late = sentence(verdict, "At epoch 6 p50 (0.4")
+    assert late.endswith(" nats, the lowest) is within error of its best.")
+    early = sentence(verdict, f"At {verdict.shortlist[0]} mean (1.")
     assert "and p95 (6." in early
+    assert early.endswith(") are within error of their best.")
     for name, ties in verdict.ties.items():
         assert ties == concordance.ties(split, name)
 
@@ -90,8 +90,8 @@ def test_a_tie_that_is_not_the_lowest_says_where_that_is():
     ties = verdict.ties["p95"]
     assert ties.best == "epoch 3"
     assert verdict.shortlist[0] == "epoch 4"
-    said = sentence(verdict, "Epoch 4 is within error of the best in mean (")
-    assert said.endswith(f", the lowest is {verdict_value(run, ties)} nats at epoch 3).")
+    said = sentence(verdict, "At epoch 4 mean (")
+    assert f", the lowest is {verdict_value(run, ties)} nats at epoch 3) are within error" in said
 
 
 def verdict_value(run, ties):
@@ -138,7 +138,7 @@ def test_names_of_the_user_are_written_as_they_are():
     ]
     verdict = concordance.verdict(runs)
     assert verdict.shortlist == ("checkpoint-1", "model b")
-    for beginning in ("checkpoint-1 is within error", "model b is within error", "last.ckpt is left out"):
+    for beginning in ("At checkpoint-1 ", "At model b ", "Left out: last.ckpt "):
         assert begins(verdict, beginning)
 
 
@@ -259,6 +259,12 @@ def test_a_saturating_run_names_p75_for_the_bulk_and_keeps_the_best_p95(saturati
 def test_saturated_percentiles_below_the_bulk_are_told(agreeing):
     said = sentence(concordance.verdict(agreeing), "Saturated: p5 (")
     assert said.endswith("not about what is known.")
+
+
+def test_saturation_of_entropy_says_nothing_of_labels(saturating, tmp_path):
+    history = History.load(written(tmp_path / "history.jsonl", saturating, statistic="entropy"))
+    said = sentence(concordance.verdict(history.select(of="entropy")), "Saturated: ")
+    assert said.startswith("Saturated: p5, p25 and p50 (under 0.01 nats at best). Their")
 
 
 def test_without_a_bulk_mean_and_p95_are_compared():
@@ -394,7 +400,7 @@ def test_few_documents_are_told():
 def test_a_record_that_is_left_out_is_told(agreeing):
     broken = ("epoch 13", digest.from_values(torch.tensor([NAN, 1.0])), None)
     verdict = concordance.verdict([*agreeing[:3], broken])
-    assert "Epoch 13 is left out: NaN in 1 of its tokens." in verdict.sentences
+    assert "Left out: epoch 13 (NaN in 1 of its tokens)." in verdict.sentences
 
 
 def test_checkpoints_of_the_shortlist_are_told(split, tmp_path):
