@@ -313,6 +313,16 @@ def test_a_last_record_whose_bulk_is_worse_too_is_no_alarm():
     assert verdict.alarm is None
 
 
+def test_of_records_with_the_same_lowest_bulk_one_with_a_good_tail_is_enough():
+    ids, losses = losses_of(generators.overtrained, seed=[35, 0])
+    run = records_of(ids, (10 * losses).round() / 10)  # p50 is 0.5 at several epochs, of which 6 is the first
+    verdict = concordance.verdict(run)
+    assert list(verdict.ties["p50"].costs.values()).count(0) > 1
+    costs = verdict.ties["p95"].costs
+    assert costs[verdict.picks["p50"]] > 0.2
+    assert verdict.alarm is None
+
+
 def test_no_alarm_without_documents_or_without_agreement(tail, saturating):
     assert concordance.verdict(without_documents(tail)).alarm is None
     assert concordance.verdict(saturating).alarm is None
