@@ -114,13 +114,13 @@ def candidates(runs: Runs) -> Candidates:
     if len(runs) and all(isinstance(each, Record) for each in runs):
         history = runs if isinstance(runs, History) else History(runs)
         _check_one(history)
-        if history.of not in _LOWER_IS_BETTER:
+        of = history.statistic
+        if of not in _LOWER_IS_BETTER:
             raise ValueError(
                 f"Expected a statistic that is better when lower, one of {', '.join(_LOWER_IS_BETTER)}, but "
-                f"got {history.of!r}: choose one by history.select(of=)."
+                f"got {of!r}: choose one by history.select(of=)."
             )
-        items = [_item_of_record(each, history.of, history.group) for each in history]
-        return Candidates(items, history.of)
+        return Candidates([_item_of_record(each, of, history.group) for each in history], of)
     return Candidates([item_of(each) for each in runs])
 
 

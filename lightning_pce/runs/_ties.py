@@ -150,14 +150,14 @@ def _lowest_of(history: History) -> History:
     """The records that are among the lowest by what they say of themselves, in order."""
     if len(history) <= _MOST_IN_TRAINING:
         return history
-    of = "_".join(filter(None, (history.of, history.group)))
+    of = "_".join(filter(None, (history.statistic, history.group)))
     kept: set[int] = set()
     for name in ("mean", *BULK):
         values = [record.values.get(f"{of}_{name}", math.nan) for record in history]
         known = [place for place, value in enumerate(values) if not math.isnan(value)]
         kept.update(sorted(known, key=lambda place: values[place])[:_MOST_IN_TRAINING])
     records = [history[place] for place in sorted(kept)]
-    return History(records or history, of=history.of, group=history.group)
+    return History(records or history, of=history.statistic, group=history.group)
 
 
 def bulk_of(chosen: Candidates) -> str | None:

@@ -26,7 +26,7 @@ class FirstSplit:
         self._looked_at = len(history)
         fit = [record for record in history if record.function == "fit"]
         for name in dict.fromkeys(record.name for record in fit):
-            records = History(record for record in fit if record.name == name)
+            records = History((record for record in fit if record.name == name), of="ce")
             if records[-1].documents() is not None and not common_tie(records):
                 self._found = True
                 of = f" of {name}" if len(history.names) > 1 else ""
