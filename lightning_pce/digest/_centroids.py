@@ -5,6 +5,8 @@ This is the definition, for NumPy arrays and for tensors (see :mod:`lightning_pc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lightning_pce.digest._arrays import (
@@ -16,6 +18,7 @@ from lightning_pce.digest._arrays import (
     count,
     extremes,
     interleave,
+    is_numpy,
     namespace,
     not_negative,
     running_sum,
@@ -35,6 +38,7 @@ from lightning_pce.digest._format import (
     signed_weights_of,
     unpacked,
 )
+from lightning_pce.digest._heavy import goals_beside_heavy, goals_with_room
 from lightning_pce.digest._sorting import order_of_means, sort
 
 
@@ -67,8 +71,11 @@ def compress(items: Items, compression: int) -> Items:
         steps = arange(compression, m)[1:]
         middle = xp.where(exact, after_zero(xp.cumsum(new, -1)), middle)
         goal = xp.where(exact, steps, goal)
-    cut = xp.minimum(search(middle, goal), n)
-    cut = out_of_runs(m, upto, cut, goal, 0, n)
+
+    def cuts_for(goal: Array) -> Array:
+        return out_of_runs(m, upto, xp.minimum(search(middle, goal), n), goal, 0, n)
+
+    cut = _with_room(cuts_for, goal, upto, exact)
     ends = xp.concatenate([cut, n], -1)
     # Cells that hold nothing go to the end: their cuts become n.
     ends = sort(xp.where(ends > after_zero(ends[..., :-1]), ends, n))
@@ -83,6 +90,19 @@ def compress(items: Items, compression: int) -> Items:
     # Not by differences of running sums: a heavy item would cost the light ones behind it their weight.
     sums, weight = sums_between(mass, cut), sums_between(w, cut)
     return summarised(first, last, sums, weight, blend, columns, factor)
+
+
+def _with_room(cuts_for: Callable[[Array], Array], goal: Array, upto: Array, exact: Array) -> Array:
+    """Inner cuts for goals along k1, those beside heavy values for other goals."""
+    cut = cuts_for(goal)
+    before = between(upto[..., :1], take(upto, cut), upto[..., -1:])
+    if not is_numpy(cut) or cut.ndim > 1:
+        return cuts_for(goals_with_room(goal, before, exact))
+    if not exact:
+        near, goal = goals_beside_heavy(before, len(cut) + 1)
+        if len(near):
+            cut[near - 1] = cuts_for(goal)
+    return cut
 
 
 def merge_halves(digests: Array, compression: int) -> Array:
