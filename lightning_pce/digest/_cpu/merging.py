@@ -169,8 +169,11 @@ def _cut_by_order(order: Array, means: Array, weights: Array, compression: int, 
     near, goal = goals_beside_heavy(between(0, before, upto[-1]), compression)
     if len(near):
         running = after_zero(weights.cumsum()) if running is None else running
-        moved = edges[np.searchsorted(middle, goal)]
+        # To the centroid: those beside a heavy value lie in the same places in each digest, in clusters.
+        moved = np.searchsorted(running, goal)
+        moved -= goal - running[moved - 1] < running[moved] - goal
         cut[near - 1] = out_of_runs(means, running, moved, goal, 0, len(weights))
+        cut = np.maximum.accumulate(cut)
     cut = _distinct(cut, len(weights))
     cell = np.zeros(number, dtype=np.intp)
     cell[order] = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, cut, len(order))))
