@@ -190,6 +190,11 @@ def running_sum(x: Array) -> Array:
     return blockwise_sum(x)
 
 
+def running_max(x: Array) -> Array:
+    """The largest up to each along the last axis."""
+    return np.maximum.accumulate(x, -1) if is_numpy(x) else x.cummax(-1).values
+
+
 def blockwise_sum(x: torch.Tensor, block: int = 64) -> torch.Tensor:
     """The cumulative sum in a fixed order, which torch does not have on CUDA: its own may be refused."""
     size = x.shape[-1]

@@ -5,6 +5,8 @@ This is the definition, for NumPy arrays and for tensors (see :mod:`lightning_pc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lightning_pce.digest._arrays import (
@@ -16,6 +18,7 @@ from lightning_pce.digest._arrays import (
     count,
     extremes,
     interleave,
+    is_numpy,
     namespace,
     not_negative,
     running_sum,
@@ -35,7 +38,12 @@ from lightning_pce.digest._format import (
     signed_weights_of,
     unpacked,
 )
+from lightning_pce.digest._heavy import goals_beside_heavy, goals_with_room
 from lightning_pce.digest._sorting import order_of_means, sort
+
+# Fewer digests than this are merged by quarters of centroids, not by halves: ranks of 4e6 normal values from
+# two of them were wrong by 1.1e-4, from eight by 5e-5; by quarters 4e-5 and 3e-5. Of many, errors cancel out.
+_MANY = 16
 
 
 def compress(items: Items, compression: int) -> Items:
@@ -67,8 +75,11 @@ def compress(items: Items, compression: int) -> Items:
         steps = arange(compression, m)[1:]
         middle = xp.where(exact, after_zero(xp.cumsum(new, -1)), middle)
         goal = xp.where(exact, steps, goal)
-    cut = xp.minimum(search(middle, goal), n)
-    cut = out_of_runs(m, upto, cut, goal, 0, n)
+
+    def cuts_for(goal: Array) -> Array:
+        return out_of_runs(m, upto, xp.minimum(search(middle, goal), n), goal, 0, n)
+
+    cut = _with_room(cuts_for, goal, upto, exact)
     ends = xp.concatenate([cut, n], -1)
     # Cells that hold nothing go to the end: their cuts become n.
     ends = sort(xp.where(ends > after_zero(ends[..., :-1]), ends, n))
@@ -85,9 +96,22 @@ def compress(items: Items, compression: int) -> Items:
     return summarised(first, last, sums, weight, blend, columns, factor)
 
 
+def _with_room(cuts_for: Callable[[Array], Array], goal: Array, upto: Array, exact: Array) -> Array:
+    """Inner cuts for goals along k1, those beside heavy values for other goals."""
+    cut = cuts_for(goal)
+    before = between(upto[..., :1], take(upto, cut), upto[..., -1:])
+    if not is_numpy(cut) or cut.ndim > 1:
+        return cuts_for(goals_with_room(goal, before, exact))
+    if not exact:
+        near, goal = goals_beside_heavy(before, len(cut) + 1)
+        if len(near):
+            cut[near - 1] = cuts_for(goal)
+    return cut
+
+
 def merge_halves(digests: Array, compression: int) -> Array:
     """Digests ``[M, ..., K + 3, C]`` become one ``[..., compression + 3, C]``."""
-    xp, parts = namespace(digests), halves(digests)
+    xp, parts = namespace(digests), _quarters(digests) if 1 < len(digests) < _MANY else halves(digests)
     lead, columns = digests.shape[1:-2], parts.columns
     means, weights, blend = (xp.moveaxis(part, 0, -2).reshape(*lead, -1) for part in parts[:3])
     if columns is not None:
@@ -101,18 +125,53 @@ def halves(digest: Array) -> Items:
 
     Whole weights stay whole numbers, so that counts stay exact through any number of merges.
     """
+    return _halves(digest)[0]
+
+
+def _quarters(digest: Array) -> Items:
+    """Items ``[..., 4K]``: the halves halved again."""
     xp = namespace(digest)
-    (means, weights, blend, columns), left, middle, _, factor = _scaled_inside(digest)
-    half = weights / 2
-    whole = xp.floor(half)
-    lower = xp.where(blend, xp.where(whole >= 1, whole, xp.where(weights == 1, weights, half)), weights)
-    part = lower / (weights + (weights == 0))  # of an atom all, which is flat
+    (means, weights, blend, columns), rise, factor = _halves(digest)
+    lower, part = _lower_half(weights, blend)
+    means, upper = xp.where(weights > 0, means, 0.0), weights - lower
+    low = unscaled(scaled(means, factor) - rise * (1 - part) / 2, factor)
+    high = unscaled(scaled(means, factor) + rise * part / 2, factor)
+    return _interleaved(means, low, high, lower, upper, blend, columns, part)
+
+
+def _halves(digest: Array) -> tuple[Items, Array, Array]:
+    """The halves, by how much values rise in each, and the factor that this is multiplied by."""
+    (means, weights, blend, columns), left, middle, right, factor = _scaled_inside(digest)
+    lower, part = _lower_half(weights, blend)
     low = left + (middle - left) * part  # the mean of the lowest `part` <= 1/2 of the blend
     upper = weights - lower
-    split = upper > 0
-    high = (scaled(means, factor) - part * low) / (1 - part + ~split)
+    high = (scaled(means, factor) - part * low) / (1 - part + (upper <= 0))
+    rise = interleave((middle - left) * (2 * part), (right - middle) * (2 - 2 * part))
     low, high = unscaled(low, factor), unscaled(high, factor)
-    absent = xp.where(weights > 0, means, np.inf)
+    return _interleaved(means, low, high, lower, upper, blend, columns, part), rise, factor
+
+
+def _lower_half(weights: Array, blend: Array) -> tuple[Array, Array]:
+    """The weight of the lower half, of what is no blend all, and its part of the weight."""
+    xp, half = namespace(weights), weights / 2
+    whole = xp.floor(half)
+    lower = xp.where(blend, xp.where(whole >= 1, whole, xp.where(weights == 1, weights, half)), weights)
+    return lower, lower / (weights + (weights == 0))
+
+
+def _interleaved(
+    means: Array,
+    low: Array,
+    high: Array,
+    lower: Array,
+    upper: Array,
+    blend: Array,
+    columns: Array | None,
+    part: Array,
+) -> Items:
+    """Means and weights of two halves of each as items; what has no upper half as itself and nothing."""
+    xp, split = namespace(low), upper > 0
+    absent = xp.where(lower > 0, means, np.inf)
     if columns is not None:
         share = columns * part[..., None]
         columns = interleave(share, columns - share, axis=-2)

@@ -117,7 +117,7 @@ class DigestMetric(ViewedMetric):
         """The document counts ``[128, 97]`` for :mod:`lightning_pce.intervals`, as in :attr:`digest`.
 
         Raises:
-            RuntimeError: if the metric was made without ``error_bars=True``.
+            AttributeError: if the metric was made without ``error_bars=True``.
         """
         state = self._seen(self._checked_documents_name())
         return state if self.groups is None else state.sum(0)
@@ -129,7 +129,7 @@ class DigestMetric(ViewedMetric):
 
     def _checked_documents_name(self) -> str:
         if not self.error_bars:
-            raise RuntimeError(f"{type(self).__name__} counts no documents: make it with error_bars=True.")
+            raise AttributeError  # after which Python asks __getattr__, as for all that is not there
         return self._documents_name
 
     def _by_group(self, name: str) -> dict[str, Tensor]:
@@ -178,6 +178,8 @@ class DigestMetric(ViewedMetric):
                 if waiting is not None and name not in self.__dict__:  # another thread may have been faster
                     self._enter(waiting)
                 return self.__dict__[name]
+        if name in ("documents", "group_documents") and not self.error_bars:
+            raise AttributeError(f"{type(self).__name__} has no {name}: make it with error_bars=True.")
         return super().__getattr__(name)
 
     def _enter(self, waiting: Waiting) -> None:

@@ -34,8 +34,7 @@ class PercentileCrossEntropy(DigestMetric):
     """Mean and percentiles of per-token cross-entropy, in nats, over all tokens of all ranks.
 
     The state is a t-digest of fixed size: exact up to ``compression`` tokens, a rank error of at most
-    ``max(5e-5, 0.1 / sqrt(N))`` above, whatever the number of batches and ranks (up to 1.3e-4 was measured
-    beside a value that is 5 to 90 % of millions of tokens, such as zeros).
+    ``max(5e-5, 0.1 / sqrt(N))`` above, whatever the number of batches and ranks.
 
     As input to ``update`` and ``forward``, either
 

@@ -157,6 +157,8 @@ class TokenProxies(TotalsMetric):
                 f"Expected argument `inverse` to be one of {get_args(Inverse)} but got {inverse!r}."
             )
         _check_kernel(gaussian_center, gaussian_width)
+        # 2 and 2.0 are one setting, which the state's name spells in one way.
+        gaussian_center, gaussian_width = float(gaussian_center), float(gaussian_width)
         table = None if token_counts is None else checked_table("token_counts", token_counts)
         settings = {
             "last_n": last_n,

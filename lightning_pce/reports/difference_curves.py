@@ -89,8 +89,8 @@ def difference_curve(
     for at in found:
         reach = (at, at) if ends is None else _around(at, u, sure)
         _mark(ax, at, reach, above=_rises(at, u, d) == (at > 0.5), named=len(found) <= 3)
-    _say(ax, 0.98, WORSE, "↑ worse", "" if lost is None else f": loses {_area(lost)} nats a token")
-    _say(ax, 0.02, BETTER, "↓ better", "" if gained is None else f": gains {_area(gained)} nats a token")
+    _say(ax, 0.98, WORSE, "↑ worse" + _area("loses", lost))
+    _say(ax, 0.02, BETTER, "↓ better" + _area("gains", gained))
     ax.set_ylabel("change of cross-entropy (nats)")
     first, second = (shown(name, 32) for name in names)
     ax.set_title(f"{second} minus {first}", loc="left", fontsize=11, **AS_WRITTEN)
@@ -115,15 +115,20 @@ def _check(
         raise ValueError("Expected `u` to ascend in (0, 1); percentiles are to be divided by 100.")
 
 
-def _say(ax: Axes, height: float, color: str, direction: str, area: str) -> None:
+def _say(ax: Axes, height: float, color: str, text: str) -> None:
     """A line of words at the left edge, above or below all that is drawn."""
     look: dict[str, Any] = {"color": color, "fontweight": "bold", "va": "top" if height > 0.5 else "bottom"}
-    ax.text(0.015, height, direction + area, transform=ax.transAxes, **look)
+    ax.text(0.015, height, text, transform=ax.transAxes, **look)
 
 
-def _area(nats: float) -> str:
-    """Two digits, ``0.090``; a thousandth and less is 0 to the eye."""
-    return f"{nats:#.2g}".rstrip(".") if nats >= 0.001 else f"{nats:.1g}"
+def _area(what: str, nats: float | None) -> str:
+    """Two digits, ``0.090``; a thousandth and less is 0 to the eye. NaN, of infinite values, is no number."""
+    if nats is None or math.isnan(nats):
+        return ""
+    digits = (
+        f"{nats:,.0f}" if nats >= 99.5 else f"{nats:#.2g}".rstrip(".") if nats >= 0.001 else f"{nats:.1g}"
+    )
+    return f": {what} {digits} nats a token"
 
 
 def _shade(ax: Axes, u: Sequence[float], d: list[float], band: _Band | None) -> None:

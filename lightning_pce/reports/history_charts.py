@@ -207,7 +207,7 @@ def _drawn(runs: Runs) -> list[_Drawn]:
     if len(records) < len(runs):
         return [_Drawn(*item_of(each)[:3], None) for each in runs]
     history = runs if isinstance(runs, History) else History(records)
-    key = (history.of, history.group)
+    key = (history.statistic, history.group)
     return [_Drawn(each.label, each.digest(*key), each.documents(*key), each) for each in history]
 
 
@@ -231,6 +231,6 @@ def _task(records: Sequence[_Drawn], task: TaskLike) -> tuple[str, list[float]]:
 
 def _what(runs: Runs) -> str:
     """What the values are, with their unit."""
-    of, group = (runs.of, runs.group) if isinstance(runs, History) else ("ce", "")
+    of, group = (runs.statistic, runs.group) if isinstance(runs, History) else ("ce", "")
     what = {"ce": CE, "entropy": "entropy per token (nats)"}.get(of, of)
     return f"{what}, {group}" if group else what

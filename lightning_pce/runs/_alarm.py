@@ -19,7 +19,12 @@ def alarm_of(chosen: Candidates, every: dict[str, Ties], bulk: str | None) -> st
     best, costs = best_of(chosen.values("p95"))
     worse = costs > allowed_costs(chosen, "p95", best, _SURE)
     last = chosen.names[-1]
-    places = {every[bulk].best: f"the pick of {bulk}", every["mean"].best: "the mean's pick"}
+    places = {
+        every[statistic].best: pick
+        for statistic, pick in ((bulk, f"the pick of {bulk}"), ("mean", "the mean's pick"))
+        # Of equal ones the pick is the first by chance: each must be worse.
+        if all(bool(worse[chosen.names.index(name)]) for name in _lowest(every[statistic]))
+    }
     if last in every[bulk].names and _rises_more(chosen, bulk, best, len(chosen.names) - 1):
         places.setdefault(last, f"the last record, where {bulk} is within error of its best")
     for name, what in places.items():
@@ -30,6 +35,10 @@ def alarm_of(chosen: Candidates, every: dict[str, Ties], bulk: str | None) -> st
                 f"{values[0]}, surely more than {values[1]} at {chosen.names[best]}."
             )
     return None
+
+
+def _lowest(ties: Ties) -> list[str]:
+    return [name for name, cost in ties.costs.items() if cost == 0]
 
 
 def _rises_more(chosen: Candidates, bulk: str, start: int, stop: int) -> bool:

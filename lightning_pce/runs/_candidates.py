@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -113,13 +114,13 @@ def candidates(runs: Runs) -> Candidates:
     if len(runs) and all(isinstance(each, Record) for each in runs):
         history = runs if isinstance(runs, History) else History(runs)
         _check_one(history)
-        if history.of not in _LOWER_IS_BETTER:
+        of = history.statistic
+        if of not in _LOWER_IS_BETTER:
             raise ValueError(
                 f"Expected a statistic that is better when lower, one of {', '.join(_LOWER_IS_BETTER)}, but "
-                f"got {history.of!r}: choose one by history.select(of=)."
+                f"got {of!r}: choose one by history.select(of=)."
             )
-        items = [_item_of_record(each, history.of, history.group) for each in history]
-        return Candidates(items, history.of)
+        return Candidates([_item_of_record(each, of, history.group) for each in history], of)
     return Candidates([item_of(each) for each in runs])
 
 
@@ -143,7 +144,7 @@ def item_of(entry: Entry) -> Item:
 def check_names(names: Sequence[str]) -> None:
     if not names:
         raise ValueError("Expected at least one record but got none.")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ValueError(f"Expected a name of its own for each record but got {twice[0]!r} twice.")
 

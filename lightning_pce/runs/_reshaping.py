@@ -55,6 +55,8 @@ class Reshaping(NamedTuple):
     crossing: float | None
     """The u that parts a better from a worse side: of all changes of sign the one with the most area on its
     smaller side. None: one side only."""
+    better_below: bool
+    """Whether the better side, by its area, is the one below the crossing; True without a crossing."""
     gained: Areas
     """The area where D < 0, a positive number: by how much the mean falls for it."""
     lost: Areas
@@ -62,14 +64,6 @@ class Reshaping(NamedTuple):
     the mean."""
     reason: str | None
     """Why there is no band, or a word of caution; None if there is nothing to say."""
-
-    @property
-    def better_below(self) -> bool:
-        """Whether the better side is the one below the crossing."""
-        if self.crossing is None:
-            return True
-        side = self.difference[self.u < self.crossing].nansum()
-        return bool(side < 0)
 
 
 def reshaping(before: Entry, after: Entry) -> Reshaping:
@@ -111,7 +105,7 @@ def reshaped(pair: Candidates) -> Reshaping:
     before, after = pair.items
     difference = td.quantile(after.digest, _even_u()) - td.quantile(before.digest, _even_u())
     low, high = _band(before, after, difference) if pair.reason is None else (difference * torch.nan,) * 2
-    gained, lost, crossing = _areas(before.digest, after.digest)
+    gained, lost, crossing, better_below = _areas(before.digest, after.digest)
     return Reshaping(
         before.name,
         after.name,
@@ -123,6 +117,7 @@ def reshaped(pair: Candidates) -> Reshaping:
         _ranges(high < 0),
         _ranges(low > 0),
         crossing,
+        better_below,
         gained,
         lost,
         pair.reason or pair.caution,
@@ -153,8 +148,8 @@ def _band(before: Item, after: Item, difference: Tensor) -> tuple[Tensor, Tensor
     return difference - reach, difference + reach
 
 
-def _areas(before: Tensor, after: Tensor) -> tuple[Areas, Areas, float | None]:
-    """Gained, lost, and where the two sides part."""
+def _areas(before: Tensor, after: Tensor) -> tuple[Areas, Areas, float | None, bool]:
+    """Gained, lost, where the two sides part, and whether the better one is below."""
     edges = torch.arange(_CELLS + 1, dtype=torch.float64) / _CELLS
     old, new = (td.trimmed_mean(digest, edges[:-1], edges[1:]) for digest in (before, after))
     change = (new - old) / _CELLS
@@ -167,7 +162,9 @@ def _areas(before: Tensor, after: Tensor) -> tuple[Areas, Areas, float | None]:
     above = change.sum() - below
     smaller = torch.where(below * above < 0, torch.minimum(below.abs(), above.abs()), 0.0)
     place = int(smaller.argmax())
-    return gained, lost, float(edges[1 + place]) if bool(smaller[place] > 0) else None
+    if not bool(smaller[place] > 0):
+        return gained, lost, None, True
+    return gained, lost, float(edges[1 + place]), bool(below[place] < 0)
 
 
 def _ranges(flags: Tensor) -> tuple[tuple[float, float], ...]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from lightning_pce.runs._candidates import TOLERANCE, Candidates
 from lightning_pce.runs._reshaping import Reshaping
 from lightning_pce.runs._task import Task, pearson
-from lightning_pce.runs._ties import BULK, Ties
-from lightning_pce.runs._words import in_order, listed, number, percent, percentile
+from lightning_pce.runs._ties import BULK, Ties, has_mean
+from lightning_pce.runs._words import in_order, listed, number, percent, percentile, two_digits
 
 _MOST_RANGES = 3
 _NARROW = 0.02
@@ -25,15 +25,14 @@ def agreement(chosen: Candidates, every: dict[str, Ties], kept: tuple[str, ...])
         yield _sentence(f"{statistics} agree on {kept[0]}: it is within error of the best in each of them")
         others = set(_common(list(every.values()))) - set(kept)
         if others:
-            yield f"Within error in each of them too: {in_order(list(others), chosen.names)}."
+            yield f"Within error in each of them too: {in_order(list(others), chosen.names, 'and')}."
     else:
         *first, p95 = every.values()
         together = _common(first)
         if len(first) > 1 and together:
-            names = listed([each.statistic for each in first])
+            names, where = listed([each.statistic for each in first]), in_order(together, chosen.names, "and")
             yield _sentence(
-                f"{names} agree on {in_order(together, chosen.names)}, but no record is within error of the "
-                f"best in {p95.statistic} too"
+                f"{names} agree on {where}, but no record is within error of the best in {p95.statistic} too"
             )
         else:
             yield _sentence(
@@ -56,24 +55,28 @@ def _held(chosen: Candidates, every: dict[str, Ties], name: str) -> str:
             best = f"the lowest is {_value(chosen, each.statistic, each.best)} at {each.best}"
             rank = "the lowest" if name == each.best else best
             held.append(f"{each.statistic} ({_value(chosen, each.statistic, name)}, {rank})")
-    return _sentence(f"{name} is within error of the best in {listed(held)}")
+    are = "is within error of its" if len(held) == 1 else "are within error of their"
+    return f"At {name} {listed(held)} {are} best."
 
 
 def change(change: Reshaping, bulk: str, *, in_nats: bool) -> Iterator[str]:
     """From the mean's pick to the bulk's: share, crossing, areas, and what is sure."""
-    sides = ""
+    share, sides = percent(change.better_share), ""
     if change.crossing is not None:
+        # The 199 do not see what lies beyond the last, or before the first.
+        share = {0.0: "under 1 %", 1.0: "over 99 %"}.get(change.better_share, share)
         lower, higher = ("below", "above") if change.better_below else ("above", "below")
         sides = f", mostly those {lower} {percentile(change.crossing)}, while those {higher} it rise"
     yield (
         f"From {change.before}, the mean's pick, to {change.after}, the pick of {bulk}, "
-        f"{percent(change.better_share)} of the percentiles fall{sides}."
+        f"{share} of the percentiles fall{sides}."
     )
     gained, lost, unit = change.gained.total, change.lost.total, "nats a token" if in_nats else "a token"
     if math.isfinite(gained + lost):
         yield (
-            f"What falls lowers the mean by {gained:.2g} {unit}, what rises raises it by {lost:.2g}, "
-            f"{change.lost.upper:.2g} of that in the top 5 % of the tokens: together {lost - gained:+.2g}."
+            f"What falls lowers the mean by {two_digits(gained)} {unit}, what rises raises it by "
+            f"{two_digits(lost)}, {two_digits(change.lost.upper)} of that in the top 5 % of the tokens: "
+            f"together {_together(lost, gained)}."
         )
     else:
         yield "Some tokens have an infinite value: by how much the mean changes cannot be said."
@@ -86,9 +89,17 @@ def change(change: Reshaping, bulk: str, *, in_nats: bool) -> Iterator[str]:
         yield _sentence("; ".join(surely) or "no percentile is surely lower or higher")
 
 
-def saturation(saturated: tuple[str, ...], bulk: str | None) -> Iterator[str]:
+def _together(lost: float, gained: float) -> str:
+    """The change of the mean with its sign; of equal areas there is only a rounding error."""
+    together = lost - gained
+    if abs(together) <= 1e-9 * (lost + gained):
+        return "0"
+    return f"{'+' if together > 0 else ''}{two_digits(together)}"
+
+
+def saturation(saturated: tuple[str, ...], bulk: str | None, of: str) -> Iterator[str]:
     """Percentiles whose order says little, and what stands for the bulk."""
-    limit = f"under {TOLERANCE} nats at best, so that labels there have p > 0.99"
+    limit = f"under {TOLERANCE} nats at best" + (", so that labels there have p > 0.99" if of == "ce" else "")
     if bulk is None:
         yield f"The bulk is saturated ({listed(BULK)} are {limit}): mean and p95 are left to compare."
     elif saturated:
@@ -109,7 +120,8 @@ def tasks(
     for name, each in every.items():
         by_pick.setdefault(each.best, []).append(name)
     at = dict(zip(chosen.names, task.values.tolist(), strict=True))
-    said = [f"{number(at[pick])} at {pick} (picked by {listed(names)})" for pick, names in by_pick.items()]
+    values = {name: "not known" if math.isnan(value) else number(value) for name, value in at.items()}
+    said = [f"{values[pick]} at {pick} (picked by {listed(names)})" for pick, names in by_pick.items()]
     yield f"{task.name} is {listed(said)}; its best is {number(at[task.best])} at {task.best}."
     worse = 1 if task.higher_is_better else -1
     for name in every:
@@ -147,8 +159,10 @@ def missing(chosen: Candidates, task: Task | None, kept: tuple[str, ...]) -> Ite
         )
     if chosen.caution is not None:
         yield f"Error bars are rough: {chosen.caution}."
-    for name, why in chosen.left_out.items():
-        yield _sentence(f"{name} is left out: {why}")
+    if chosen.left_out:
+        yield f"Left out: {listed([f'{name} ({why})' for name, why in chosen.left_out.items()])}."
+    if not has_mean(chosen):
+        yield "The mean is infinite at every record, as some token is: it cannot choose."
     if task is None:
         unknown = (
             "whether a task agrees" if len(kept) == 1 else "which record of the shortlist a task prefers"
@@ -173,6 +187,6 @@ def _ranges(ranges: Sequence[tuple[float, float]]) -> str:
 
 
 def _sentence(words: str) -> str:
-    """With a full stop, and a capital unless it begins with the name of a percentile."""
+    """With a full stop, and a capital unless it begins with a percentile."""
     begins = words[0] if re.match(r"p\d", words) else words[0].upper()
     return f"{begins}{words[1:]}."

@@ -13,7 +13,7 @@ from lightning_pce.intervals import Interval, interval
 from lightning_pce.runs._candidates import Candidates, Runs, candidates
 from lightning_pce.runs._task import Task, TaskLike, pearson, spearman, task_of
 from lightning_pce.runs._ties import Ties, ties_of
-from lightning_pce.runs._words import columns, in_order, number, signed
+from lightning_pce.runs._words import columns, correlation, in_order, number
 
 STATISTICS = ("mean", "p25", "p50", "p75", "p90", "p95", "p99")
 _FEWEST = 5  # last records whose spread around a straight line says something
@@ -105,7 +105,7 @@ def table(
         best = (found.best, float(found.values[chosen.names.index(found.best)]))
     why = [] if chosen.reason is None else [f"No error bars: {chosen.reason}."]
     caution = [] if chosen.caution is None else [f"Error bars are rough: {chosen.caution}."]
-    left_out = [f"{name} is left out: {why}." for name, why in chosen.left_out.items()]
+    left_out = [f"Left out: {name} ({why})." for name, why in chosen.left_out.items()]
     return Table(rows, chosen.names, None if found is None else found.name, best, (*why, *caution, *left_out))
 
 
@@ -211,8 +211,8 @@ def _tasks(table: Table) -> str:
             row.statistic,
             row.pick,
             number(row.task),
-            signed(round(row.pearson, 2)),
-            signed(round(row.spearman, 2)),
+            correlation(row.pearson),
+            correlation(row.spearman),
             "wrong sign" if row.misleading else "",
         ]
         for row in table.rows

@@ -32,7 +32,7 @@ def task_of(chosen: Candidates, task: TaskLike | None, higher_is_better: bool) -
     """The values of a task metric at the candidates.
 
     Raises:
-        ValueError: if no record has it, or it has other names than the records.
+        ValueError: if no record has it, it has other names than the records, or a value is no number.
     """
     if task is None:
         return None
@@ -42,7 +42,7 @@ def task_of(chosen: Candidates, task: TaskLike | None, higher_is_better: bool) -
         raise ValueError(
             f"Expected a task value for each of {', '.join(chosen.names)} but got one for {unknown[0]!r}."
         )
-    values = torch.tensor([float(by_name.get(each, math.nan)) for each in chosen.names], dtype=torch.float64)
+    values = torch.tensor([_as_float(each, by_name) for each in chosen.names], dtype=torch.float64)
     values = torch.where(values.isfinite(), values, math.nan)
     best = None
     if bool((~values.isnan()).any()):
@@ -69,6 +69,14 @@ def spearman(x: Tensor, y: Tensor) -> float:
     """:func:`pearson` of ranks; equal values have their mean rank."""
     x, y = _finite_pairs(x, y)
     return pearson(_ranks(x), _ranks(y))
+
+
+def _as_float(name: str, by_name: Mapping[str, float]) -> float:
+    value = by_name.get(name, math.nan)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected a number as the task value of {name!r} but got {value!r}.") from error
 
 
 def _logged(chosen: Candidates, task: str) -> dict[str, float]:

@@ -150,14 +150,14 @@ def _lowest_of(history: History) -> History:
     """The records that are among the lowest by what they say of themselves, in order."""
     if len(history) <= _MOST_IN_TRAINING:
         return history
-    of = "_".join(filter(None, (history.of, history.group)))
+    of = "_".join(filter(None, (history.statistic, history.group)))
     kept: set[int] = set()
     for name in ("mean", *BULK):
         values = [record.values.get(f"{of}_{name}", math.nan) for record in history]
         known = [place for place, value in enumerate(values) if not math.isnan(value)]
         kept.update(sorted(known, key=lambda place: values[place])[:_MOST_IN_TRAINING])
     records = [history[place] for place in sorted(kept)]
-    return History(records or history, of=history.of, group=history.group)
+    return History(records or history, of=history.statistic, group=history.group)
 
 
 def bulk_of(chosen: Candidates) -> str | None:
@@ -169,6 +169,11 @@ def saturated_of(chosen: Candidates, percentiles: Sequence[str] = PERCENTILES) -
     if not chosen.in_nats:
         return ()
     return tuple(name for name in percentiles if bool(chosen.values(name).min() < TOLERANCE))
+
+
+def has_mean(chosen: Candidates) -> bool:
+    """Whether a mean is finite: where each has an infinite token none is lower, and the first is no pick."""
+    return bool(chosen.values("mean").isfinite().any())
 
 
 def resolved(chosen: Candidates, statistics: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from lightning_pce.runs._candidates import Runs, candidates
 from lightning_pce.runs._reshaping import Reshaping, reshaped
 from lightning_pce.runs._sentences import agreement, change, checkpoints, missing, saturation, tasks
 from lightning_pce.runs._task import TaskLike, task_of
-from lightning_pce.runs._ties import Ties, bulk_of, covering, resolved, saturated_of, ties_of
+from lightning_pce.runs._ties import Ties, bulk_of, covering, has_mean, resolved, saturated_of, ties_of
 
 
 class Verdict(NamedTuple):
@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
     """The percentile that stands for the bulk; None if all are saturated."""
     saturated: tuple[str, ...]
     reshaping: Reshaping | None
-    """From the mean's pick to the bulk's; None if that is one record, or there is no bulk."""
+    """From the mean's pick to the bulk's; None if that is one record, or there is no bulk or finite mean."""
     alarm: str | None
     """The sentence on a tail that has become worse while mean and bulk agree."""
     sentences: tuple[str, ...]
@@ -76,7 +76,7 @@ def verdict(runs: Runs, task: TaskLike | None = None, *, higher_is_better: bool 
     every = ties_of(chosen, resolved(chosen, ("mean", "bulk", "p95")))
     kept = covering(list(every.values()))
     changed = None
-    if bulk is not None and every["mean"].best != every[bulk].best:
+    if bulk is not None and has_mean(chosen) and every["mean"].best != every[bulk].best:
         pair = [chosen.names.index(every[name].best) for name in ("mean", bulk)]
         changed = reshaped(chosen.only(pair))
     alarm = alarm_of(chosen, every, bulk)
@@ -84,7 +84,7 @@ def verdict(runs: Runs, task: TaskLike | None = None, *, higher_is_better: bool 
     sentences = (
         *agreement(chosen, every, kept),
         *([] if changed is None or bulk is None else change(changed, bulk, in_nats=chosen.in_nats)),
-        *saturation(saturated, bulk),
+        *saturation(saturated, bulk, chosen.of),
         *([] if alarm is None else [alarm]),
         *tasks(chosen, every, kept, found),
         *checkpoints(chosen, kept),

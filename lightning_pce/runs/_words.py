@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_MOST_RUNS = 8  # of neighbours; more nobody reads
+
 
 def number(value: float) -> str:
     """Four digits of a large number, three of a small one: ``"4.276"``, ``"0.00643"``, ``"0"``.
@@ -20,9 +22,19 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def signed(value: float) -> str:
-    """The same with its sign: ``"+0.103"``."""
-    return number(value) if value < 0 or value == 0 or math.isnan(value) else f"+{number(value)}"
+def correlation(value: float) -> str:
+    """Two decimals with the sign: ``"+0.93"``."""
+    return f"{value:+.2f}" if math.isfinite(value) else "nan"
+
+
+def two_digits(value: float) -> str:
+    """Two digits, of a large number all before the point: ``"0.079"``, ``"213"``.
+
+    Example:
+        >>> two_digits(0.0786), two_digits(213.4), two_digits(0.0)
+        ('0.079', '213', '0')
+    """
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:,.0f}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
@@ -31,12 +43,14 @@ def listed(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def in_order(names: Sequence[str], every: Sequence[str]) -> str:
-    """Names as a list in which neighbours are put together.
+def in_order(names: Sequence[str], every: Sequence[str], last: str | None = None) -> str:
+    """Names as a list in which neighbours are put together, of very many how many there are.
 
     Example:
         >>> in_order(["a", "c", "d", "e"], ["a", "b", "c", "d", "e"])
         'a, c to e'
+        >>> in_order(["a", "c"], ["a", "b", "c"], last="and")
+        'a and c'
     """
     places = [place for place, name in enumerate(every) if name in set(names)]
     runs: list[list[int]] = []
@@ -49,7 +63,9 @@ def in_order(names: Sequence[str], every: Sequence[str]) -> str:
     for run in runs:
         ends = [every[run[0]], every[run[-1]]]
         words += [f"{ends[0]} to {ends[1]}"] if len(run) > 2 else [every[place] for place in run]
-    return ", ".join(words)
+    if len(words) > _MOST_RUNS:
+        return f"{len(places)} of {len(every)} from {every[places[0]]} to {every[places[-1]]}"
+    return ", ".join(words) if last is None else listed(words, last)
 
 
 def percent(share: float) -> str:

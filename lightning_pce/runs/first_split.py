@@ -39,7 +39,7 @@ class FirstSplit:
         self._looked_at = self._number = len(history)
         fit = [record for record in history if record.function == "fit"]
         for name in dict.fromkeys(record.name for record in fit):
-            records = History(record for record in fit if record.name == name)
+            records = History((record for record in fit if record.name == name), of="ce")
             if _has_errors(records[-1]) and not common_tie(records):
                 self._found = True
                 of = f" of {name}" if len(history.names) > 1 else ""

@@ -38,7 +38,7 @@ class History(Sequence[Record]):
 
     Args:
         records: what it holds. Each gets a label that no other has, as short as that allows.
-        of: the statistic that is looked at, for what takes a whole history.
+        of: the statistic that is looked at, for what takes a whole history; None: the only one there is.
         group: the group of tokens that is looked at, ``""``: all tokens.
         torn: how many lines could not be read.
 
@@ -58,7 +58,9 @@ class History(Sequence[Record]):
         tensor(3., dtype=torch.float64)
     """
 
-    def __init__(self, records: Iterable[Record], *, of: str = "ce", group: str = "", torn: int = 0) -> None:
+    def __init__(
+        self, records: Iterable[Record], *, of: str | None = None, group: str = "", torn: int = 0
+    ) -> None:
         found = list(records)
         self._records = [
             record if record.label == label else replace(record, label=label)
@@ -122,6 +124,23 @@ class History(Sequence[Record]):
             group=self.group if group is None else group,
             torn=self.torn,
         )
+
+    @property
+    def statistic(self) -> str:
+        """The statistic that is looked at: the one that was chosen, or the only one that records have.
+
+        Raises:
+            ValueError: if they have several, and none was chosen.
+        """
+        if self.of is not None:
+            return self.of
+        found = self._records[0].statistics if self._records else ()
+        if len(found) > 1:
+            raise ValueError(
+                f"Expected records of one statistic but got {', '.join(map(repr, found))}: choose by "
+                f"history.select(of={found[0]!r}); select(run=, name=, of=) takes all three."
+            )
+        return found[0] if found else "ce"
 
     @property
     def runs(self) -> tuple[str, ...]:

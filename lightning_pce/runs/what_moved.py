@@ -95,19 +95,22 @@ def moved(before: Tensor, after: Tensor, n: int = 10) -> Moved:
     Args:
         before: totals ``[V, 2]``.
         after: totals ``[V, 2]``, of the same data.
-        n: how many labels.
+        n: how many labels; all if fewer occur.
 
     Raises:
-        ValueError: if the two are not totals of one vocabulary, or one has no tokens.
+        ValueError: if the two are not totals of one vocabulary, one has no tokens, or ``n`` is negative.
 
     Example:
         >>> moved(torch.tensor([[3.0, 3.0], [1.0, 5.0]]), torch.tensor([[3.0, 1.5], [1.0, 9.0]]), n=1).labels
         (LabelMove(label=1, change=1.0, before=5.0, after=9.0, tokens_before=1.0, tokens_after=1.0),)
     """
+    if n < 0:
+        raise ValueError(f"Expected argument `n` to be a number of labels >= 0 but got {n}.")
     before, after = _checked(before, after)
     changes = label_changes(before, after)
     # A change that is NaN is from inf to inf.
     order = changes.abs().nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
+    order = order[(before + after)[order].any(1)]  # of the vocabulary only what occurs
     chosen = order[:n]
     means = [(totals[:, 1] / totals[:, 0])[chosen].tolist() for totals in (before, after)]
     tokens = [totals[chosen, 0].tolist() for totals in (before, after)]

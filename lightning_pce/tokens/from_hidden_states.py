@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_pce._checks import plain_tensors
+from lightning_pce._checks import plain_tensors, warn_once
 from lightning_pce._compiling import not_compiled
 from lightning_pce.tokens.kernels import choose, joined
 from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
@@ -20,6 +20,11 @@ from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, check_s
 
 # (hidden states [n, H], where their logits [n, V] go) -> nothing
 _Fill: TypeAlias = Callable[[Tensor, Tensor], Any]
+
+# No mean of so many tokens is so many nats above ln V. SmolLM2's is 2.5 above on random tokens; on English 5
+# with logits 8 times as large, as Granite's are if they are not divided, and 20 with 16 times, as Cohere's.
+_WORSE_THAN_GUESSING, _ENOUGH_TOKENS = 4.0, 32
+_said: set[str] = set()
 
 
 @not_compiled
@@ -69,6 +74,8 @@ def linear_token_statistics(
         A :class:`TokenStatistics`; its ``ce`` and ``valid`` are what a metric's update takes as
         ``losses`` and ``mask``.
 
+    On a CPU a mean far above ln V without scale and softcap is warned of once: they may be missing.
+
     Raises:
         ValueError: as :func:`token_statistics`, or if hidden states, head and bias do not fit each other, or
             scale or softcap are impossible.
@@ -100,7 +107,25 @@ def linear_token_statistics(
         scale_and_cap(chunk, scale, softcap)
         parts.append(kernel(chunk, flat[some], everything))
     sums = _scattered(joined(parts), counted, len(flat))
-    return finished(sums, statistics, target, vocabulary)
+    found = finished(sums, statistics, target, vocabulary)
+    if isinstance(head, Tensor) and scale == 1 and softcap is None:
+        _warn_of_a_missing_scale(found.ce, counted, vocabulary)
+    return found
+
+
+def _warn_of_a_missing_scale(ce: Tensor | None, counted: Tensor, vocabulary: int) -> None:
+    """A weight alone does not say what its model does to the logits. Only on a CPU, where looking is free."""
+    if ce is None or ce.device.type != "cpu" or len(counted) < _ENOUGH_TOKENS:
+        return
+    mean, guessing = ce.reshape(-1)[counted].double().mean().item(), math.log(vocabulary)
+    if guessing + _WORSE_THAN_GUESSING < mean < math.inf:
+        warn_once(
+            _said,
+            "scale",
+            f"The mean cross-entropy, {mean:.1f} nats, is far above ln V = {guessing:.1f}, that of guessing. "
+            "Does the model scale or cap its logits? Then pass `scale` and `softcap` too, or in place of the "
+            "weight all that `lightning_pce.integrations.output_layer.output_layer(model)` finds.",
+        )
 
 
 def scale_and_cap(logits: Tensor, scale: float, softcap: float | None) -> None:

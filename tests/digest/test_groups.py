@@ -1,5 +1,6 @@
 """Groups share one call and one sort; each has exactly its own values."""
 
+import itertools
 import math
 
 import numpy as np
@@ -80,7 +81,16 @@ def test_groups_of_few_values_answer_as_digests_fed_alone(kind, dtype):
     assert_same_answers(digest, torch.stack(alone))
 
 
-@pytest.mark.parametrize(("kind", "dtype"), list(zip(KINDS, [*DTYPES, torch.float32], strict=True)))
+SOME_PAIRS = list(zip(KINDS, [*DTYPES, torch.float32], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        pytest.param(*pair, marks=[] if pair in SOME_PAIRS else pytest.mark.slow)
+        for pair in itertools.product(KINDS, DTYPES)
+    ],
+)
 def test_groups_of_many_values_keep_the_promise_each(kind, dtype):
     rng = np.random.default_rng(2)
     n = 60_000

@@ -15,6 +15,7 @@ from tests.helpers.digests import (
     f64,
     large,
     limit,
+    sharded,
     shards,
     streamed,
     worst,
@@ -79,6 +80,30 @@ def test_64_shards_of_smooth_data_keep_the_promise(name):
     merged = dg.merge(digests)
     assert_footers_and_means(merged, values, None)
     assert worst_rank_error(values, dg.quantile(merged, Q)) <= bound(len(values))
+
+
+@pytest.mark.parametrize("name", ["normal", "ce like"])
+@pytest.mark.parametrize("number", [2, 4, 8, 15])
+def test_a_few_digests_of_many_values_keep_the_promise(name, number):
+    values = values_of(name, 2_000_000)
+    q = np.linspace(0.001, 0.999, 1997)
+    assert worst(values, sharded(values, number, 32_768), q) <= bound(len(values))
+
+
+@pytest.mark.parametrize("replicates", [0, 2])
+@pytest.mark.parametrize("number", [2, 20])
+def test_whole_weights_of_few_digests_and_of_replicates_stay_whole(number, replicates):
+    values = values_of("ce like", 60_000)
+    columns = torch.arange(120_000).reshape(60_000, 2)[:, :replicates] % 5
+    parts = [
+        dg.add(dg.empty(64, replicates=replicates), some, replicates=column if replicates else None)
+        for some, column in zip(values.chunk(number), columns.chunk(number), strict=True)
+    ]
+    merged = dg.merge(torch.stack(parts))
+    assert dg.count(merged) == 60_000
+    assert dg.mean(merged).item() == pytest.approx(values.double().mean().item(), rel=1e-12)
+    torch.testing.assert_close(dg.centroids(merged)[1], dg.centroids(merged)[1].round(), rtol=0, atol=0)
+    torch.testing.assert_close(merged[:-3, 2:].sum(0), columns.double().sum(0))
 
 
 @pytest.mark.parametrize("name", ["normal", "ce like"])

@@ -23,7 +23,7 @@ def train(folder):
     """Go on from the newest checkpoint to the end, writing a history."""
     torch.set_num_threads(1)
     kept = sorted(folder.glob("kept/*.ckpt"), key=lambda path: int(path.stem.rpartition("=")[2]))
-    keep = ModelCheckpoint(folder / "kept", "{step}", save_top_k=-1)
+    keep = ModelCheckpoint(folder / "kept", "{step}", save_top_k=-1, save_on_train_epoch_end=True)
     callbacks = [keep, PercentileHistory(folder / "history.jsonl")]
     trainer = make_trainer(folder, *callbacks, max_epochs=EPOCHS, val_check_interval=2, logger=False)
     loader = ResumableLoader(make_batches(4, seed=1), batch_size=None)

@@ -38,7 +38,8 @@ def ce_of(part, group, **arguments):
 
 def flat(result):
     values = result.values() if isinstance(result, dict) else [result]
-    return torch.stack([value.double() for value in values])
+    values = result if isinstance(result, tuple) else values
+    return torch.cat([value.double().reshape(-1) for value in values])
 
 
 # ------------------------------------------ scenarios, run in every rank: (data-parallel part) -> what it saw

@@ -53,6 +53,15 @@ def test_the_result_has_each_proxy_its_standard_error_and_the_counts():
     assert {(value.dtype, value.ndim) for value in result.values()} == {(torch.float64, 0)}
 
 
+def test_whole_numbers_are_the_same_settings_as_floats():
+    whole = TokenProxies(gaussian_center=2, gaussian_width=3)
+    other = proxies_of(small_batch(), gaussian_center=2.0, gaussian_width=3.0)
+    whole.merge_state(other)
+    assert whole.named_settings() == other.named_settings()
+    assert state_of(whole).equal(state_of(other))
+    assert TokenProxies(gaussian_center=1).named_settings() == TokenProxies().named_settings()
+
+
 SETTINGS = {
     "defaults": {},
     "few tokens": {"last_n": 3},

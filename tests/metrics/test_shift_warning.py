@@ -58,6 +58,15 @@ def test_a_model_that_knows_nothing_is_not_warned_of(seed):
     assert shift_warnings(PercentileCrossEntropy(), noise, ids) == []
 
 
+def test_unshifted_labels_are_not_noticed_if_a_model_gives_its_input_away():
+    _, ids = next_token_model()
+    given_away = 12.0 * F.one_hot(ids, V)  # as tied embeddings do before training
+    assert PercentileCrossEntropy()(given_away, ids)["mean"] < 0.01
+    assert shift_warnings(PercentileCrossEntropy(), given_away, ids) == []
+    assert PercentileCrossEntropy(shift=True)(given_away, ids)["mean"] > math.log(V)
+    assert shift_warnings(PercentileCrossEntropy(shift=True), given_away, ids) == []
+
+
 def next_token_logits(labels, vocabulary=11):
     """Logits that are sure of the next token: position t predicts label t + 1."""
     following = torch.cat([labels[..., 1:], labels[..., :1]], dim=-1)

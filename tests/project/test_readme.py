@@ -72,6 +72,10 @@ OUTCOMES = {
     "plot.quantile_curve(": lambda names: all(
         Path(name).stat().st_size > 5_000 for name in ("curves.png", "fan.png")
     ),
+    "plot.decision(": lambda names: all(
+        Path(f"{name}.png").stat().st_size > 5_000
+        for name in ("decision", "difference", "intervals", "concordance")
+    ),
     "TrainedLM(model)": lambda names: logged(names["trainer"], "train_ce_mean", "train_ce_p50"),
     "TwoSets(model)": lambda names: logged(
         names["tester"], "val_web_ce_p50", "val_code_ce_p50", "val_ce_p50"

@@ -106,6 +106,7 @@ def test_better_is_below_and_what_is_sure_is_shaded_more_strongly():
         (0.09, 0.0, ["↑ worse: loses 0 nats a token", "↓ better: gains 0.090 nats a token"]),
         (0.00012, 12.3, ["↑ worse: loses 12 nats a token", "↓ better: gains 0.0001 nats a token"]),
         (None, None, ["↑ worse", "↓ better"]),
+        (NAN, 123.4, ["↑ worse: loses 123 nats a token", "↓ better"]),
     ],
 )
 def test_areas_are_said_in_nats_a_token(gained, lost, words):

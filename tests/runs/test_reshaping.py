@@ -85,6 +85,21 @@ def test_two_sides_are_parted_where_the_sign_changes():
     assert not change.better_below
 
 
+@pytest.mark.parametrize(
+    ("part", "by", "crossing"), [(slice(None, 5), -0.5, 0.005), (slice(-5, None), 0.5, 0.995)]
+)
+@pytest.mark.parametrize("better_below", [True, False])
+def test_sides_are_told_apart_by_area_also_beyond_the_first_and_the_last_point(
+    part, by, crossing, better_below
+):
+    losses = torch.linspace(1, 3, 1000, dtype=torch.float64)
+    other = losses - math.copysign(1e-4, by)
+    other[part] += by
+    change = reshaped(losses, other) if better_below else reshaped(other, losses)
+    assert change.crossing == crossing
+    assert change.better_below == better_below
+
+
 def test_a_small_area_elsewhere_does_not_move_the_crossing():
     losses = torch.linspace(0, 4, 401, dtype=torch.float64)
     after = torch.where(losses < 3, losses - 0.1, losses + 0.5)

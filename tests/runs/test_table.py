@@ -111,6 +111,8 @@ def test_a_task_that_is_not_there_raises_and_lists_what_is(run, tmp_path):
         concordance.verdict(run, "val_recall")
     with pytest.raises(ValueError, match="but got one for 'epoch 99'"):
         concordance.table(run, {"epoch 1": 0.1, "epoch 99": 0.2})
+    with pytest.raises(ValueError, match="a number as the task value of 'epoch 1' but got None"):
+        concordance.table(run, {"epoch 1": None})
 
 
 # Signal to noise
@@ -166,6 +168,9 @@ def test_the_text_has_every_number_in_columns(run, recall):
     assert rest[3].split()[1].endswith("*")
     assert rest[3].split()[4] == "0"
     assert "wrong sign" in tasks
+    p95 = next(row for row in table.rows if row.statistic == "p95")
+    assert f" {p95.pearson:+.2f} " in tasks
+    assert f" {p95.spearman:+.2f} " in tasks
     assert tasks.split("\n")[-1].split() == ["best", "epoch", "12", "0.917"]
     assert not any(line.endswith(" ") for line in str(table).split("\n"))
     assert max(map(len, str(table).split("\n"))) < 130

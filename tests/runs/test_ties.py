@@ -108,8 +108,8 @@ def test_a_record_with_more_nan_than_others_is_left_out():
     assert found.names == ("better",)
     assert list(found.costs) == ["good", "better"]
     said = str(concordance.table(records))
-    assert "broken is left out: NaN in 12 of its tokens." in said
-    assert "nothing is left out: NaN in 600 of its tokens." in said
+    assert "Left out: broken (NaN in 12 of its tokens)." in said
+    assert "Left out: nothing (NaN in 600 of its tokens)." in said
 
 
 def test_the_same_nan_in_every_record_leaves_none_out():
@@ -241,11 +241,26 @@ def test_several_runs_or_loaders_are_listed_and_chosen_by_select(run, tmp_path, 
     assert len(concordance.ties(history.select(**chosen), "p50").costs) == 2
 
 
-def test_a_statistic_that_is_not_there_is_listed(run, tmp_path):
+def test_the_only_statistic_is_taken_and_one_that_is_not_there_is_refused_with_those_that_are(run, tmp_path):
     history = History.load(written(tmp_path / "history.jsonl", run[:2], statistic="entropy"))
+    assert concordance.ties(history, "p50").best == history[1].label
     with pytest.raises(ValueError, match="entropy"):
+        concordance.verdict(history.select(of="ce"))
+
+
+def test_several_statistics_are_listed_and_chosen_by_select(run, tmp_path):
+    path = tmp_path / "history.jsonl"
+    for step, (_, state, documents) in enumerate(run[:3]):
+        digests = {"ce": {"": state}, "entropy": {"": run[4 - 2 * step][1]}}
+        write_validation(
+            path, run="a", name="val", step=step, digests=digests, documents={"ce": {"": documents}}
+        )
+    history = History.load(path)
+    with pytest.raises(ValueError, match="one statistic but got 'ce', 'entropy'") as raised:
         concordance.verdict(history)
-    assert concordance.ties(history.select(of="entropy"), "p50").best == history[1].label
+    assert "select(run=, name=, of=)" in str(raised.value)
+    assert concordance.ties(history.select(of="ce"), "p50").best == history[2].label
+    assert concordance.ties(history.select(of="entropy"), "p50").best == history[0].label
 
 
 def test_the_tolerance_in_nats_holds_for_ce_and_entropy_only(tmp_path):

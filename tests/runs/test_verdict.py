@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_pce import digest
-from lightning_pce.runs import concordance
+from lightning_pce.runs import _sentences, concordance
 from lightning_pce.runs.history import History, write_checkpoint
 from tests.helpers import checkpoint_runs as generators
 from tests.helpers.checkpoint_runs import losses_of, records_of, run_of, written
@@ -75,11 +75,11 @@ def test_a_shortlist_says_what_each_record_stands_for(split):
     assert verdict.sentences[1] == f"Shortlist: {' and '.join(verdict.shortlist)}."
     assert verdict.bulk == "p50"
     assert verdict.picks["p50"] == "epoch 6"
-    assert sentence(verdict, "Epoch 6 is within error of the best in p50 (0.4").endswith(
-        " nats, the lowest)."
-    )
-    early = sentence(verdict, f"{verdict.shortlist[0].capitalize()} is within error of the best in mean (1.")
+    late = sentence(verdict, "At epoch 6 p50 (0.4")
+    assert late.endswith(" nats, the lowest) is within error of its best.")
+    early = sentence(verdict, f"At {verdict.shortlist[0]} mean (1.")
     assert "and p95 (6." in early
+    assert early.endswith(") are within error of their best.")
     for name, ties in verdict.ties.items():
         assert ties == concordance.ties(split, name)
 
@@ -90,8 +90,8 @@ def test_a_tie_that_is_not_the_lowest_says_where_that_is():
     ties = verdict.ties["p95"]
     assert ties.best == "epoch 3"
     assert verdict.shortlist[0] == "epoch 4"
-    said = sentence(verdict, "Epoch 4 is within error of the best in mean (")
-    assert said.endswith(f", the lowest is {verdict_value(run, ties)} nats at epoch 3).")
+    said = sentence(verdict, "At epoch 4 mean (")
+    assert f", the lowest is {verdict_value(run, ties)} nats at epoch 3) are within error" in said
 
 
 def verdict_value(run, ties):
@@ -112,6 +112,34 @@ def test_mean_and_bulk_may_agree_without_p95():
     )
     assert verdict.shortlist == ("before", "after")
     assert not verdict.agree
+
+
+def test_two_that_are_as_good_are_joined_by_a_word_and_very_many_are_counted():
+    losses = torch.linspace(0.1, 5, 400, dtype=torch.float64)
+    costs = [1.0, 0.0, 1.0, 0.004, 1.0, 0.002]
+    runs = [(f"{k}", digest.from_values(losses + cost), None) for k, cost in enumerate(costs)]
+    assert sentence(concordance.verdict(runs), "Within error in each of them too") == (
+        "Within error in each of them too: 3 and 5."
+    )
+    many = [(f"{k}", digest.from_values(losses + (k % 3 % 2)), None) for k in range(60)]
+    assert sentence(concordance.verdict(many), "Within error in each of them too") == (
+        "Within error in each of them too: 39 of 60 from 2 to 59."
+    )
+
+
+def test_names_of_the_user_are_written_as_they_are():
+    losses = torch.linspace(0.1, 5, 400, dtype=torch.float64)
+    other = torch.where(losses < 3, losses - 0.1, losses + 1)
+    broken = torch.cat([losses[1:], torch.tensor([NAN])])
+    names = ("checkpoint-1", "model b", "last.ckpt")
+    runs = [
+        (name, digest.from_values(each), None)
+        for name, each in zip(names, (losses, other, broken), strict=True)
+    ]
+    verdict = concordance.verdict(runs)
+    assert verdict.shortlist == ("checkpoint-1", "model b")
+    for beginning in ("At checkpoint-1 ", "At model b ", "Left out: last.ckpt "):
+        assert begins(verdict, beginning)
 
 
 def test_one_record_is_no_choice(agreeing):
@@ -176,17 +204,41 @@ def test_a_rise_of_the_last_token_alone_is_told():
     records = [("a", digest.from_values(losses), None), ("b", digest.from_values(lower), None)]
     said = sentence(concordance.verdict(records), "From")
     assert said == (
-        "From a, the mean's pick, to b, the pick of p50, 100 % of the percentiles fall, mostly those below "
-        "p99.5, while those above it rise."
+        "From a, the mean's pick, to b, the pick of p50, over 99 % of the percentiles fall, mostly those "
+        "below p99.5, while those above it rise."
     )
+
+
+def test_equal_areas_are_no_change_of_the_mean_and_large_ones_are_plain_numbers():
+    losses = torch.linspace(1, 3, 1001, dtype=torch.float64)
+    wider = 2 + (losses - 2) * 1.1  # by symmetry as much up as down, but for a rounding error
+    change = concordance.reshaping(
+        *((name, digest.from_values(each), None) for name, each in (("a", losses), ("b", wider)))
+    )
+    assert list(_sentences.change(change, "p50", in_nats=True))[1].endswith("of the tokens: together 0.")
+    change = concordance.reshaping(
+        *((name, digest.from_values(each), None) for name, each in (("a", losses), ("b", 1000 * losses)))
+    )
+    assert list(_sentences.change(change, "p50", in_nats=True))[1].endswith(": together +1,998.")
 
 
 def test_an_infinite_token_leaves_the_areas_out(saturating):
     ids, losses = losses_of(generators.saturating)
-    losses[:, 5] = torch.inf
+    losses[8:, 5] = torch.inf  # not yet at the mean's pick
     verdict = concordance.verdict(records_of(ids, losses))
     assert begins(verdict, "Some tokens have an infinite value")
     assert not begins(verdict, "What falls")
+
+
+def test_a_mean_that_is_infinite_everywhere_picks_nothing(agreeing):
+    ids, losses = losses_of(generators.agreeing)
+    losses[:, 5] = torch.inf
+    verdict = concordance.verdict(records_of(ids, losses))
+    assert verdict.picks["p50"] != "epoch 1"
+    # Epoch 1, the first of equal ones, has a p95 that is surely worse: of no interest.
+    assert verdict.alarm is verdict.reshaping is None
+    assert begins(verdict, "The mean is infinite at every record")
+    assert not begins(concordance.verdict(agreeing), "The mean is infinite")
 
 
 # Saturation
@@ -207,6 +259,12 @@ def test_a_saturating_run_names_p75_for_the_bulk_and_keeps_the_best_p95(saturati
 def test_saturated_percentiles_below_the_bulk_are_told(agreeing):
     said = sentence(concordance.verdict(agreeing), "Saturated: p5 (")
     assert said.endswith("not about what is known.")
+
+
+def test_saturation_of_entropy_says_nothing_of_labels(saturating, tmp_path):
+    history = History.load(written(tmp_path / "history.jsonl", saturating, statistic="entropy"))
+    said = sentence(concordance.verdict(history.select(of="entropy")), "Saturated: ")
+    assert said.startswith("Saturated: p5, p25 and p50 (under 0.01 nats at best). Their")
 
 
 def test_without_a_bulk_mean_and_p95_are_compared():
@@ -255,6 +313,16 @@ def test_a_last_record_whose_bulk_is_worse_too_is_no_alarm():
     assert verdict.alarm is None
 
 
+def test_of_records_with_the_same_lowest_bulk_one_with_a_good_tail_is_enough():
+    ids, losses = losses_of(generators.overtrained, seed=[35, 0])
+    run = records_of(ids, (10 * losses).round() / 10)  # p50 is 0.5 at several epochs, of which 6 is the first
+    verdict = concordance.verdict(run)
+    assert list(verdict.ties["p50"].costs.values()).count(0) > 1
+    costs = verdict.ties["p95"].costs
+    assert costs[verdict.picks["p50"]] > 0.2
+    assert verdict.alarm is None
+
+
 def test_no_alarm_without_documents_or_without_agreement(tail, saturating):
     assert concordance.verdict(without_documents(tail)).alarm is None
     assert concordance.verdict(saturating).alarm is None
@@ -297,6 +365,14 @@ def test_the_task_chooses_from_the_shortlist(saturating):
     assert not begins(concordance.verdict(saturating, recall), "Of the shortlist")
 
 
+def test_a_task_that_is_not_known_at_a_pick_is_told(saturating):
+    verdict = concordance.verdict(saturating, {"epoch 1": 0.25})
+    assert sentence(verdict, "task is not known at epoch 4 (picked by ").endswith(
+        "; its best is 0.250 at epoch 1."
+    )
+    assert "nan" not in str(verdict)
+
+
 def test_a_task_without_a_value_is_told(agreeing):
     verdict = concordance.verdict(agreeing[:3], {"epoch 1": NAN})
     assert "task has no value at any record." in verdict.sentences
@@ -334,7 +410,7 @@ def test_few_documents_are_told():
 def test_a_record_that_is_left_out_is_told(agreeing):
     broken = ("epoch 13", digest.from_values(torch.tensor([NAN, 1.0])), None)
     verdict = concordance.verdict([*agreeing[:3], broken])
-    assert "Epoch 13 is left out: NaN in 1 of its tokens." in verdict.sentences
+    assert "Left out: epoch 13 (NaN in 1 of its tokens)." in verdict.sentences
 
 
 def test_checkpoints_of_the_shortlist_are_told(split, tmp_path):

@@ -30,7 +30,7 @@ def test_the_parts_of_the_labels_add_up_to_the_change_of_the_mean(rows, n):
     change, scale = mean(after) - mean(before), max(1.0, mean(after) + mean(before))
     assert float(label_changes(before, after).sum()) == pytest.approx(change, abs=1e-12 * scale)
     found = moved(before, after, n)
-    assert len(found.labels) == min(n, len(rows))
+    assert len(found.labels) == min(n, int((before + after).any(1).sum()))
     parts = sum(each.change for each in found.labels) + found.others
     assert parts == pytest.approx(change, abs=1e-12 * scale)
     assert (found.before, found.after) == (mean(before), mean(after))
@@ -53,6 +53,12 @@ def test_a_label_that_got_worse_is_named_with_its_part():
     assert found.others == 0
 
 
+def test_labels_that_do_not_occur_are_not_named():
+    assert [each.label for each in moved(BEFORE, AFTER, n=4).labels] == [2, 0, 3]
+    with pytest.raises(ValueError, match="`n` to be a number of labels >= 0 but got -1"):
+        moved(BEFORE, AFTER, n=-1)
+
+
 def test_in_words():
     assert moved(BEFORE, AFTER, n=2).words(["the", "an", " __", "\n"].__getitem__).splitlines() == [
         "mean 1.000 -> 1.325 nats, a change of +0.325",
@@ -69,10 +75,12 @@ def test_in_words():
 def test_an_infinite_label_is_named_first_and_one_without_tokens_has_no_mean():
     after = AFTER.clone()
     after[3, 1] = math.inf
+    after[1] = torch.tensor([1.0, 0.25])
     found = moved(BEFORE, after)
     assert found.labels[0].label == 3
     assert found.labels[0].change == found.after == math.inf
     assert math.isnan(found.labels[-1].before)
+    assert found.labels[-1].label == 1
     assert moved(after, after).labels[0].label == 3  # from inf to inf
 
 

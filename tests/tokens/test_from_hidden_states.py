@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -99,6 +100,51 @@ def test_gradients_and_autocast_change_nothing():
         stats = linear_token_statistics(hidden.requires_grad_(), parameters[0], labels, bias=parameters[1])
     assert not stats.ce.requires_grad
     assert_same(stats, expected)
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    monkeypatch.setattr("lightning_pce.tokens.from_hidden_states._said", set())
+
+
+def large_logits(factor, tokens=64):
+    """Of a model that is right three times in four, once they are divided by the factor."""
+    random = torch.Generator().manual_seed(4)
+    labels = torch.randint(V, (tokens,), generator=random)
+    hidden = torch.eye(V)[torch.where(torch.arange(tokens) % 4 > 0, labels, (labels + 1) % V)]
+    return hidden, factor * 6 * torch.eye(V), labels
+
+
+@pytest.mark.parametrize("factor", [8, 16])
+def test_a_mean_far_above_guessing_asks_once_for_the_scale(nothing_said, recwarn, factor):
+    hidden, head, labels = large_logits(factor)
+    for _ in range(2):
+        linear_token_statistics(hidden, torch.nn.Parameter(head), labels)
+    (message,) = [str(each.message) for each in recwarn]
+    assert f"ln V = {math.log(V):.1f}" in message
+    assert "output_layer(model)" in message
+
+
+UNTRAINED = torch.randn(64, H, generator=torch.Generator().manual_seed(5)) * 0.3
+
+
+@pytest.mark.parametrize(
+    ("hidden", "head", "labels", "settings"),
+    [
+        (*large_logits(16), {"scale": 1 / 16}),
+        (*large_logits(16), {"scale": 1.0, "softcap": 5.0}),
+        (*large_logits(1), {}),
+        (*large_logits(16, tokens=20), {}),  # too few to tell
+        (*large_logits(16), {"statistics": ("rank",)}),
+        (large_logits(16)[0], lambda states: states @ large_logits(16)[1], large_logits(16)[2], {}),
+        (UNTRAINED, layer(64)[1], layer(64)[3], {}),
+        (UNTRAINED, layer(64)[1], torch.full((64,), -100), {}),
+        (UNTRAINED / 0, layer(64)[1], layer(64)[3], {}),
+    ],
+)
+def test_a_scale_is_not_asked_for_elsewhere(nothing_said, recwarn, hidden, head, labels, settings):
+    linear_token_statistics(hidden, head, labels, **settings)
+    assert not recwarn.list
 
 
 PEAK = """

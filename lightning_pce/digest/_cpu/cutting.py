@@ -17,6 +17,7 @@ from lightning_pce.digest._arrays import after_zero, between, sums_between
 from lightning_pce.digest._cells import k1_edges, lower_end_is_nearer, range_factor, scaled, summarised
 from lightning_pce.digest._centroids import halves
 from lightning_pce.digest._format import Items, compression_of
+from lightning_pce.digest._heavy import goals_beside_heavy
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -85,12 +86,20 @@ def cells_with(digest: Floats, batch: Ascending) -> Items:
     # The batch's first value that is not below each half.
     first = between(0, np.searchsorted(batch.values, _not_below(means, batch.values.dtype)), number)
     middle = upto[1:] - weights / 2 + new.before(first[1:-1])
-    at = np.searchsorted(middle, goal)
-    at[0], at[-1] = 0, len(means)
-    place = _nearest(new, goal - old.before(at))
-    place = np.minimum(np.maximum(place, first[at]), first[at + 1])
-    place[0], place[-1] = 0, number
-    return _cells_between(new, old, _out_of_joint_runs(new, old, goal, place, at))
+
+    def cuts_for(goal: Floats) -> _JointCuts:
+        at = np.searchsorted(middle, goal)
+        place = _nearest(new, goal - old.before(at))
+        place = np.minimum(np.maximum(place, first[at]), first[at + 1])
+        return _out_of_joint_runs(new, old, goal, place, at)
+
+    cuts = cuts_for(goal)
+    before = new.before(cuts.new) + old.before(cuts.old)
+    near, goal = goals_beside_heavy(before, len(goal) - 1)
+    if len(near):
+        for every, moved in zip(cuts, cuts_for(goal), strict=True):
+            every[near] = moved
+    return _cells_between(new, old, cuts)
 
 
 def _side(batch: Ascending) -> _Side:
@@ -107,7 +116,10 @@ def _nearest(side: _Side, weight: Floats) -> Places:
     """Before which item about so much weight lies."""
     if side.upto is None:
         return np.rint(weight).astype(np.int64)
-    return np.searchsorted((side.upto[1:] + side.upto[:-1]) / 2, weight)
+    # Not among the middles of all: for a few goals that would take longer than the search.
+    after = np.minimum(np.maximum(np.searchsorted(side.upto, weight), 1), len(side.upto) - 1)
+    nearest: Places = after - ((side.upto[after] + side.upto[after - 1]) / 2 >= weight)
+    return nearest
 
 
 def _not_below(means: Floats, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:

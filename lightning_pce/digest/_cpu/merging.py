@@ -34,6 +34,7 @@ from lightning_pce.digest._format import (
     replicates_of,
     split_columns,
 )
+from lightning_pce.digest._heavy import goals_beside_heavy
 from lightning_pce.digest._sorting import order_of_means
 
 # So many digests, and so many centroids for each that is wanted, are merged by whole centroids, if they have
@@ -133,7 +134,10 @@ def _cut_by_levels(means: Array, weights: Array, compression: int) -> _Partition
     if crowded.any():
         return None
     goal = k1_edges(compression, weights)[1:-1] * upto[-1]
-    cut = np.searchsorted((upto[1:] + upto[:-1]) / 2, goal)
+    middle = (upto[1:] + upto[:-1]) / 2
+    cut = np.searchsorted(middle, goal)
+    near, goal = goals_beside_heavy(between(0, upto[cut], upto[-1]), compression)
+    cut[near - 1] = np.searchsorted(middle, goal)
     cut = _distinct(cut, len(used))
     ends, starts = edges_of(used[cut - 1] + 1, scale), edges_of(used[cut], scale)
     cells = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, used[cut], size)))
@@ -151,13 +155,25 @@ def _cut_by_order(order: Array, means: Array, weights: Array, compression: int, 
     beside = beside[(beside % block > 0) & (beside < len(weights))]
     edges = np.insert(np.arange(0, len(weights), block), beside // block + 1, beside)
     blocks = np.add.reduceat(weights, edges)
-    upto = blocks.cumsum()
+    upto = after_zero(blocks.cumsum())
+    middle, edges = upto[1:] - blocks / 2, np.append(edges, len(weights))
     goal = k1_edges(compression, weights)[1:-1] * upto[-1]
-    cut = between(0, edges, len(weights))[1 + np.searchsorted(upto - blocks / 2, goal)]
-    inner = (cut > 0) & (cut < len(weights))
-    cut, goal = cut[inner], goal[inner]
-    if (means[cut - 1] == means[cut]).any():
-        cut = out_of_runs(means, after_zero(weights.cumsum()), cut, goal, 0, len(weights))
+    place = np.searchsorted(middle, goal)
+    cut, before = edges[place], upto[place]
+    inner = _distinct(cut, len(weights))
+    running = None
+    if (means[inner - 1] == means[inner]).any():
+        running = after_zero(weights.cumsum())
+        cut = out_of_runs(means, running, cut, goal, 0, len(weights))
+        before = running[cut]
+    near, goal = goals_beside_heavy(between(0, before, upto[-1]), compression)
+    if len(near):
+        running = after_zero(weights.cumsum()) if running is None else running
+        # To the centroid: those beside a heavy value lie in the same places in each digest, in clusters.
+        moved = np.searchsorted(running, goal)
+        moved -= goal - running[moved - 1] < running[moved] - goal
+        cut[near - 1] = out_of_runs(means, running, moved, goal, 0, len(weights))
+        cut = np.maximum.accumulate(cut)
     cut = _distinct(cut, len(weights))
     cell = np.zeros(number, dtype=np.intp)
     cell[order] = np.repeat(np.arange(len(cut) + 1), np.diff(between(0, cut, len(order))))

@@ -17,7 +17,13 @@ from tests.helpers.distributions import (
 )
 
 
-@pytest.mark.parametrize("name", ["normal", "ce like", "61 % zeros", "12 decades", "two humps"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["normal", "ce like", "61 % zeros", "12 decades", "two humps"],
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "exponential", "lognormal")),
+    ],
+)
 def test_shards_merge_as_well_by_levels_as_by_order(monkeypatch, name):
     values, by_levels = values_of(name, 640_000), []
     digests = shards(values, 128)

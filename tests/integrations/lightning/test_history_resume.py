@@ -16,7 +16,7 @@ from tests.helpers.lit_modules import LitLM, ResumableLoader, fit, make_batches,
 
 STATE = "lightning_pce.PercentileHistory"
 KEPT = {
-    "epoch end": {},
+    "epoch end": {"save_on_train_epoch_end": True},
     "validation end": {"save_on_train_epoch_end": False},
     "step": {"every_n_train_steps": 1},
 }
@@ -110,6 +110,20 @@ def test_a_torn_last_line_is_ended_by_the_run_that_goes_on(tmp_path):
     after = History.load(path)
     assert after.torn == 1
     assert_same(after, History.load(tmp_path / "whole.jsonl"))
+
+
+def test_a_checkpoint_that_was_saved_right_before_the_kill_is_noted_by_the_run_that_goes_on(tmp_path):
+    path = tmp_path / "history.jsonl"
+    run(tmp_path, path, keep_all(tmp_path))
+    lines = path.read_text().splitlines(keepends=True)
+    [noted] = [index for index, line in enumerate(lines) if "step=4.ckpt" in line]
+    path.write_text("".join(lines[:noted]))
+    assert [len(record.checkpoints) for record in History.load(path)] == [1, 0]
+    kept = tmp_path / "kept" / "step=4.ckpt"
+    run(tmp_path, path, keep_all(tmp_path), ckpt_path=kept)
+    after = {record.step: record.checkpoints for record in History.load(path)}
+    assert after[4] == ((str(kept), None, False),)
+    assert [len(after[step]) for step in (2, 6, 8)] == [1, 1, 1]
 
 
 def test_a_fit_that_goes_on_in_the_same_trainer_goes_on_in_the_history(tmp_path):

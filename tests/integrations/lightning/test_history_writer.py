@@ -1,5 +1,6 @@
 """PercentileHistory under a real Trainer: what is in its file, beside an oracle that scores every token."""
 
+import json
 import logging
 import math
 import warnings
@@ -251,6 +252,16 @@ def test_checkpoints_are_found_by_their_step_and_last_is_of_none(tmp_path, path,
     for record in History.load(path):
         files = [str(tmp_path / "kept" / f"step={step}.ckpt") for step in expected.get(record.step, [])]
         assert record.checkpoints == tuple((file, None, False) for file in files)
+
+
+def test_a_checkpoint_from_before_a_validation_is_noted_before_it(tmp_path, path):
+    keep = ModelCheckpoint(tmp_path / "kept", "{step}", save_top_k=-1, every_n_train_steps=2)
+    fit(tmp_path, LitLM(), keep, PercentileHistory(path), max_epochs=2)
+    kinds = [(line["kind"], line["step"]) for line in map(json.loads, path.read_text().splitlines())]
+    assert kinds == [
+        ("start", 0),
+        *((kind, step) for step in (2, 4) for kind in ("checkpoint", "validation")),
+    ]
 
 
 def test_of_a_single_best_file_the_others_are_shown_as_deleted(tmp_path, path):
