@@ -129,18 +129,19 @@ def score_tokens(
         _check_ce_alone(statistics)
         losses, _ = checked_losses(losses, mask)
         own = positions = None
+        rows = None
         if by_document and document is None and labels is not None:
-            document = _rows_of_losses(losses, labels, ignore_index, shift)
+            rows = _rows_of_losses(losses, labels, ignore_index, shift)
         if labels is not None and mask is None:
             check_ids(labels)
             pairing = pair_losses(losses, labels, ignore_index=ignore_index, shift=shift)
             if pairing is not None:
                 mask = pairing.mask
                 own, positions = _beside_labels(labels, pairing, ignore_index)
-                weights, group, document = (
-                    _beside_losses(each, labels, pairing) for each in (weights, group, document)
+                weights, group, document, rows = (
+                    _beside_losses(each, labels, pairing) for each in (weights, group, document, rows)
                 )
-        documents = _documents(document, losses, by_document)
+        documents = _documents(_if_fits(rows, losses, document), losses, by_document)
         found = _from_losses(losses, mask, weights, group, groups)
         return found._replace(documents=documents, labels=own, positions=positions)
     if logits is None or labels is None:
@@ -230,6 +231,12 @@ def _rows_of_losses(losses: Tensor, labels: Tensor, ignore_index: int | None, sh
     return ids if ids is None or rows else ids[..., None].expand(labels.shape)
 
 
+def _if_fits(rows: Tensor | None, losses: Tensor, document: GroupIds | None) -> GroupIds | None:
+    """Rows as documents, or else what was given: of losses that were filtered nobody knows the rows."""
+    fits = rows is not None and rows.shape in (losses.shape, losses.shape[:-1])
+    return rows if fits else document
+
+
 def _positions(labels: Tensor, first: int = 0) -> Tensor:
     """Where in its row each label stands, int64 in the shape of the labels, counted from ``first``."""
     if labels.ndim == 0:
@@ -250,7 +257,10 @@ def _beside_losses(given: Any, labels: Tensor, pairing: Pairing) -> Any:
     """Weights or groups as they belong to losses, if they were given in the shape of the labels."""
     if given is None or isinstance(given, int):
         return given
-    values = torch.as_tensor(given, device=pairing.mask.device)
+    try:
+        values = torch.as_tensor(given, device=pairing.mask.device)
+    except (TypeError, ValueError, RuntimeError):
+        return given  # which is refused by its name
     if values.shape != labels.shape or (values.ndim == 0 and pairing.mask.ndim != 1):
         return given
     return pairing.of_losses(values.reshape(values.shape or (1,)))

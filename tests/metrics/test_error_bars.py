@@ -133,6 +133,14 @@ REFUSED = {
     "losses alone": ({"losses": LOSSES}, "argument `document`"),
     "a mask without labels": ({"losses": LOSSES, "mask": LABELS >= 0}, "argument `document`"),
     "flat labels": ({"logits": LOGITS[0], "labels": LABELS[0]}, "argument `document`"),
+    "filtered losses": (
+        {"losses": LOSSES[LABELS != -100], "labels": LABELS},
+        "with an id of each token's document",
+    ),
+    "strings beside losses": (
+        {"losses": LOSSES, "labels": LABELS, "document": ["a"] * ROWS},
+        "`document` to hold integers",
+    ),
     "single tokens": ({"logits": LOGITS[:, :1], "labels": LABELS[:, :1]}, "argument `document`"),
     "floats": ({"logits": LOGITS, "labels": LABELS, "document": DOCUMENT / 2}, "`document` to hold integers"),
     "strings": (
