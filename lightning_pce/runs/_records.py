@@ -42,6 +42,7 @@ class Key(NamedTuple):
     batch: int | None
     step: int | None
     checkpoint: str | None  # only where step is unknown
+    fingerprint: str | None  # of two data that were validated at one step none takes the place of the other
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,7 +85,7 @@ class Record:
     def key(self) -> Key:
         """What tells it from others."""
         path = self.saved[0].path if self.step is None and self.saved else None
-        return Key(self.run, self.function, self.name, self.batch, self.step, path)
+        return Key(self.run, self.function, self.name, self.batch, self.step, path, self.fingerprint)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:

@@ -57,6 +57,16 @@ def test_each_evaluation_is_a_record_of_its_tokens(tmp_path, path):
     assert len({record.fingerprint for record in history}) == 1
 
 
+def test_an_evaluation_of_other_samples_after_training_leaves_the_last_record(tmp_path, path):
+    trainer = trainer_of(tmp_path / "out", path)
+    trainer.train()
+    *_, last = History.load(path)
+    trainer.evaluate(make_samples(7, seed=9))
+    *_, still, other = History.load(path)
+    assert (still.step, still.values) == (last.step, last.values)
+    assert (other.step, other.fingerprint != last.fingerprint) == (8, True)
+
+
 def test_several_sets_have_records_of_their_own_names(tmp_path, path):
     sets = {"web": make_samples(5, seed=1), "code": make_samples(3, seed=2)}
     trainer = trainer_of(tmp_path / "out", path, eval_dataset=sets)

@@ -323,6 +323,14 @@ def test_of_lines_with_one_key_the_last_is_meant_and_stands_where_it_was_written
     assert [record.values["ce_p50"] for record in history] == [20.0, 10.0, 1.0, 1.0, 1.0, 1.0]
 
 
+def test_other_data_at_the_same_step_are_another_record(path):
+    for fingerprint, value in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+        write(path, 1, values={"ce_p50": value}, fingerprint=fingerprint)
+    history = History.load(path)
+    assert [(each.fingerprint, each.values["ce_p50"]) for each in history] == [("b", 2.0), ("a", 3.0)]
+    assert len({each.label for each in history}) == 2
+
+
 def test_a_start_takes_back_what_its_run_has_behind_that_batch(path):
     for batch in (1, 2, 3, 4):  # gradients are accumulated: two batches a step
         write(path, batch // 2, batch=batch)

@@ -104,7 +104,14 @@ class PercentileFigures(Callback):
             return  # writing will say so
         if len(history):
             known = (record for record in history if record.step is not None)
-            self._keep(replace(record, run="", function="", payload=None, saved=()) for record in known)
+            alike: dict[str, Any] = {
+                "run": "",
+                "function": "",
+                "fingerprint": None,
+                "payload": None,
+                "saved": (),
+            }
+            self._keep(replace(record, **alike) for record in known)
 
     def _keep(self, records: Iterable[Record]) -> None:
         self._records = Records()
