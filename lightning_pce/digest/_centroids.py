@@ -130,25 +130,27 @@ def halves(digest: Array) -> Items:
 
 def _quarters(digest: Array) -> Items:
     """Items ``[..., 4K]``: the halves halved again."""
-    xp = namespace(digest)
-    (means, weights, blend, columns), rise, factor = _halves(digest)
+    (means, weights, blend, columns), (left, middle, right, factor) = _halves(digest)
+    _, half = _lower_half(abs(signed_weights_of(digest)), signed_weights_of(digest) < 0)
+    # By how much values rise in a lower and in an upper half.
+    rise = interleave((middle - left) * (2 * half), (right - middle) * (2 - 2 * half))
     lower, part = _lower_half(weights, blend)
-    means, upper = xp.where(weights > 0, means, 0.0), weights - lower
+    means = namespace(digest).where(weights > 0, means, 0.0)
     low = unscaled(scaled(means, factor) - rise * (1 - part) / 2, factor)
     high = unscaled(scaled(means, factor) + rise * part / 2, factor)
-    return _interleaved(means, low, high, lower, upper, blend, columns, part)
+    return _interleaved(means, low, high, lower, weights - lower, blend, columns, part)
 
 
-def _halves(digest: Array) -> tuple[Items, Array, Array]:
-    """The halves, by how much values rise in each, and the factor that this is multiplied by."""
+def _halves(digest: Array) -> tuple[Items, tuple[Array, Array, Array, Array]]:
+    """The halves, and the curve inside the centroids with its factor as of :func:`_scaled_inside`."""
     (means, weights, blend, columns), left, middle, right, factor = _scaled_inside(digest)
     lower, part = _lower_half(weights, blend)
     low = left + (middle - left) * part  # the mean of the lowest `part` <= 1/2 of the blend
     upper = weights - lower
     high = (scaled(means, factor) - part * low) / (1 - part + (upper <= 0))
-    rise = interleave((middle - left) * (2 * part), (right - middle) * (2 - 2 * part))
     low, high = unscaled(low, factor), unscaled(high, factor)
-    return _interleaved(means, low, high, lower, upper, blend, columns, part), rise, factor
+    items = _interleaved(means, low, high, lower, upper, blend, columns, part)
+    return items, (left, middle, right, factor)
 
 
 def _lower_half(weights: Array, blend: Array) -> tuple[Array, Array]:
