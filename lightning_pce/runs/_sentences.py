@@ -138,14 +138,15 @@ def tasks(
 
 
 def checkpoints(chosen: Candidates, kept: tuple[str, ...]) -> Iterator[str]:
-    """Where the weights of the shortlist are."""
+    """Where the weights of the shortlist are; files that are deleted only where there is no other."""
     saved = {item.name: item.record.checkpoints for item in chosen.items if item.record is not None}
     if any(saved.values()):
-        paths = {
-            name: [f"{each.path} (deleted)" if each.deleted else each.path for each in saved[name]]
-            for name in kept
-        }
-        said = [f"{name} in {listed(found)}" if found else f"none of {name}" for name, found in paths.items()]
+        said = []
+        for name in kept:
+            there = [each.path for each in saved[name] if not each.deleted]
+            gone = [f"{each.path} (deleted)" for each in saved[name]][-1:]
+            found = there or gone
+            said.append(f"{name} in {listed(found)}" if found else f"none of {name}")
         yield f"Checkpoints: {'; '.join(said)}."
 
 

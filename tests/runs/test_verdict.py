@@ -421,9 +421,11 @@ def test_checkpoints_of_the_shortlist_are_told(split, tmp_path):
     history = History.load(path)
     verdict = concordance.verdict(history)
     early, late = verdict.shortlist
-    assert sentence(verdict, "Checkpoints: ") == (
-        f"Checkpoints: none of {early}; {late} in {tmp_path / 'late.ckpt'} and {tmp_path / 'gone.ckpt'} "
-        "(deleted)."
+    there = tmp_path / "late.ckpt"
+    assert sentence(verdict, "Checkpoints: ") == f"Checkpoints: none of {early}; {late} in {there}."
+    there.unlink()
+    assert sentence(concordance.verdict(history), "Checkpoints: ") == (
+        f"Checkpoints: none of {early}; {late} in {tmp_path / 'gone.ckpt'} (deleted)."
     )
     assert not begins(concordance.verdict(split), "Checkpoints")
 
