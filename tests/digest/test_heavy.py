@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightning_pce import digest as dg
@@ -136,6 +136,8 @@ def layouts(draw):
 
 
 @settings(max_examples=200)
+@example([(0.5, 1.0)])
+@example([(0.0, 0.25), (0.5, 1.0)])
 @given(layouts())
 def test_room_is_made_evenly_between_heavy_values(heavy):
     before = weights_before(heavy)
@@ -144,7 +146,8 @@ def test_room_is_made_evenly_between_heavy_values(heavy):
     goal[near] = moved
     limits = [0, *itertools.chain(*heavy), 1]
     for begin, end in zip(limits[::2], limits[1::2], strict=True):
-        inner = goal[(goal > begin * 1e6) & (goal < end * 1e6)]
+        # A value that ends right at a cut along k1 may lie on either side of it, by a rounding.
+        inner = goal[(goal > begin * 1e6 + 1e-6) & (goal < end * 1e6 - 1e-6)]
         widths = np.diff(along_k1(np.concatenate([[begin * 1e6], inner, [end * 1e6]])))
         assert (widths >= 0).all()
         assert widths.max() <= 1 + 1e-6

@@ -43,7 +43,8 @@ def test_each_evaluation_is_a_record_of_its_tokens(tmp_path, path):
     history = History.load(path)
     assert keys(history) == [("evaluate", "eval", step) for step in (0, 2, 4, 6, 8)]
     assert [record.label for record in history] == [f"step {step}" for step in (0, 2, 4, 6, 8)]
-    assert [record.epoch for record in history] == [0, None, 1, None, 2]
+    assert [record.epoch for record in history[1:]] == [None, 1, None, 2]
+    assert history[0].epoch in (0, None)  # transformers before 5 does not know yet
     for record, losses in zip(history[1:], [losses for losses, _ in observer.seen][1:], strict=True):
         assert record.values["ce_mean"] == pytest.approx(float(losses.mean()), rel=1e-5)
         assert record.values["ce_p95"] == pytest.approx(float(losses.quantile(0.95)), rel=1e-5)
