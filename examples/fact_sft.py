@@ -223,6 +223,7 @@ def main() -> None:
         print(INTRODUCTION.format(facts=FACTS, epochs=args.epochs, minutes=minutes) + "\n", flush=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # nothing between the lines of the table
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of Lightning under a newer torch
+    warnings.filterwarnings("ignore", message=".*mean and bulk part")  # which the verdict says, too
     L.seed_everything(args.seed, verbose=False)
     model, tokenizer = load(args.model)
     rng = random.Random(args.seed)
