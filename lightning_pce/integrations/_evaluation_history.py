@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from lightning_pce.integrations.measured import measured
 from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
+from lightning_pce.runs._writing import new_run_id
 from lightning_pce.runs.history import (
     FILE_NAME,
     run_that_saved,
@@ -36,7 +36,7 @@ class EvaluationHistory(TrainerCallback):
 
     def __init__(self, path: str | os.PathLike[str] | None, output_dir: str | None) -> None:
         self.path = Path(output_dir or ".", FILE_NAME) if path is None else Path(path).expanduser()
-        self.run = _new_id()
+        self.run = new_run_id()
         self.resumed_from: str | None = None  # what train() was given
         self._has_started = self._has_warned = False
 
@@ -52,7 +52,7 @@ class EvaluationHistory(TrainerCallback):
         if state.global_step:
             resumed = os.path.abspath(self.resumed_from or _checkpoint(args, state))
         if self._has_started or resumed is not None:
-            self.run = (resumed and run_that_saved(self.path, resumed)) or _new_id()
+            self.run = (resumed and run_that_saved(self.path, resumed)) or new_run_id()
         self._has_started = True
         write_start(self.path, run=self.run, step=state.global_step, batch=None, resumed_from=resumed)
 
@@ -125,7 +125,3 @@ class EvaluationHistory(TrainerCallback):
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> str:
     return os.path.join(args.output_dir or "", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex[:8]

@@ -129,8 +129,15 @@ class StateMetric(Metric):
         if number:
             self._say_once(what, f"{number:.0f} {message}")
 
-    def _say_once(self, what: str, message: str) -> None:
-        warn_once(self._said, what, f"{type(self).__name__}: {message}")
+    def _say_once(self, what: str, message: str | None) -> None:
+        """Warn the first time that there is something to say."""
+        if message is not None:
+            warn_once(self._said, what, f"{type(self).__name__}: {message}")
+
+    def _note_update(self) -> None:
+        """Count an update that torchmetrics does not see, because it did not come through ``update``."""
+        self._computed = None
+        self._update_count += 1
 
     def named_settings(self) -> str:
         """The settings in words; metrics can be merged if these are equal."""

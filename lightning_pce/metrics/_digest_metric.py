@@ -217,8 +217,7 @@ class DigestMetric(ViewedMetric):
             )
         groups = None if self.groups is None else groups
         slots = slots if self.error_bars else None
-        self._computed = None
-        self._update_count += 1
+        self._note_update()
         self._add(values, weights, groups, invalid, slots)
 
     def _add(

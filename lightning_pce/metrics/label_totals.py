@@ -99,16 +99,13 @@ class LabelTotals(TotalsMetric):
                 ignore_index=self.ignore_index,
                 shift=self.shift,
             )
-        unsigned = never_ignored(labels, self.ignore_index)
-        if unsigned is not None:
-            self._say_once("unsigned", unsigned)
+        self._say_once("unsigned", never_ignored(labels, self.ignore_index))
         self._add_scored(scored)
 
     def add(self, scored: ScoredTokens) -> None:
         """:meth:`update` with a batch that :meth:`PercentileCrossEntropy.score_batch` has given."""
         self._add_scored(scored)
-        self._computed = None
-        self._update_count += 1
+        self._note_update()
 
     @single_threaded()
     def _add_scored(self, scored: ScoredTokens) -> None:

@@ -221,9 +221,7 @@ class PercentileCrossEntropy(DigestMetric):
                 f"the losses are {losses.dtype}, so that percentiles go in steps (in bfloat16 of 0.4 %). "
                 "Compute them of logits.float(), or pass the logits, which are read so.",
             )
-        unsigned = never_ignored(labels, self.ignore_index)
-        if unsigned is not None:
-            self._say_once("unsigned", unsigned)
+        self._say_once("unsigned", never_ignored(labels, self.ignore_index))
         if scored.gain_by_shift is not None:
             self._shift_gain, on_cpu = scored.gain_by_shift, scored.ce.device.type == "cpu"
             # A batch of few tokens says nothing. An accelerator is asked in compute, which may wait for it.

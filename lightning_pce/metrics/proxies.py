@@ -215,9 +215,7 @@ class TokenProxies(TotalsMetric):
                 f"{_given(logits=logits, labels=labels, statistics=statistics)}."
             )
         _check_labels(labels)
-        unsigned = never_ignored(labels, self.ignore_index)
-        if unsigned is not None:
-            self._say_once("unsigned", unsigned)
+        self._say_once("unsigned", never_ignored(labels, self.ignore_index))
         target = shifted(labels.long(), self._ignored) if self.shift else labels.long()
         if logits is not None:
             tokens, vocabulary = self._scored(logits, target)

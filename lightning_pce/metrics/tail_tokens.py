@@ -152,9 +152,7 @@ class TailTokens(StateMetric):
                 ignore_index=self.ignore_index,
                 shift=self.shift,
             )
-        unsigned = never_ignored(labels, self.ignore_index)
-        if unsigned is not None:
-            self._say_once("unsigned", unsigned)
+        self._say_once("unsigned", never_ignored(labels, self.ignore_index))
         self._add(scored, logits)
 
     def add(self, scored: ScoredTokens, logits: Logits | None = None) -> None:
@@ -166,8 +164,7 @@ class TailTokens(StateMetric):
             logits: which were scored. Left out, top token and rank are not known.
         """
         self._add(scored, logits)
-        self._computed = None
-        self._update_count += 1
+        self._note_update()
 
     def _add(self, scored: ScoredTokens, logits: Logits | None) -> None:
         tokens, empty = _checked(scored), cast(Tensor, self._defaults[self._state_name])

@@ -69,8 +69,7 @@ class WeightedMean(ViewedMetric, TotalsMetric):
 
     def add_values(self, values: Tensor, weights: Tensor | None, groups: Tensor | None = None) -> None:
         """:meth:`update` with tensors of one shape that have been checked."""
-        self._computed = None
-        self._update_count += 1
+        self._note_update()
         self._add_sums(values, weights, groups)
 
     def _add_sums(self, values: Tensor, weights: Tensor | None, groups: Tensor | None) -> None:

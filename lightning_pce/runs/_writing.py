@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from torch import Tensor
 from lightning_pce.runs._lines import Tensors, encoded, header_of, plain
 
 _NOTHING: Mapping[str, Any] = {}
+
+
+def new_run_id() -> str:
+    """An id that no other run has, 8 hexadecimal digits."""
+    return uuid.uuid4().hex[:8]
 
 
 def write_start(

@@ -21,6 +21,7 @@ from lightning_pce.integrations.lightning.mixin import PercentileCEMixin
 from lightning_pce.integrations.lightning.monitors import check_monitors
 from lightning_pce.integrations.lightning.step_outputs import Read, checked_read, described, update_arguments
 from lightning_pce.integrations.lightning.trainer_internals import (
+    callbacks_of,
     check_lengths_over_ranks,
     check_settings_over_ranks,
     data_parallel_group,
@@ -190,7 +191,7 @@ class PercentileCECallback(Callback):
                 f"{type(pl_module).__name__} has PercentileCEMixin and measures itself: leave "
                 "PercentileCECallback out, or the mixin."
             )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it, no class says so
+        callbacks = callbacks_of(trainer)
         # One of each figure is enough.
         self._draws = not any(isinstance(callback, PercentileFigures) for callback in callbacks)
         if self._figures is not None and self._draws:

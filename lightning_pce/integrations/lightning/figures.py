@@ -15,7 +15,11 @@ from lightning_pce._names import percentile_key
 from lightning_pce.integrations.lightning.figures_state import percentiles_of, records_of, state_of
 from lightning_pce.integrations.lightning.history_writer import PercentileHistory
 from lightning_pce.integrations.lightning.observers import validated_stages_of
-from lightning_pce.integrations.lightning.trainer_internals import evaluated_checkpoint, trained_batches
+from lightning_pce.integrations.lightning.trainer_internals import (
+    callbacks_of,
+    evaluated_checkpoint,
+    trained_batches,
+)
 from lightning_pce.integrations.measured import measured
 from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.reports.plot import fan_chart, new_axes, quantile_curve
@@ -90,7 +94,7 @@ class PercentileFigures(Callback):
                 "checkpoint are damaged."
             )
         self._damaged = False
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector sets it
+        for callback in callbacks_of(trainer):
             if isinstance(callback, PercentileHistory) and trainer.is_global_zero:
                 self.take(callback)
         # Of another run, if there is something.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -19,6 +18,7 @@ from lightning_pce.integrations.lightning.observers import all_stages_of, valida
 from lightning_pce.integrations.lightning.saved_checkpoints import SavedCheckpoints
 from lightning_pce.integrations.lightning.trainer_internals import (
     evaluated_checkpoint,
+    is_fast_dev_run,
     logged_values,
     trained_batches,
 )
@@ -27,7 +27,7 @@ from lightning_pce.integrations.quietly import said, warn
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.metrics._digest_metric import DigestMetric
 from lightning_pce.metrics.label_totals import LabelTotals
-from lightning_pce.runs._writing import copy_run
+from lightning_pce.runs._writing import copy_run, new_run_id
 from lightning_pce.runs.better_share import BestSoFar
 from lightning_pce.runs.first_split import FirstSplit
 from lightning_pce.runs.history import (
@@ -96,7 +96,7 @@ class PercentileHistory(Callback):
         self._begin_run()
 
     def _begin_run(self) -> None:
-        self.run = _new_id()
+        self.run = new_run_id()
         self._earlier_path: Path | None = None  # where a resumed run has written until now
         self._best = BestSoFar()
         self._split = FirstSplit()
@@ -151,7 +151,7 @@ class PercentileHistory(Callback):
         evaluated_checkpoint(trainer)  # which stays loaded after a test, too
         self._saves = SavedCheckpoints()
         self._said.clear()
-        if self._default_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._default_path and not is_fast_dev_run(trainer):
             # A collective: all ranks get the folder of rank 0.
             self.path = Path(trainer.log_dir or trainer.default_root_dir, FILE_NAME)
 
@@ -295,7 +295,7 @@ class PercentileHistory(Callback):
             )
 
     def _writes(self, trainer: Trainer) -> bool:
-        return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        return trainer.is_global_zero and not is_fast_dev_run(trainer)
 
     def _write(self, write: Callable[..., None], trainer: Trainer, *arguments: Any) -> None:
         assert self.path is not None
@@ -321,10 +321,6 @@ def _label_totals_of(module: LightningModule) -> dict[str, torch.Tensor]:
 def _loader(name: str) -> str:
     """The name of the dataloader in the name of a record: ``"val_dl0" -> "dl0"``."""
     return name.removeprefix("val").removeprefix("_")
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex[:8]
 
 
 def _is_number(value: Any) -> bool:

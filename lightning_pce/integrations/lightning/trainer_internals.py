@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+# A connector sets the attributes of these two, and no class of Lightning says so to a type checker.
+def callbacks_of(trainer: Any) -> list[Any]:
+    """A Trainer's callbacks, in the order in which they are called; the list itself."""
+    callbacks: list[Any] = trainer.callbacks
+    return callbacks
+
+
+def is_fast_dev_run(trainer: Any) -> bool:
+    """Whether a few batches are run as a test, of which nothing is to be kept."""
+    return bool(trainer.fast_dev_run)
+
+
 def evaluation_loops(trainer: Any) -> tuple[Any, Any, Any]:
     """A Trainer's three: validation in fit, validate, test."""
     return trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop
