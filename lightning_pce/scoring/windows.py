@@ -56,7 +56,7 @@ def windows(
     """Windows over the tokens of a document, as ``(start, end, first)``.
 
     ``"windows"``: each begins ``stride`` tokens after the one before, and predicts what that one did not, as
-    in the guide to perplexity of transformers. Every token but the first of a document is predicted once; with
+    in the guide to perplexity of transformers. Every token but the first of a document is predicted once; by
     a stride of the whole context the first token of each window has nothing before it and is not.
     ``"llama.cpp"``: windows side by side, each predicts its second half only, the rest at the end is dropped.
 
