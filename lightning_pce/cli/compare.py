@@ -11,7 +11,9 @@ from lightning_pce._errors import UserError
 
 
 def compare(
-    records: Annotated[list[Path], typer.Argument(help="Files of records, as evaluate writes them.")],
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORDS...", help="Files of records, as evaluate writes them.")
+    ],
 ) -> None:
     """Compare records with error bars: what each statistic picks, and whether mean and bulk agree."""
     raise UserError("compare is not written yet.")

@@ -16,8 +16,8 @@ from lightning_pce.cli._failures import failures_as_lines
 # What a subcommand refuses, and words of the line that says so. It is found without torch.
 REFUSED = {
     "no such command": (["nothing"], "No such command 'nothing'. See: lightning-pce --help"),
-    "no such option": (["compare", "--nope", "x"], "No such option: --nope"),
-    "compare nothing": (["compare"], "Missing argument 'records'"),
+    "no such option": (["compare", "--nope", "x"], "No such option"),
+    "compare nothing": (["compare"], "Missing argument 'RECORDS...'"),
 }
 # In one process after the other, and whether torch was imported by then.
 RUN = """
