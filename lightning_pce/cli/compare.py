@@ -12,7 +12,7 @@ from lightning_pce._errors import UserError
 
 def compare(
     records: Annotated[
-        list[Path], typer.Argument(metavar="RECORDS...", help="Files of records, as evaluate writes them.")
+        list[Path], typer.Argument(metavar="RECORDS", help="Files of records, as evaluate writes them.")
     ],
 ) -> None:
     """Compare records with error bars: what each statistic picks, and whether mean and bulk agree."""

@@ -17,7 +17,7 @@ from lightning_pce.cli._failures import failures_as_lines
 REFUSED = {
     "no such command": (["nothing"], "No such command 'nothing'. See: lightning-pce --help"),
     "no such option": (["compare", "--nope", "x"], "No such option"),
-    "compare nothing": (["compare"], "Missing argument 'RECORDS...'"),
+    "compare nothing": (["compare"], "Missing argument 'RECORDS'"),
 }
 # In one process after the other, and whether torch was imported by then.
 RUN = """
