@@ -1,5 +1,8 @@
-"""What the user can mend: said in one line by the command line, without a traceback."""
+"""What a user can mend."""
 
 
 class UserError(ValueError):
-    """Something that the user can mend; its one line says what was wrong, and what to do."""
+    """Something that was asked for and cannot be done; its text is one line that says what to do.
+
+    The command line prints it and ends with status 2. Whatever else is raised there is a mistake of ours.
+    """

@@ -1,137 +1,65 @@
-"""One line of a history as bytes: what it holds, and in which order.
-
-A line is one JSON object in ASCII, without blanks outside of strings but those around its last key,
-``, "payload": ``. So what stands before it is cut off and read by itself. docs/history.md has the schema in
-words.
-"""
+"""What a line of a history holds beside its header: digests, counts, totals, as bytes and as tensors."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
-from sys import intern
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_pce._version import __version__
 from lightning_pce.digest._format import FOOTER_ROWS, compression_of, footer_of, signed_weights_of
-
-SCHEMA = 1
-_BEGINNING = b'{"kind":"'
-_BEFORE_PAYLOAD = b', "payload": '
-# An item in a group in a statistic in the payload in the line: nowhere else do so many end together.
-_END_OF_PAYLOAD = b"}}}}"
+from lightning_pce.runs._headers import BEFORE_PAYLOAD, DOCUMENT_TOTALS, LABEL_TOTALS, SCHEMA, TAIL, plain
+from lightning_pce.runs.document_totals import DocumentTotals
+from lightning_pce.runs.tail import TailToken, tail_item
 
 # By statistic and group, "" of all tokens.
 Tensors = Mapping[str, Mapping[str, Tensor]]
+_NOTHING: Mapping[Any, Any] = {}
 
 
-# Where the payload has label totals, by the name of the metric: no statistic is called so.
-LABEL_TOTALS = "label_totals"
+class Contents(NamedTuple):
+    """What a line has beside its header."""
+
+    digests: Tensors = _NOTHING
+    documents: Tensors = _NOTHING
+    label_totals: Mapping[str, Tensor] = _NOTHING
+    label_texts: Mapping[int, str] = _NOTHING
+    document_totals: DocumentTotals | None = None
+    tail: Sequence[TailToken] = ()
 
 
-def encoded(
-    kind: str,
-    header: Mapping[str, Any],
-    digests: Tensors,
-    documents: Tensors,
-    label_totals: Mapping[str, Tensor] | None = None,
-) -> bytes:
+def encoded(kind: str, header: Mapping[str, Any], contents: Contents) -> bytes:
     """A line, with its end; keys stay in their order.
 
     Raises:
         ValueError: if there is something in the header that JSON has no word for.
     """
     small = json.dumps({"kind": kind, "schema": SCHEMA, **header}, separators=(",", ":"), allow_nan=False)
-    if not digests:
-        return small.encode() + b"\n"
     payload: dict[str, Any] = {
         statistic: {
-            group: _item(digest, documents.get(statistic, {}).get(group)) for group, digest in groups.items()
+            group: _item(digest, contents.documents.get(statistic, {}).get(group))
+            for group, digest in groups.items()
         }
-        for statistic, groups in digests.items()
+        for statistic, groups in contents.digests.items()
     }
-    if label_totals:
-        payload[LABEL_TOTALS] = {name: _sparse(totals) for name, totals in label_totals.items()}
+    if contents.label_totals:
+        payload[LABEL_TOTALS] = {
+            name: _sparse(totals, contents.label_texts) for name, totals in contents.label_totals.items()
+        }
+    if contents.document_totals is not None:
+        payload[DOCUMENT_TOTALS] = {"": _document_totals(contents.document_totals)}
+    if contents.tail:
+        item = tail_item(contents.tail)
+        payload[TAIL] = {"ce": item | {"ce": [plain(ce) for ce in item["ce"]]}}
+    if not payload:
+        return small.encode() + b"\n"
     large = json.dumps(payload, separators=(",", ":")).encode()
-    return small[:-1].encode() + _BEFORE_PAYLOAD + large + b"}\n"
-
-
-class Header(NamedTuple):
-    """A line without its payload."""
-
-    values: dict[str, Any]
-    has_payload: bool
-
-
-def header_of(line: bytes) -> Header | None:
-    """All of a line but its payload; None if it is torn, or no line of a history."""
-    place = line.find(_BEFORE_PAYLOAD)
-    # A torn payload may have another line behind it, if two processes wrote at once.
-    if place >= 0 and line.rstrip().endswith(_END_OF_PAYLOAD) and line.find(_BEGINNING, place) < 0:
-        try:
-            return _checked(json.loads(line[:place] + b"}"), True)
-        except ValueError:
-            pass  # another program has written it anew, with blanks everywhere
-    try:
-        values = json.loads(line)
-        return _checked(values, isinstance(values, dict) and values.pop("payload", None) is not None)
-    except ValueError:
-        return None
-
-
-def _checked(values: Any, has_payload: bool) -> Header | None:
-    ours = isinstance(values, dict) and type(values.get("schema")) is int and "kind" in values
-    return Header(values, has_payload) if ours else None
-
-
-def check_schema(header: Header, path: Path, number: int) -> None:
-    """Raise a ``ValueError`` if a later version of this package has written a line."""
-    if header.values["schema"] > SCHEMA:
-        raise ValueError(
-            f"{path}, line {number}, has schema {header.values['schema']}, and lightning-pce {__version__} "
-            f"reads none above {SCHEMA}: upgrade lightning-pce where you read it."
-        )
-
-
-def begins_like_one(line: bytes) -> bool:
-    """Whether a torn line is one of ours."""
-    return bool(line.strip()) and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]
-
-
-class Payload(NamedTuple):
-    """Where the payload of a record is; it is read when it is asked for, and not kept."""
-
-    path: Path
-    offset: int  # of the line
-    length: int
-    header: Mapping[str, Any]  # what the line is recognised by
-
-    def read(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """The items by statistic and group.
-
-        Raises:
-            ValueError: if the line is not there any more.
-        """
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                line = json.loads(file.read(self.length))
-            if all(line[name] == value for name, value in self.header.items()):
-                return dict(line.get("payload") or {})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._changed()} ({type(error).__name__}: {error})") from error
-        raise ValueError(self._changed())
-
-    def _changed(self) -> str:
-        return f"{self.path} is not what it was when its history was loaded: load it again."
+    return small[:-1].encode() + BEFORE_PAYLOAD + large + b"}\n"
 
 
 def _item(digest: Tensor, documents: Tensor | None) -> dict[str, Any]:
@@ -144,11 +72,51 @@ def _item(digest: Tensor, documents: Tensor | None) -> dict[str, Any]:
     return item
 
 
-def _sparse(totals: Tensor) -> dict[str, Any]:
-    """Totals ``[V, 2]``, of the labels that have tokens."""
+def _sparse(totals: Tensor, texts: Mapping[int, str]) -> dict[str, Any]:
+    """Totals ``[V, 2]``, of the labels that have tokens, and their texts."""
     array = totals.detach().cpu().double().numpy()
     labels = np.flatnonzero(array[:, 0])
-    return {"vocabulary": len(array), "totals": _text(np.column_stack([labels, array[labels]]))}
+    item = {"vocabulary": len(array), "totals": _text(np.column_stack([labels, array[labels]]))}
+    if texts:
+        known = json.dumps([texts.get(int(label)) for label in labels], separators=(",", ":"))
+        item["texts"] = base64.b64encode(zlib.compress(known.encode())).decode()
+    return item
+
+
+def label_texts_in(item: Mapping[str, Any]) -> dict[int, str]:
+    """The texts of the labels of an item; none if they were left out.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
+    if "texts" not in item:
+        return {}
+    labels = _numbers(item["totals"]).reshape(-1, 3)[:, 0].astype(np.int64).tolist()
+    texts = json.loads(_bytes(item["texts"]))
+    return {label: text for label, text in zip(labels, texts, strict=True) if text is not None}
+
+
+def _document_totals(totals: DocumentTotals) -> dict[str, Any]:
+    numbers = torch.stack([each.double() for each in totals[1:5]], dim=1)
+    return {
+        "ids": _text(totals.ids.cpu().numpy(), "<i8"),
+        "totals": _text(numbers.cpu().numpy()),
+        "ends": _text(totals.ends.cpu().numpy()),
+        "number_of_ends": totals.ends.shape[1],
+    }
+
+
+def document_totals_in(item: Mapping[str, Any]) -> DocumentTotals:
+    """The rows of an item.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
+    ids = torch.from_numpy(_numbers(item["ids"], "<i8"))
+    numbers = torch.from_numpy(_numbers(item["totals"]).reshape(len(ids), 4))
+    ends = torch.from_numpy(_numbers(item["ends"]).reshape(len(ids), item["number_of_ends"], 2))
+    tokens, nats, size, first = numbers.T.contiguous()
+    return DocumentTotals(ids, tokens, nats, size, first, ends)
 
 
 def label_totals_in(item: Mapping[str, Any]) -> Tensor:
@@ -192,28 +160,21 @@ def documents_in(item: Mapping[str, Any]) -> Tensor | None:
     return torch.from_numpy(_numbers(item["documents"]).reshape(item["slots"], -1))
 
 
-def _text(array: np.ndarray[Any, Any]) -> str:
-    data = np.ascontiguousarray(array, dtype="<f8").tobytes()
+def _text(array: np.ndarray[Any, Any], dtype: str = "<f8") -> str:
+    data = np.ascontiguousarray(array, dtype=dtype).tobytes()
     return base64.b64encode(zlib.compress(data)).decode()
 
 
-def _numbers(text: str) -> np.ndarray[Any, Any]:
+def _numbers(text: str, dtype: str = "<f8") -> np.ndarray[Any, Any]:
     try:
-        data = zlib.decompress(base64.b64decode(text, validate=True))
-        return np.frombuffer(data, dtype="<f8").astype(np.float64)
+        numbers = np.frombuffer(_bytes(text), dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"The payload of a record is damaged ({error}).") from error
+    return numbers.astype(numbers.dtype.newbyteorder("="))
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return zlib.decompress(base64.b64decode(text, validate=True))
     except (ValueError, zlib.error) as error:
         raise ValueError(f"The payload of a record is damaged ({error}).") from error
-
-
-def plain(number: float) -> float | str | None:
-    """A number as JSON has it: NaN is null, and infinite ones are strings."""
-    number = float(number)
-    if math.isfinite(number):
-        return number
-    return None if math.isnan(number) else str(number)
-
-
-def numbers_of(values: Mapping[str, float | str | None]) -> dict[str, float]:
-    """What :func:`plain` was given, by name."""
-    # The names of all records are the same, and are kept once.
-    return {intern(name): math.nan if value is None else float(value) for name, value in values.items()}

@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from lightning_pce.runs._headers import DOCUMENT_TOTALS, LABEL_TOTALS, NO_STATISTICS, TAIL, Payload
+from lightning_pce.runs.tail import TailToken, tail_in
 
-from lightning_pce.runs._lines import LABEL_TOTALS, Payload, digest_in, documents_in, label_totals_in
+# Records are looked through without torch, which takes seconds to import; what is in _lines needs it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_pce.runs.document_totals import DocumentTotals
 
 
 class Checkpoint(NamedTuple):
@@ -51,7 +56,8 @@ class Record:
 
     Args:
         run: the id of the run; what is resumed from a checkpoint is the same run.
-        function: ``"fit"``, ``"validate"``, or ``"evaluate"`` of transformers' Trainer.
+        function: ``"fit"``, ``"validate"``, ``"evaluate"`` of transformers' Trainer, ``"score"`` of the
+            command line, or ``"import"`` of log-probabilities that were made elsewhere.
         name: what logged names begin with: ``"val"``, or of several dataloaders ``"val_dl0"``.
         step: steps of the optimizers until then, ``trainer.global_step``; None: not known, as of a
             checkpoint that was validated by itself.
@@ -63,6 +69,8 @@ class Record:
         stale: what was logged earlier, and not again in this validation.
         fingerprint: of the data and of how it is scored; None: not known.
         metadata: what the user has noted.
+        how: how the command line has scored it: ``data``, ``protocol``, ``context``, ``stride``, ``bos``,
+            ``masking``, ``tokenizer`` ...; what is not there is not known.
         label: a short name, which no other record of the same :class:`History` has.
     """
 
@@ -77,6 +85,7 @@ class Record:
     stale: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    how: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     saved: tuple[Saved, ...] = field(default=(), repr=False)
     payload: Payload | None = field(default=None, repr=False)
@@ -98,7 +107,7 @@ class Record:
     @property
     def statistics(self) -> tuple[str, ...]:
         """What there is a digest of: ``"ce"`` and others."""
-        return tuple(name for name in self._items() if name != LABEL_TOTALS)
+        return tuple(name for name in self._items() if name not in NO_STATISTICS)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -111,6 +120,8 @@ class Record:
         Raises:
             ValueError: if there is none, or the file has changed since it was loaded.
         """
+        from lightning_pce.runs._lines import digest_in
+
         return digest_in(self._item(of, group))
 
     def documents(self, of: str = "ce", group: str = "") -> Tensor | None:
@@ -119,6 +130,8 @@ class Record:
         Raises:
             ValueError: as :meth:`digest`.
         """
+        from lightning_pce.runs._lines import documents_in
+
         return documents_in(self._item(of, group))
 
     @property
@@ -128,15 +141,53 @@ class Record:
         Raises:
             ValueError: as :meth:`digest`.
         """
+        from lightning_pce.runs._lines import label_totals_in
+
         items = self._items().get(LABEL_TOTALS, {})
         return {name: label_totals_in(item) for name, item in items.items()}
+
+    @property
+    def label_texts(self) -> Mapping[int, str]:
+        """The text of each label that has tokens, read at each call; empty if it was not kept.
+
+        Raises:
+            ValueError: as :meth:`digest`.
+        """
+        from lightning_pce.runs._lines import label_texts_in
+
+        found: dict[int, str] = {}
+        for item in self._items().get(LABEL_TOTALS, {}).values():
+            found |= label_texts_in(item)
+        return found
+
+    @property
+    def document_totals(self) -> DocumentTotals | None:
+        """What each document has cost, read at each call; None if it was not kept.
+
+        Raises:
+            ValueError: as :meth:`digest`.
+        """
+        from lightning_pce.runs._lines import document_totals_in
+
+        item = self._items().get(DOCUMENT_TOTALS, {}).get("")
+        return None if item is None else document_totals_in(item)
+
+    @property
+    def tail(self) -> tuple[TailToken, ...]:
+        """The tokens of highest cross-entropy, read at each call; none if they were not kept.
+
+        Raises:
+            ValueError: as :meth:`digest`.
+        """
+        item = self._items().get(TAIL, {}).get("ce")
+        return () if item is None else tail_in(item)
 
     def _items(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
         return {} if self.payload is None else self.payload.read()
 
     def _item(self, of: str, group: str) -> Mapping[str, Any]:
         items = self._items()
-        if of == LABEL_TOTALS or group not in items.get(of, {}):
+        if of in NO_STATISTICS or group not in items.get(of, {}):
             there = [f"of={name!r}, group={each!r}" for name in self.statistics for each in items[name]]
             raise ValueError(
                 f"Record {self.label or self.key} has no digest of={of!r}, group={group!r}: "

@@ -8,15 +8,21 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from lightning_pce.runs._headers import header_of, plain
 
-from lightning_pce.runs._lines import Tensors, encoded, header_of, plain
+# As in _records: looking through a history needs no torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_NOTHING: Mapping[str, Any] = {}
+    from lightning_pce.runs._lines import Contents, Tensors
+    from lightning_pce.runs.document_totals import DocumentTotals
+    from lightning_pce.runs.tail import TailToken
+
+_NOTHING: Mapping[Any, Any] = {}
 
 
 def new_run_id() -> str:
@@ -47,7 +53,7 @@ def write_start(
         OSError: if the file can't be written.
     """
     header = {"run": run, "step": step, "batch": batch, "epoch": epoch, "resumed_from": resumed_from}
-    _append(path, encoded("start", {**header, "time": _now()}, _NOTHING, _NOTHING))
+    _append(path, _line("start", {**header, "time": _now()}))
 
 
 def write_validation(
@@ -65,9 +71,13 @@ def write_validation(
     fingerprint: str | None = None,
     metadata: Mapping[str, Any] = _NOTHING,
     checkpoint: str | None = None,
+    how: Mapping[str, Any] = _NOTHING,
     digests: Tensors = _NOTHING,
     documents: Tensors = _NOTHING,
     label_totals: Mapping[str, Tensor] = _NOTHING,
+    label_texts: Mapping[int, str] = _NOTHING,
+    document_totals: DocumentTotals | None = None,
+    tail: Sequence[TailToken] = (),
 ) -> None:
     """One validation of one dataloader; see :class:`~lightning_pce.runs.history.Record`.
 
@@ -76,7 +86,7 @@ def write_validation(
         run: the id of the run.
         name: what logged names begin with, such as ``"val"``.
         step: steps of the optimizers until then; None: not known.
-        function: ``"fit"``, ``"validate"`` or ``"evaluate"``.
+        function: ``"fit"``, ``"validate"``, ``"evaluate"``, ``"score"`` or ``"import"``.
         epoch: the number of the epoch.
         batch: batches of training until then.
         values: of the tokens, by name: ``"ce_p50"``.
@@ -88,11 +98,59 @@ def write_validation(
         digests: ``[K + 3, 2]`` float64, by statistic and group: ``{"ce": {"": digest}}``.
         documents: ``[128, 97]`` float64, in the same way, of some or all of these.
         label_totals: ``[V, 2]`` of :class:`lightning_pce.LabelTotals` by the name of the metric; they are
-            kept beside digests only, and only of labels that have tokens.
+            kept of labels that have tokens.
+        how: how it was scored, what JSON can hold.
+        label_texts: the texts of labels that have totals.
+        document_totals: what each document has cost.
+        tail: the tokens of highest cross-entropy.
 
     Raises:
         OSError: if the file can't be written.
         ValueError: if JSON can't hold the metadata.
+    """
+    from lightning_pce.runs._lines import Contents
+
+    line = validation_line(
+        run=run,
+        name=name,
+        step=step,
+        function=function,
+        epoch=epoch,
+        batch=batch,
+        time=_now(),
+        values=values,
+        scalars=scalars,
+        stale=stale,
+        fingerprint=fingerprint,
+        metadata=metadata,
+        checkpoint=checkpoint,
+        how=how,
+        contents=Contents(digests, documents, label_totals, label_texts, document_totals, tail),
+    )
+    _append(path, line)
+
+
+def validation_line(
+    *,
+    run: str,
+    name: str,
+    step: int | None,
+    function: str,
+    contents: Contents,
+    epoch: int | None = None,
+    batch: int | None = None,
+    time: float | None = None,
+    values: Mapping[str, float] = _NOTHING,
+    scalars: Mapping[str, float] = _NOTHING,
+    stale: Mapping[str, float] = _NOTHING,
+    fingerprint: str | None = None,
+    metadata: Mapping[str, Any] = _NOTHING,
+    checkpoint: str | None = None,
+    how: Mapping[str, Any] = _NOTHING,
+) -> bytes:
+    """The line that :func:`write_validation` appends, with ``time`` in seconds since 1970, if it has one.
+
+    Equal arguments give equal bytes.
     """
     header = {
         "run": run,
@@ -101,15 +159,16 @@ def write_validation(
         "step": step,
         "epoch": epoch,
         "batch": batch,
-        "time": _now(),
+        **({} if time is None else {"time": time}),
         "checkpoint": checkpoint,
         "fingerprint": fingerprint,
         "values": {key: plain(value) for key, value in values.items()},
         "scalars": {key: plain(value) for key, value in scalars.items()},
         "stale": {key: plain(value) for key, value in stale.items()},
         "metadata": dict(metadata),
+        **({"how": dict(how)} if how else {}),
     }
-    _append(path, encoded("validation", header, digests, documents, label_totals))
+    return _line("validation", header, contents)
 
 
 def write_checkpoint(
@@ -135,7 +194,7 @@ def write_checkpoint(
         OSError: if the file can't be written.
     """
     header = {"run": run, "step": step, "batch": batch, "time": _now(), "path": checkpoint}
-    _append(path, encoded("checkpoint", {**header, "monitor": monitor}, _NOTHING, _NOTHING))
+    _append(path, _line("checkpoint", {**header, "monitor": monitor}))
 
 
 def copy_run(source: Path, target: Path, run: str) -> None:
@@ -149,6 +208,12 @@ def copy_run(source: Path, target: Path, run: str) -> None:
             header = header_of(line)
             if header is not None and header.values.get("run") == run:
                 _append(target, line.rstrip(b"\n") + b"\n")
+
+
+def _line(kind: str, header: Mapping[str, Any], contents: Contents | None = None) -> bytes:
+    from lightning_pce.runs._lines import Contents, encoded
+
+    return encoded(kind, header, Contents() if contents is None else contents)
 
 
 def _append(path: str | os.PathLike[str], line: bytes) -> None:

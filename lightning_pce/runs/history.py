@@ -6,13 +6,15 @@ Records open by their small values alone; a digest is read when it is asked for,
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
-from lightning_pce.runs._lines import (
+from lightning_pce._errors import UserError
+from lightning_pce.runs._headers import (
     Header,
     Payload,
     begins_like_one,
@@ -29,6 +31,7 @@ from lightning_pce.runs._writing import write_validation as write_validation
 
 FILE_NAME = "percentile_history.jsonl"
 _UNITS = ("epoch", "step", "batch")
+SCORED = ("score", "import")  # functions of the command line
 # What a line is recognised by when its payload is read.
 _RECOGNISED = ("run", "function", "name", "step", "batch")
 
@@ -210,7 +213,7 @@ def _read(path: Path, records: Records) -> int:
             ours += taken or begins_like_one(line)
             offset += len(line)
     if torn and not ours:
-        raise ValueError(f"{path} is no history: none of its {torn} lines is one of a history.")
+        raise UserError(f"{path} is no history: none of its {torn} lines is one of a history.")
     return torn
 
 
@@ -246,21 +249,33 @@ def _record(line: Mapping[str, Any], payload: Payload | None) -> Record:
         stale=numbers_of(line["stale"]),
         fingerprint=line["fingerprint"],
         metadata=line["metadata"],
+        how=line.get("how", {}),
         saved=() if path is None else (Saved(path, None, line["step"], line["batch"]),),
         payload=payload,
     )
 
 
 def _labels(records: Sequence[Record]) -> list[str]:
-    """The shortest names that tell records apart: by epoch, or else by step, or else by batch."""
+    """The shortest names that tell records apart: by epoch, or else by step, or else by batch.
+
+    What the command line has scored is called by its model, as each checkpoint is a run of its own there.
+    """
+    models = _tails(
+        {record.saved[0].path for record in records if record.function in SCORED and record.saved}
+    )
+    trained = [record for record in records if record.function not in SCORED]
     several = [
-        name for name in ("run", "name", "function") if len({getattr(each, name) for each in records}) > 1
+        name for name in ("run", "name", "function") if len({getattr(each, name) for each in trained}) > 1
     ]
-    trained = [record for record in records if record.function != "validate" and record.step is not None]
+    names = len({record.name for record in records}) > 1
+    in_order = [record for record in trained if record.function != "validate" and record.step is not None]
     labels: list[str] = []
     for unit in _UNITS:
-        labels = [_label(record, several, unit) for record in records]
-        fits = all(getattr(record, unit) is not None for record in trained)
+        labels = [
+            _scored(record, models, names) if record.function in SCORED else _label(record, several, unit)
+            for record in records
+        ]
+        fits = all(getattr(record, unit) is not None for record in in_order)
         if fits and len(set(labels)) == len(labels):
             return labels
     seen: Counter[str] = Counter()
@@ -268,6 +283,21 @@ def _labels(records: Sequence[Record]) -> list[str]:
         seen[label] += 1
         labels[index] = label if seen[label] == 1 else f"{label} ({seen[label]})"
     return labels
+
+
+def _scored(record: Record, models: Mapping[str, str], names: bool) -> str:
+    model = models[record.saved[0].path] if record.saved else record.run
+    return f"{record.name} {model}" if names else model
+
+
+def _tails(paths: Collection[str]) -> dict[str, str]:
+    """The shortest ends of paths that are different, by path: ``checkpoint-500``."""
+    parts = {path: [part for part in re.split(r"[/\\]", path) if part] or [path] for path in paths}
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+        tails = {path: "/".join(part[-length:]) for path, part in parts.items()}
+        if len(set(tails.values())) == len(tails):
+            return tails
+    return {path: path for path in paths}
 
 
 def _label(record: Record, several: Sequence[str], unit: str) -> str:
