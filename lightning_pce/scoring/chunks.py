@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -144,11 +143,6 @@ def write(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             beside.unlink()
-
-
-def remove(folder: Path) -> None:
-    """Remove a work folder; what another process has removed already is no matter."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def hash_of(rows: Sequence[Sequence[int]]) -> str:

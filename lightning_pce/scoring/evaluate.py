@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs._headers import header_of
-from lightning_pce.scoring.chunks import Work, folder_of, hash_of, lines_since, moment_of
+from lightning_pce.scoring.chunks import folder_of, lines_since, moment_of
 from lightning_pce.scoring.data import Dataset, read_all
 from lightning_pce.scoring.models import ModelSource, choose_device, content_key, find_models
 from lightning_pce.scoring.processes import Together, place_here, run_on, together
@@ -124,6 +124,7 @@ class _Job:
     """A record that is to be."""
 
     source: ModelSource
+    content: str  # of the model
     dataset: Dataset
     key: str
 
@@ -147,30 +148,34 @@ class _Evaluation:
     def run(self, sources: Sequence[ModelSource], datasets: Sequence[Dataset]) -> list[str]:
         self._check_device()
         # The first process says what there is to do: a file may change while others look at it.
-        keys, since = self.processes.of_first(lambda: self._keys(sources, datasets))
+        contents, since = self.processes.of_first(lambda: self._contents(sources))
         there = self.processes.of_first(lambda: set() if self.save_tokens is not None else in_file(self.out))
-        pairs = [(source, dataset) for source in sources for dataset in datasets]
-        jobs: dict[ModelSource, list[_Job]] = {}
-        seen: set[str] = set()
-        for (source, dataset), key in zip(pairs, keys, strict=True):
-            if (key, dataset.name) in there or key in seen:
-                self._say(f"{source.name} on {dataset.name} is in {self.out} already ({key}).")
-            else:
-                jobs.setdefault(source, []).append(_Job(source, dataset, key))
-            seen.add(key)
-        for source, some in jobs.items():
-            self._score(source, some, since)
-        self._join_tokens()
-        return keys
-
-    def _keys(self, sources: Sequence[ModelSource], datasets: Sequence[Dataset]) -> tuple[list[str], float]:
-        since = moment_of(folder_of(self.out)) - _MARGIN
-        models = [content_key(source) for source in sources]
-        return [
-            self.settings.key(model=model, data=dataset.content, name=dataset.name, device=self.device)
-            for model in models
+        jobs = [
+            _Job(source, content, dataset, self._key(content, dataset))
+            for source, content in zip(sources, contents, strict=True)
             for dataset in datasets
-        ], since
+        ]
+        open_jobs: dict[str, list[_Job]] = {}
+        for job in jobs:
+            same = [each for some in open_jobs.values() for each in some if each.key == job.key]
+            if (job.key, job.dataset.name) in there or same:
+                where = f"the same as {same[0].source.name}" if same else f"in {self.out} already"
+                self._say(f"{job.source.name} on {job.dataset.name} is {where}: not scored again.")
+            else:
+                open_jobs.setdefault(job.source.name, []).append(job)
+        for some in open_jobs.values():
+            self._score(some, since)
+        self._join_tokens()
+        return [job.key for job in jobs]
+
+    def _contents(self, sources: Sequence[ModelSource]) -> tuple[list[str], float]:
+        since = moment_of(folder_of(self.out)) - _MARGIN
+        return [content_key(source) for source in sources], since
+
+    def _key(self, model: str, dataset: Dataset) -> str:
+        return self.settings.key(
+            model=model, data=dataset.content, name=dataset.name, device=self.device
+        )
 
     def _check_device(self) -> None:
         place = self.processes.place
@@ -187,10 +192,12 @@ class _Evaluation:
         else:
             self.device_of_process = self.device
 
-    def _score(self, source: ModelSource, jobs: Sequence[_Job], since: float) -> None:
+    def _score(self, jobs: Sequence[_Job], since: float) -> None:
         from lightning_pce.scoring.scored_dataset import Model, ScoredDataset
 
-        model = Model.load(source, self.settings, self.device_of_process)
+        model = Model.load(jobs[0].source, self.settings, self.device_of_process)
+        if model.content != jobs[0].content:
+            raise UserError(f"{jobs[0].source.name} was changed while it was loaded: run this again.")
         for job in jobs:
             scored = ScoredDataset(model, job.dataset, job.key, self.settings, self.out, self.device)
             scored.score(self.processes, self.memory, self.save_tokens is not None)

@@ -161,75 +161,92 @@ def run_on(devices: int, arguments: Mapping[str, Any]) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[_Process] = []
     try:
         for rank in range(devices):
-            processes.append(_started(rank, devices, port, arguments))
-        _wait_for(processes)
-        results = [json.loads(process.stdout.read()) for process in processes if process.stdout is not None]
+            processes.append(_Process(rank, devices, port, arguments))
+        while any(each.code is None for each in processes) and not any(each.code for each in processes):
+            time.sleep(0.05)
+        # What the others say, once one has failed, is that it has ended.
+        for each in processes:
+            if each.code:
+                each.fail(devices)
+        keys: list[str] = json.loads(processes[0].answer())
+        return keys
     finally:
-        _end(processes)
-    keys: list[str] = results[0]
-    return keys
+        for each in processes:
+            each.ask_to_end()
+        for each in processes:
+            each.end()
 
 
-def _started(rank: int, world: int, port: int, arguments: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
-    environment = {
-        **os.environ,
-        **{name: str(value) for name, value in place.items()},
-        "MASTER_ADDR": "127.0.0.1",
-        # An installed package is found anyway; one that was put on sys.path is not.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    command = [sys.executable, "-m", "lightning_pce.scoring.processes"]
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    # The pipe stays open: its end tells the process that this one is no more.
-    process.stdin.write(json.dumps(dict(arguments)).encode() + b"\n")
-    process.stdin.flush()
-    return process
+class _Process:
+    """One that evaluates for this one."""
 
+    def __init__(self, rank: int, world: int, port: int, arguments: Mapping[str, Any]) -> None:
+        self.rank, self._said = rank, b""
+        place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        environment = {
+            **os.environ,
+            **{name: str(value) for name, value in place.items()},
+            "MASTER_ADDR": "127.0.0.1",
+            # An installed package is found anyway; one that was put on sys.path is not.
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        command = [sys.executable, "-m", "lightning_pce.scoring.processes"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._process.stdin is not None
+        # The pipe stays open: its end tells the process that this one is no more.
+        self._process.stdin.write(json.dumps(dict(arguments)).encode() + b"\n")
+        self._process.stdin.flush()
 
-def _wait_for(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended well, or raise what the first says that has not."""
-    while any(process.poll() is None for process in processes):
-        if any(process.poll() for process in processes):
-            break
-        time.sleep(0.05)
-    codes = [process.poll() for process in processes]
-    if not any(codes):
-        return
-    # What the others say then is that this one has ended.
-    rank = next(number for number, code in enumerate(codes) if code)
-    stdout = processes[rank].stdout
-    said = b"" if stdout is None else stdout.read()
-    if said:
-        raise UserError(json.loads(said)["error"])
-    code = codes[rank]
-    how = f"was ended by signal {-code}" if code is not None and code < 0 else f"has ended with status {code}"
-    raise UserError(f"Process {rank} of {len(processes)} {how}. {_RESUME}.")
+    @property
+    def code(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
 
+    def answer(self) -> bytes:
+        """What it has said, once it has ended."""
+        self._reader.join()
+        return self._said
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
+    def fail(self, world: int) -> None:
+        """Raise what it has ended with."""
+        code, said = self.code, self.answer()
+        if said:
+            raise UserError(json.loads(said)["error"])
+        if code == 1:
+            raise RuntimeError(f"Process {self.rank} of {world} has failed: its traceback stands above.")
+        how = f"was ended by signal {-code}" if code and code < 0 else f"has ended with status {code}"
+        raise UserError(f"Process {self.rank} of {world} {how}. {_RESUME}.")
+
+    def ask_to_end(self) -> None:
+        """Let it end if it runs."""
+        if self.code is None:
+            self._process.terminate()
+
+    def end(self) -> None:
+        """Wait for its end, and not for long."""
         try:
-            process.wait(_ENDING)
+            self._process.wait(_ENDING)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self._said = self._process.stdout.read()
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not of the buffered file, whose lock would be held at the end
     os._exit(1)
 
 

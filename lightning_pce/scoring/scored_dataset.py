@@ -28,7 +28,7 @@ from lightning_pce.scoring.models import (
     step_of,
     tokenizer_key,
 )
-from lightning_pce.scoring.processes import Together
+from lightning_pce.scoring.processes import Place, Together
 from lightning_pce.scoring.progress import Progress
 from lightning_pce.scoring.scored_record import line_of
 from lightning_pce.scoring.settings import Settings, context_of
@@ -44,6 +44,7 @@ class Model:
     source: ModelSource
     tokenizer: Any
     loaded: LoadedModel
+    content: str
     scorer: Scorer
     context: int
     step: int | None
@@ -63,7 +64,7 @@ class Model:
             raise UserError(f"--stride {settings.stride}: take 1 to {context}, the context of {source.name}.")
         step = step_of(source, trust=settings.trust) if settings.step is None else settings.step
         scorer = Scorer(loaded.model, piece_bytes=settings.piece_bytes)
-        return cls(source, tokenizer, loaded, scorer, context, step)
+        return cls(source, tokenizer, loaded, content_key(source), scorer, context, step)
 
 
 class ScoredDataset:
@@ -211,7 +212,7 @@ class ScoredDataset:
             "dtype": loaded.dtype,
             "quantisation": loaded.quantisation,
             "device": self.device,
-            "model": content_key(self.model.source),
+            "model": self.model.content,
             "notes": [*loaded.notes, *self.data.notes],
         }
         return line_of(
@@ -235,7 +236,7 @@ class ScoredDataset:
             if arrays is None:
                 if self.work.line is not None and not with_tokens:
                     return None
-                self._score([chunk], 1 << 30, with_tokens, Together(place=_ALONE))
+                self._score([chunk], 1 << 30, with_tokens, Together(Place()))
                 arrays = self.work.kept(chunk.number)
             assert arrays is not None
             found.append(ChunkTotals.of(arrays))
