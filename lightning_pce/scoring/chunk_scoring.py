@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,14 +67,12 @@ class ChunkScorer:
             longest = max(window.end - window.start for batch in chunk.batches for window in batch)
             if all(len(batch) == 1 for batch in _split(chunk, at_most)):
                 raise UserError(
-                    f"Memory is not enough for a single window of {longest} tokens: give a smaller --context or "
-                    "another --dtype."
+                    f"Memory is not enough for a single window of {longest} tokens: give a smaller --context "
+                    "or another --dtype."
                 )
             at_most, halved = max(1, min(at_most, _largest(chunk)) // 2), halved + 1
 
-    def _try(
-        self, chunk: Chunk, at_most: int, stopped: threading.Event
-    ) -> tuple[Tokens, TailTokens] | None:
+    def _try(self, chunk: Chunk, at_most: int, stopped: threading.Event) -> tuple[Tokens, TailTokens] | None:
         """A chunk's tokens and tail; None if memory was not enough."""
         tail, seen = TailTokens(TAIL), 0
         batches: list[Batch] = []
@@ -109,9 +107,9 @@ def run(
     """
     stopped, errors = threading.Event(), list[BaseException]()
     free = [scorer]
-    for _ in range(min(streams, len(chunks)) - 1):
-        # Its own modules for each thread, see there.
-        free.append(ChunkScorer(scorer.scorer.another(), scorer.data, scorer.at_most, scorer.seen))
+    # Its own modules for each thread, see there.
+    more = range(min(streams, len(chunks)) - 1)
+    free += [replace(scorer, scorer=scorer.scorer.another()) for _ in more]
 
     def stream(some: Iterator[Chunk]) -> None:
         own = free.pop()
@@ -171,9 +169,7 @@ def _split(chunk: Chunk, at_most: int) -> Iterator[tuple[Window, ...]]:
 
 
 def _largest(chunk: Chunk) -> int:
-    return max(
-        len(batch) * max(window.end - window.start for window in batch) for batch in chunk.batches
-    )
+    return max(len(batch) * max(window.end - window.start for window in batch) for batch in chunk.batches)
 
 
 def _tokens(

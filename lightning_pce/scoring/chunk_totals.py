@@ -43,7 +43,6 @@ class Tokens:
     rank: NDArray[np.float32]
 
 
-
 @dataclass
 class ChunkTotals:
     """What is kept of a chunk. Of G groups ``digests``, ``slots`` and ``counts`` have 1 + G rows: all tokens

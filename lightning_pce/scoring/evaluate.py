@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs._headers import header_of
+from lightning_pce.runs.history import History
 from lightning_pce.scoring.chunks import folder_of, lines_since, moment_of
 from lightning_pce.scoring.data import Dataset, read_all
 from lightning_pce.scoring.models import ModelSource, choose_device, content_key, find_models
@@ -58,19 +60,21 @@ def evaluate(
         models: folders, names of the hub, ``.gguf``, ``.ckpt``, patterns; see
             :func:`~lightning_pce.scoring.models.find_models`.
         data: files or folders; see :func:`~lightning_pce.scoring.data.read_data`.
-        out: the file of records (:class:`lightning_pce.runs.history.History` reads it), new or with others in it.
+        out: the file of records, new or with others in it; :class:`lightning_pce.runs.history.History` reads
+            it.
         base: the model that a ``.ckpt`` or an adapter belongs to.
         protocol: ``"windows"``: each token once; ``"llama.cpp"``: as that tool scores.
         context: how many tokens a model sees at most; None: as many as it can, up to 2,048.
         stride: tokens from one window to the next; None: half of the context.
         bos: a token to put in front of every document; None: the tokenizer's own, if it puts one there.
         dtype: of the weights; ``"auto"``: the checkpoint's.
-        batch_tokens: that go through a model together; None: 1,024 on a CPU, where each thread has a batch, and
-            8,192 elsewhere.
+        batch_tokens: that go through a model together; None: 1,024 on a CPU, where each thread has a batch,
+            and 8,192 elsewhere.
         memory: for logits and what is made of them, as ``"512MiB"`` or a number of bytes.
         group: the column of the data that says of which group a document's tokens are.
         step: of the training of a single model; None: what its name says.
-        devices: how many processes to start on this machine, each on a device of its own or a share of the CPU.
+        devices: how many processes to start on this machine, each on a device of its own or a share of the
+            CPU.
         save_tokens: a parquet file for every token's document, position, id, cross-entropy and rank.
         text: whether the record keeps the texts of its worst tokens and of labels.
         trust: whether code that comes with a model may run.
@@ -96,19 +100,13 @@ def evaluate(
         raise UserError(f"--step {step} is that of one model but {len(sources)} are to be scored.")
     datasets = read_all(data, group=group, protocol=protocol)
     if devices > 1:
-        return run_on(
-            devices,
-            {
-                "models": [os.fspath(each) for each in models],
-                "data": [os.fspath(each) for each in data],
-                "out": os.fspath(out),
-                "base": None if base is None else os.fspath(base),
-                "save_tokens": None if save_tokens is None else os.fspath(save_tokens),
-                "memory": memory,
-                **{"protocol": protocol, "context": context, "stride": stride, "bos": bos, "dtype": dtype},
-                **{"batch_tokens": batch_tokens, "group": group, "step": step, "text": text, "trust": trust},
-            },
-        )
+        paths: dict[str, Any] = {"out": os.fspath(out)}
+        for name, path in (("base", base), ("save_tokens", save_tokens)):
+            paths[name] = None if path is None else os.fspath(path)
+        paths |= {"models": list(map(os.fspath, models)), "data": list(map(os.fspath, data))}
+        options = {"protocol": protocol, "context": context, "stride": stride, "bos": bos, "dtype": dtype}
+        options |= {"batch_tokens": batch_tokens, "memory": memory, "group": group, "step": step}
+        return run_on(devices, {**paths, **options, "text": text, "trust": trust})
     piece_bytes = min(PIECE_BYTES, limit // PIECE_SHARE)
     settings = Settings(
         protocol, context, stride, bos, dtype, batch_tokens, piece_bytes, text=text, step=step, trust=trust
@@ -173,19 +171,17 @@ class _Evaluation:
         return [content_key(source) for source in sources], since
 
     def _key(self, model: str, dataset: Dataset) -> str:
-        return self.settings.key(
-            model=model, data=dataset.content, name=dataset.name, device=self.device
-        )
+        return self.settings.key(model=model, data=dataset.content, name=dataset.name, device=self.device)
 
     def _check_device(self) -> None:
         place = self.processes.place
         if self.device == "cuda":
             import torch
 
-            if place.local >= torch.cuda.device_count():
+            there = torch.cuda.device_count()
+            if place.local >= there:
                 raise UserError(
-                    f"{place.local + 1} processes on this machine but {torch.cuda.device_count()} GPUs: start one "
-                    "for each."
+                    f"{place.local + 1} processes on this machine but {there} GPUs: start one for each."
                 )
             self.device_of_process = f"cuda:{place.local}"
             torch.cuda.set_device(place.local)
@@ -255,7 +251,26 @@ def put(path: Path, line: bytes, since: float) -> None:
         replace_lines(path, missing)
         with path.open("rb") as file:
             there = set(file)
-        missing = [each for each in {line: None, **dict.fromkeys(lines_since(path, since))} if each not in there]
+        missing = [
+            each for each in {line: None, **dict.fromkeys(lines_since(path, since))} if each not in there
+        ]
         if not missing:
             return
     raise UserError(f"{path} is being written to by other processes all the time: run this again later.")
+
+
+def summary(path: str | os.PathLike[str], keys: Sequence[str]) -> list[str]:
+    """A line for each record of these keys: what it is of, its mean, its median and its bits per byte."""
+    lines = {}
+    for record in History.load(path):
+        if record.run in keys and record.function == "score":
+            model = record.saved[0].path if record.saved else record.run
+            parts = [f"{model} on {record.name}: {record.values['ce_count']:,.0f} tokens"]
+            for name, title in (("ce_mean", "mean"), ("ce_p50", "p50"), ("bits_per_byte", "bits per byte")):
+                value, low, high = (record.values.get(name + end, math.nan) for end in ("", "_low", "_high"))
+                if not math.isnan(value):
+                    bar = "" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]"
+                    parts.append(f"{title} {value:.4f}{bar}")
+            notes = record.how.get("notes", [])
+            lines[record.run] = ", ".join(parts) + "".join(f"; {note}" for note in notes)
+    return [lines[key] for key in dict.fromkeys(keys) if key in lines]

@@ -168,7 +168,7 @@ def _layers(model: Any) -> tuple[Callable[..., Any] | None, _Head | None]:
             return None, None
         ids = torch.arange(min(16, model.config.get_text_config().vocab_size), device=model.device)[None]
         made, own = head(_first(backbone(input_ids=ids, use_cache=False))), _logits_of(model, ids)
-    except Exception:  # noqa: BLE001 - whatever a model of any kind does here, its own logits are the other way
+    except Exception:  # whatever a model of any kind raises here, its own logits are the other way
         return None, None
     if made.shape != own.shape or made.dtype != own.dtype:
         return None, None

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -54,14 +54,14 @@ def place_here(environment: Mapping[str, str] | None = None) -> Place:
         place = Place(rank, world, int(env.get(names[2], rank)))
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"{names[0]}={env.get(names[0])} and {names[1]}={env.get(names[1])} in the environment do not say "
-            "which process this is: unset both, or start it by torchrun."
+            f"{names[0]}={env.get(names[0])} and {names[1]}={env.get(names[1])} in the environment do not "
+            "say which process this is: unset both, or start it by torchrun."
         ) from error
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
     if world > 1 and missing:
         raise UserError(
-            f"{world} processes were started but {' and '.join(missing)} not set, so they cannot meet: export "
-            'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" MASTER_PORT=29500'
+            f"{world} processes were started but {' and '.join(missing)} not set, so they cannot meet: "
+            'export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" MASTER_PORT=29500'
         )
     return place
 
@@ -135,7 +135,8 @@ def together(place: Place) -> Iterator[Together]:
     try:
         if dist.is_initialized():
             raise UserError(
-                "torch.distributed is in use in this process: score in one of its own, as the command line does."
+                "torch.distributed is in use in this process: score in one of its own, as the command line "
+                "does."
             )
         _met(
             lambda: dist.init_process_group(
@@ -163,8 +164,8 @@ def run_on(devices: int, arguments: Mapping[str, Any]) -> list[str]:
         port = probe.getsockname()[1]
     processes: list[_Process] = []
     try:
-        for rank in range(devices):
-            processes.append(_Process(rank, devices, port, arguments))
+        for rank in range(devices):  # if one can't be started, those before it are ended
+            processes += [_Process(rank, devices, port, arguments)]
         while any(each.code is None for each in processes) and not any(each.code for each in processes):
             time.sleep(0.05)
         # What the others say, once one has failed, is that it has ended.
@@ -195,13 +196,16 @@ class _Process:
         }
         command = [sys.executable, "-m", "lightning_pce.scoring.processes"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe)
+        self._process = subprocess.Popen(  # noqa: S603 - the command is ours, no word of it is the user's
+            command, env=environment, stdin=pipe, stdout=pipe
+        )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         assert self._process.stdin is not None
         # The pipe stays open: its end tells the process that this one is no more.
-        self._process.stdin.write(json.dumps(dict(arguments)).encode() + b"\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already
+            self._process.stdin.write(json.dumps(dict(arguments)).encode() + b"\n")
+            self._process.stdin.flush()
 
     @property
     def code(self) -> int | None:
@@ -237,8 +241,9 @@ class _Process:
             self._process.wait()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -59,7 +59,8 @@ class Model:
         tokenizer = load_tokenizer(source, trust=settings.trust)
         loaded = load_model(source, dtype=settings.dtype, device=device, trust=settings.trust)
         check_vocabulary(tokenizer, loaded, source.name)
-        context = context_of(settings.context, loaded.model.config.get_text_config(), loaded.context)
+        config: Any = loaded.model.config
+        context = context_of(settings.context, config.get_text_config(), loaded.context)
         if settings.stride is not None and settings.stride > context:
             raise UserError(f"--stride {settings.stride}: take 1 to {context}, the context of {source.name}.")
         step = step_of(source, trust=settings.trust) if settings.step is None else settings.step
@@ -103,8 +104,8 @@ class ScoredDataset:
         largest = max(int(each.ids.max(initial=0)) for each in self.data.documents)
         if largest >= self.model.loaded.vocabulary:
             raise UserError(
-                f"{self.model.source.name}: {self.dataset.path} has the token {largest}, but the model embeddings of "
-                f"{self.model.loaded.vocabulary} tokens: its tokenizer is another model's."
+                f"{self.model.source.name}: {self.dataset.path} has the token {largest}, but the model "
+                f"embeddings of {self.model.loaded.vocabulary} tokens: its tokenizer is another model's."
             )
 
     def _plan(self) -> Mapping[str, Any]:
@@ -132,7 +133,9 @@ class ScoredDataset:
             UserError: if memory is not enough for a single window, or a chunk can't be written.
         """
         place = processes.place
-        still = processes.of_first(lambda: [each.number for each in self.chunks if self._open(each, with_tokens)])
+        still = processes.of_first(
+            lambda: [each.number for each in self.chunks if self._open(each, with_tokens)]
+        )
         mine = [self.chunks[number] for number in still[place.rank :: place.world]]
         self._score(mine, memory, with_tokens, processes)
 

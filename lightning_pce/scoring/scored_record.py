@@ -17,15 +17,12 @@ from lightning_pce.metrics.tail_tokens import unpacked
 from lightning_pce.runs._lines import Contents
 from lightning_pce.runs._writing import validation_line
 from lightning_pce.runs.document_totals import DocumentTotals
-from lightning_pce.runs.fingerprint import fingerprint
 from lightning_pce.runs.tail import TailToken
 from lightning_pce.scoring.chunk_totals import HEADS, STATISTICS, ChunkTotals
 from lightning_pce.scoring.tokenizing import Tokenized
 
 PERCENTILES = (5.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0)
 _CONTEXT = 32  # tokens of text before one of the tail
-# What two records must have in common to be compared token by token.
-_COMPARED = ("data", "protocol", "context", "stride", "bos", "masking")
 
 
 def line_of(
@@ -80,7 +77,6 @@ def line_of(
         step=step,
         function="score",
         values=values,
-        fingerprint=fingerprint(digests["ce"], {field: how[field] for field in _COMPARED}),
         checkpoint=model,
         how={**how, "halved": int(totals.halved), "notes": [*how["notes"], *_notes(digests["ce"][""])]},
         contents=Contents(
@@ -117,9 +113,7 @@ def _accuracies(counts: NDArray[np.float64], groups: Sequence[str]) -> dict[str,
     return found
 
 
-def _documents(
-    totals: ChunkTotals, data: Tokenized, counted: Sequence[NDArray[np.int64]]
-) -> DocumentTotals:
+def _documents(totals: ChunkTotals, data: Tokenized, counted: Sequence[NDArray[np.int64]]) -> DocumentTotals:
     """A row for each document of the data, those without a scored token too."""
     number = len(data.documents)
     tokens, nats, size = np.zeros(number), np.zeros(number), np.zeros(number)
@@ -134,9 +128,8 @@ def _documents(
         after = (each.starts[few] + each.bytes[few]).astype(np.float64)
         ends[row, : len(few), 0] = np.where(each.on_character[few], after, np.nan)
     ends[totals.documents, :, 1] = totals.heads.cumsum(axis=1)
-    begun = bool((first[~np.isnan(first)] == 0).all())
     ids = torch.tensor([each.number for each in data.documents], dtype=torch.int64)
-    rows = (torch.from_numpy(each) for each in (tokens, nats, size, first, ends[:, : 0 if begun else HEADS]))
+    rows = (torch.from_numpy(each) for each in (tokens, nats, size, first, ends))
     return DocumentTotals(ids, *rows)
 
 

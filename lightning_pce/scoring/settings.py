@@ -131,15 +131,13 @@ def context_of(asked: int | None, config: Any, known: int | None) -> int:
     Raises:
         UserError: if more were asked for than it has.
     """
-    most = known
-    for holder in (getattr(config, "rope_scaling", None), getattr(config, "rope_parameters", None)):
-        kind = holder.get("rope_type", holder.get("type")) if isinstance(holder, dict) else None
-        if kind in ("dynamic", "longrope"):
-            # Beyond these its rotary embeddings follow the longest row of a batch, so that what stands beside
-            # a document would change its numbers.
-            inner = holder.get("original_max_position_embeddings")
-            inner = inner or getattr(config, "original_max_position_embeddings", None)
-            most = min(each for each in (inner, most) if each) if inner or most else None
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    trained = rope.get("original_max_position_embeddings")
+    trained = trained or getattr(config, "original_max_position_embeddings", None) or known
+    # Beyond these the rotary embeddings of such a model follow the longest row of a batch, so that what
+    # stands beside a document would change its numbers.
+    follows = rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope")
+    most = trained if follows else known
     if asked is not None and most is not None and asked > most:
         raise UserError(f"--context {asked}: the model has positions for {most}, take no more.")
     return asked or min(CONTEXT, most or CONTEXT)
