@@ -1,0 +1,1 @@
+"""Models and data in, records out: what the command line runs."""
