@@ -18,19 +18,26 @@ def with_adapter(model: Any, folder: Path, name: str) -> Any:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    weights = adapter_weights(folder, name)
-    saved = _names(weights)
     try:
+        # First: it reads no pickle that could run code, whatever peft does.
+        saved = _names(adapter_weights(folder, name))
         with quiet_loading():
             adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     # Of peft, torch and safetensors, for what a stranger's file holds.
+    except UserError:
+        raise
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
             f"{name}: does not fit the base (is it the model it was trained from?): {said}"
         ) from error
-    own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    differing = sorted(own ^ saved)
+    with quiet_loading():
+        # Whole embeddings may be saved beside the changes or not, by what is looked up on the hub.
+        least, most = (
+            set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings))
+            for embeddings in (False, True)
+        )
+    differing = sorted((least - saved) | (saved - most))
     if differing:
         raise UserError(
             f"{name}: {len(differing)} weights are in the adapter's file or in its model alone: "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 from lightning_pce._errors import UserError
@@ -50,15 +53,18 @@ def fetch_weights(name: str, folder: Path) -> None:
 def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
+    # Bars where somebody waits for gigabytes and looks on.
+    bars = patterns is not _SMALL and sys.stderr.isatty()
     try:
-        return Path(
-            snapshot_download(
-                name.partition("@")[0],
-                revision=revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=["*/*"],  # other formats of the same weights
+        with nullcontext() if bars else redirect_stderr(io.StringIO()):
+            return Path(
+                snapshot_download(
+                    name.partition("@")[0],
+                    revision=revision,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=["*/*"],  # other formats of the same weights
+                )
             )
-        )
     # The hub's and the network's: their classes changed from one version to the next.
     except Exception as error:
         if offline():

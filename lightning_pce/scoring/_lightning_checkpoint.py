@@ -146,8 +146,8 @@ def _prefix(
         )
     keys = [prefix + rarest for prefix in full]
     raise UserError(
-        f"{path}: {len(full)} whole copies of the base {base} (an EMA? a teacher?), and which is meant is not "
-        f"known; keep one of {_five(map(repr, full))}; the file has "
+        f"{path}: {len(full)} whole copies of the base {base} (an EMA? a teacher?), and which is meant is "
+        f"not known; keep one of {_five(map(repr, full))}; the file has "
         f"{_five([*keys, *(key for key in there if key not in keys)])}"
     )
 

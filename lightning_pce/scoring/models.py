@@ -8,46 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning_pce._errors import UserError
 from lightning_pce.scoring import _hub
 from lightning_pce.scoring._content import content_key as content_key
-from lightning_pce.scoring._gguf_header import read_gguf_header
-from lightning_pce.scoring._model_files import tokenizer_files, weight_files
+from lightning_pce.scoring._model_files import read_json, tokenizer_files
 from lightning_pce.scoring._model_sources import ModelSource as ModelSource
 from lightning_pce.scoring._model_sources import find_models as find_models
+from lightning_pce.scoring._pretrained import LoadedModel as LoadedModel
+from lightning_pce.scoring._pretrained import (
+    check_causal_logits,
+    described,
+    folder_of,
+    load_pretrained,
+    said,
+    why_not,
+)
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-# As configurations call the number of positions; -1 is no limit (XLNet).
-_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model that can be scored.
-
-    Attributes:
-        model: in evaluation, on its device, without gradients; called with ``input_ids [B, T]`` (int64) it
-            returns ``logits [B, T, vocabulary]``.
-        dtype: of its weights, for instance ``"float32"``.
-        quantisation: how the file holds most of its numbers, such as ``"Q8_0"`` of a GGUF; None: as they are.
-        context: how many positions it has; None: not known, or no limit.
-        vocabulary: how many tokens it has embeddings of.
-        notes: what is to be said of how it was loaded.
-    """
-
-    model: nn.Module
-    dtype: str
-    quantisation: str | None
-    context: int | None
-    vocabulary: int
-    notes: tuple[str, ...] = ()
 
 
 def step_of(source: ModelSource, *, trust: bool = False) -> int | None:
@@ -93,14 +75,14 @@ def load_tokenizer(source: ModelSource, *, trust: bool = False) -> Any:
 
     from lightning_pce.scoring._quiet import quiet_loading
 
-    folder, more = _folder_of(source)
+    folder, more = folder_of(source)
     try:
         with quiet_loading():
             return AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust, local_files_only=True, **more
             )
     except Exception as error:  # of transformers, for what a stranger's files hold
-        raise UserError(f"{source.name}: its tokenizer cannot be loaded: {_said(error)}") from error
+        raise UserError(f"{source.name}: its tokenizer {why_not(error)}") from error
 
 
 def tokenizer_key(tokenizer: Any) -> str:
@@ -167,8 +149,8 @@ def load_model(
         RuntimeError,
         AssertionError,
     ) as error:  # a device that is not there; AssertionError: no CUDA build
-        raise UserError(f"{source.name}: cannot be put on device {chosen}: {_said(error)}") from error
-    _check_causal(loaded, source.name, chosen)
+        raise UserError(f"{source.name}: cannot be put on device {chosen}: {said(error)}") from error
+    check_causal_logits(loaded, source.name, chosen)
     return loaded
 
 
@@ -180,7 +162,7 @@ def _load(source: ModelSource, dtype: torch.dtype | None, trust: bool) -> Loaded
         state = read_lightning_checkpoint(source.path, trust=trust)
         base = _load(source.base, dtype or dtype_of(state.tensors), trust)
         notes = put_into(base.model, state, source.path, source.base.name)
-        return _described(base.model, None, notes)
+        return described(base.model, None, notes)
     if source.kind == "adapter":
         from lightning_pce.scoring._adapters import with_adapter
 
@@ -189,115 +171,8 @@ def _load(source: ModelSource, dtype: torch.dtype | None, trust: bool) -> Loaded
             _hub.fetch_weights(source.of_hub, source.path)
         base = _load(source.base, dtype, trust)
         adapted = with_adapter(base.model, source.path, source.name)
-        notes = (*base.notes, f"adapter over {source.base.name}")
+        trained_from = read_json(source.path / "adapter_config.json").get("base_model_name_or_path")
+        other = f" (trained from {trained_from})" if trained_from not in (None, source.base.name) else ""
+        notes = (*base.notes, f"adapter over {source.base.name}{other}")
         return LoadedModel(adapted, base.dtype, base.quantisation, base.context, base.vocabulary, notes)
-    return _pretrained(source, dtype, trust)
-
-
-def _pretrained(source: ModelSource, dtype: torch.dtype | None, trust: bool) -> LoadedModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from lightning_pce.scoring._quiet import quiet_loading
-
-    if source.of_hub is not None:
-        _hub.fetch_weights(source.of_hub, source.path)
-        weight_files(source.path, source.name)
-    auto: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
-    folder, more = _folder_of(source)
-    quantisation = None
-    wanted: Any = dtype or "auto"
-    if source.kind == "gguf":
-        quantisation, wanted = read_gguf_header(source.path).quantisation, dtype or torch.float32
-    try:
-        with quiet_loading():
-            model, report = auto.from_pretrained(
-                folder,
-                dtype=wanted,
-                trust_remote_code=trust,
-                local_files_only=True,
-                output_loading_info=True,
-                **more,
-            )
-    except Exception as error:  # of transformers, for what a stranger's files hold
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{source.name}: brings code of its own; if you trust who made it add --trust"
-            ) from error
-        raise UserError(f"{source.name}: cannot be loaded: {_said(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:  # they would be random
-        raise UserError(
-            f"{source.name}: {len(missing)} weights of {type(model).__name__} are not in its files: "
-            f"{_five(missing)}"
-        )
-    unused = sorted(report["unexpected_keys"])
-    notes = (f"{len(unused)} weights of the files not used: {_five(unused)}",) if unused else ()
-    return _described(model, quantisation or _quantisation_in(model.config), notes)
-
-
-def _described(model: Any, quantisation: str | None, notes: tuple[str, ...]) -> LoadedModel:
-    config = model.config.get_text_config()
-    positions = [getattr(config, name, None) for name in _POSITIONS]
-    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
-    return LoadedModel(
-        model,
-        str(dtype).removeprefix("torch."),
-        quantisation,
-        next((each for each in positions if isinstance(each, int) and each > 0), None),
-        int(model.get_input_embeddings().weight.shape[0]),
-        notes,
-    )
-
-
-def _quantisation_in(config: Any) -> str | None:
-    """Such as ``"gptq 4 bit"``, of a model whose weights were saved so."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
-        return None
-    entries = found if isinstance(found, dict) else found.to_dict()
-    bits = entries.get("bits")
-    method = getattr(entries.get("quant_method"), "value", entries.get("quant_method"))
-    return f"{method} {bits} bit" if bits else str(method)
-
-
-def _check_causal(loaded: LoadedModel, name: str, device: str) -> None:
-    """Score two texts that begin alike: what comes later must not change the logits of the beginning."""
-    import torch
-
-    begin = torch.arange(4) % loaded.vocabulary
-    end = torch.arange(4, 8) % loaded.vocabulary
-    ids = torch.stack([torch.cat([begin, end]), torch.cat([begin, end.flip(0)])]).to(device)
-    try:
-        with torch.inference_mode():
-            logits = loaded.model(input_ids=ids).logits
-    except Exception as error:  # of a model whose code may be a stranger's
-        raise UserError(f"{name}: fails on 8 tokens: {_said(error)}") from error
-    if logits.ndim != 3 or logits.shape[:2] != ids.shape:
-        raise UserError(
-            f"{name}: gives logits of shape {tuple(logits.shape)} for {tuple(ids.shape)} tokens; one row for "
-            "each token is needed"
-        )
-    logits = logits[:, : len(begin)].float()
-    # Rows of one batch go through the same kernels; a twentieth of their spread is far from rounding.
-    if (logits[0] - logits[1]).abs().max() > 0.05 * logits.std():
-        raise UserError(
-            f"{name}: its logits depend on later tokens, so it is not a causal language model "
-            "(a BERT without is_decoder?)"
-        )
-
-
-def _folder_of(source: ModelSource) -> tuple[str, dict[str, Any]]:
-    """What transformers' from_pretrained is called with."""
-    if source.kind == "gguf":
-        return str(source.path.parent), {"gguf_file": source.path.name}
-    return str(source.path), {}
-
-
-def _five(names: list[str]) -> str:
-    return f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-
-
-def _said(error: Exception) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return load_pretrained(source, dtype, trust)
