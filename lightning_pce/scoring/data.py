@@ -46,7 +46,8 @@ def read_all(
 ) -> list[Dataset]:
     """Read several files or folders, see :func:`read_data`; no two of them have one name.
 
-    Names are those of the files without suffix; where two are alike the suffix is added, then the folder.
+    Names are those of the files without suffix; where two are alike that of the folder is put in front, and if
+    they are still alike the suffix is kept.
 
     Raises:
         UserError: if a file cannot be read, holds no documents, or is given twice.
@@ -179,15 +180,17 @@ def _check(documents: Sequence[Document], path: str) -> None:
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
     """A name for each file that does not depend on the order in which they are given, unless it has to."""
     whole = [path.resolve() for path in paths]
+    stems = [path.stem if path.is_file() else path.name for path in whole]
     tries = [
-        [plain_name(path.stem if path.is_file() else path.name) for path in whole],
+        [plain_name(stem) for stem in stems],
+        [plain_name(f"{path.parent.name}_{stem}") for path, stem in zip(whole, stems, strict=True)],
         [plain_name(path.name) for path in whole],
         *([plain_name("_".join(path.parts[-n:])) for path in whole] for n in (2, 3, 4)),
     ]
     chosen = list(tries[0])
     for names in tries[1:]:
         times = Counter(chosen)
-        chosen = [name if times[name] > 1 else old for old, name in zip(chosen, names, strict=True)]
+        chosen = [name if times[old] > 1 else old for old, name in zip(chosen, names, strict=True)]
     seen: Counter[str] = Counter()
     for i, name in enumerate(chosen):
         while chosen[i] in chosen[:i]:
