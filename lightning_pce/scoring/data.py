@@ -26,8 +26,7 @@ class Dataset:
     Attributes:
         name: of A-Z, a-z, 0-9, _: the file's own, as a dataloader's.
         path: as the user named it.
-        content: 16 hexadecimal digits of ids, units, texts, messages and groups: the same documents have the
-            same in every format.
+        content: 16 hexadecimal digits of ids, units, texts, messages and groups, alike in every format.
         documents: in the order of the data.
         groups: the names of the groups of tokens; may be empty.
         masking: which tokens are scored.
@@ -127,6 +126,9 @@ def _of_file(path: Path, group: str | None, protocol: str) -> tuple[tuple[Docume
 def _of_folder(path: Path, group: str | None, protocol: str) -> tuple[tuple[Document, ...], tuple[str, ...]]:
     _check_one_text(path, protocol)
     files = sorted(_files_in(path), key=lambda file: file.relative_to(path).as_posix())
+    odd = [file for file in files if not file.is_file()]
+    if odd:
+        raise UserError(f"{odd[0]} is not a file (a broken link, a pipe?): remove it.")
     if not files:
         raise UserError(f"{path} holds no files.")
     rows = [file for file in files if file.suffix.lower() in _OF_ROWS]
@@ -152,7 +154,11 @@ def _of_rows(
 
 def _files_in(folder: Path) -> Iterator[Path]:
     """All files below a folder but hidden ones; links to folders are not followed, they may go round."""
-    for root, folders, names in os.walk(folder):
+
+    def refuse(error: OSError) -> None:  # or a folder that cannot be read would be an empty one
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(root, name) for name in names if not name.startswith("."))
 
