@@ -159,7 +159,7 @@ class ScoredDataset:
             at_most = min(at_most, max(1, memory // (8 * scorer.vocabulary)))
         progress = None
         if processes.is_first:
-            what = f"{self.model.source.name} on {self.dataset.name}"
+            what = f"{Path(self.model.source.name).name} on {self.dataset.name}"
             progress = Progress(what, total, processes.place.world)
 
         def keep(chunk: Chunk, tokens: Tokens, totals: ChunkTotals) -> None:
