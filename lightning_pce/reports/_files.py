@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,4 +56,5 @@ def write_both(texts: Mapping[Path, str]) -> None:
         raise UserError(f"{names} cannot be written: {error.strerror or error}.") from error
     finally:
         for complete in waiting.values():
-            complete.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                complete.unlink(missing_ok=True)
