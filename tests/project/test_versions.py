@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def stated_floors():
     extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + extras["plot"] + extras["hf"] + extras["tdigest"] + extras["test"]
+    tested = ("cli", "hf", "parquet", "plot", "tdigest", "test")
+    lines = PROJECT["dependencies"] + [line for name in tested for line in extras[name]]
     for requirement in map(Requirement, lines):
         if requirement.name not in ("lightning-pce", "triton"):  # itself, and what torch brings
             (floor,) = [one.version for one in requirement.specifier if one.operator == ">="]
