@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,13 @@ def checked_target(path: str | os.PathLike[str], history: History | None = None)
         if str(file) in sources:
             raise UserError(f"{file} holds the records themselves: give the page another name.")
     return pair
+
+
+def check_packages() -> None:
+    """Raise a ``UserError`` if an optional package that a page needs is not installed."""
+    for module in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"A page needs {module}: pip install {module}.")
 
 
 def write_both(texts: Mapping[Path, str]) -> None:

@@ -5,7 +5,6 @@ It is a single file that needs no network and no script. Beside it lies the comp
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_pce._errors import UserError
 from lightning_pce._version import __version__
 from lightning_pce.reports import _sections as sections
-from lightning_pce.reports._files import checked_target, write_both
+from lightning_pce.reports._files import check_packages, checked_target, write_both
 from lightning_pce.reports._measured import measured
 from lightning_pce.reports._pictures import pictures_of
 from lightning_pce.reports._svg import palette
@@ -29,9 +27,8 @@ if TYPE_CHECKING:
     from lightning_pce.runs._task import TaskLike
     from lightning_pce.runs.comparison import Comparison
     from lightning_pce.runs.history import History
-    from lightning_pce.runs.task_file import TaskFile
+    from lightning_pce.runs.task_values import TaskFile
 
-_NEEDED = ("jinja2", "matplotlib")
 LARGEST = 500_000  # bytes: what goes through any mail
 
 
@@ -74,9 +71,7 @@ def report(
         ('report.html', True)
     """
     target, beside = checked_target(path, history)
-    for module in _NEEDED:
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"A page needs {module}: pip install {module}.")
+    check_packages()
     from lightning_pce.runs.comparable import sections as sections_of
     from lightning_pce.runs.comparison import compare
 
