@@ -26,7 +26,7 @@ class Dataset:
     Attributes:
         name: of A-Z, a-z, 0-9, _: the file's own, as a dataloader's.
         path: as the user named it.
-        content: 16 hexadecimal digits of ids, units, texts, messages and groups, alike in every format.
+        content: 16 hexadecimal digits of ids, units, texts, messages and groups, in any format.
         documents: in the order of the data.
         groups: the names of the groups of tokens; may be empty.
         masking: which tokens are scored.
