@@ -45,7 +45,7 @@ def read_all(
 ) -> list[Dataset]:
     """Read several files or folders, see :func:`read_data`; no two of them have one name.
 
-    Names are those of the files without suffix; where two are alike that of the folder is put in front, and if
+    Names are those of the files without suffix. Where two are alike the folder is put in front, and if
     they are still alike the suffix is kept.
 
     Raises:
