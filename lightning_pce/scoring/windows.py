@@ -75,12 +75,11 @@ def windows(
         >>> windows(10, context=4, protocol="llama.cpp")
         [(0, 4, 3), (4, 8, 7)]
     """
-    if context < 2:
-        raise UserError(
-            f"A context of {context} has no room for a token and the one before it: take 2 or more."
-        )
     if protocol not in PROTOCOLS:
         raise UserError(f"There is no protocol {protocol!r}: take one of {', '.join(PROTOCOLS)}.")
+    least = 2 if protocol == "windows" else 3  # the second half of two tokens predicts none
+    if context < least:
+        raise UserError(f"A context of {context} has no room for a token to predict: take {least} or more.")
     if protocol == "llama.cpp":
         if stride is not None:
             raise UserError("The protocol llama.cpp has windows side by side: leave out the stride.")
