@@ -23,7 +23,7 @@ MAGIC = b"_logits_"
 _HEADER = 8 + 3 * 4
 _LEVELS = 65535
 _CUT = 16.0  # nats below the most probable token
-# Numbers of a block of rows that are worked on at once, 16 MiB as float32: 5,000 rows of 49,152 tokens a second,
+# Numbers of a block of rows, 16 MiB as float32: 5,000 rows of 49,152 tokens a second,
 # with 2 MiB 3,300.
 _BLOCK = 1 << 22
 # How far the probabilities of a row may be from 1 in sum: those that are cut count as e**-16 of the largest,
