@@ -77,7 +77,7 @@ def documents(path: Path, options: Options, source: Source) -> Iterator[ScoredDo
         ]
         cut += sum(block.cut for block in blocks)
         yield ScoredDocument(
-            str(chunk + 1),
+            None,
             np.concatenate([block.ce for block in blocks]),
             where,
             first=first,
