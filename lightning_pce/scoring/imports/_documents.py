@@ -16,6 +16,7 @@ Numbers = NDArray[np.float64]
 MINUS_INFINITY = -9999.0
 # Log-probabilities in float32 are above 0 by so much at most.
 _ROUNDING = 1e-5
+_MOST_IDS = 1 << 31
 
 
 class ScoredDocument(NamedTuple):
@@ -99,12 +100,25 @@ def without_first_null(numbers: Sequence[Any]) -> tuple[int, Sequence[Any]]:
     return (1, numbers[1:]) if len(numbers) and numbers[0] is None else (0, numbers)
 
 
+def dicts(values: Any, where: str, name: str) -> list[dict[str, Any]]:
+    """A list of objects, at least one.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if not isinstance(values, list) or not values or not all(isinstance(each, dict) for each in values):
+        raise UserError(f"{where}: expected a list of objects in {name!r} but got {str(values)[:40]!r}.")
+    return values
+
+
 def token_ids(numbers: Any, where: str) -> NDArray[np.int64]:
     """Ids as whole numbers.
 
     Raises:
         UserError: if they are none.
     """
-    if not isinstance(numbers, list) or not all(type(each) is int for each in numbers):
+    if not isinstance(numbers, list) or not all(
+        type(each) is int and abs(each) < _MOST_IDS for each in numbers
+    ):
         raise UserError(f"{where}: expected the ids of tokens, whole numbers, but got {str(numbers)[:40]!r}.")
     return np.asarray(numbers, dtype=np.int64)

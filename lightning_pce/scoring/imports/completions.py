@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pce._errors import UserError
-from lightning_pce.scoring.imports._documents import ScoredDocument, losses
+from lightning_pce.scoring.imports._documents import ScoredDocument, dicts, losses
 from lightning_pce.scoring.imports._json_files import answers
 from lightning_pce.scoring.imports._options import Options, Source
 
@@ -26,9 +26,7 @@ def documents(path: Path, options: Options, source: Source) -> Iterator[ScoredDo
     """
     for (where, body), name in answers(path):
         source.see_model(body.get("model"), where)
-        choices = body.get("choices")
-        if not isinstance(choices, list) or not choices:
-            raise UserError(f"{where} has no choices, so it is no answer of this kind: {_ASK}.")
+        choices = dicts(body.get("choices"), where, "choices")
         for number, choice in enumerate(choices):
             several = name is not None and len(choices) > 1
             at = f"{where}, choice {number}" if len(choices) > 1 else where
@@ -47,10 +45,10 @@ def _document(
     if not isinstance(found, Mapping) or not isinstance(found.get("token_logprobs"), list):
         raise UserError(f"{where} has no logprobs.token_logprobs: {_ASK}.")
     numbers, tokens = found["token_logprobs"], found.get("tokens")
-    if not isinstance(tokens, list) or len(tokens) != len(numbers):
+    tokens = tokens if isinstance(tokens, list) else []
+    if len(tokens) != len(numbers):
         raise UserError(
-            f"{where} has {len(numbers)} token_logprobs of {len(tokens or ())} tokens: it is cut short; ask "
-            "again."
+            f"{where} has {len(numbers)} token_logprobs of {len(tokens)} tokens: it is cut short; ask again."
         )
     if not numbers or numbers[0] is not None:
         raise UserError(
@@ -80,7 +78,7 @@ def _end_of_prompt(
         source.note("the answers do not tell how many tokens were generated: these, if any, are counted too")
         return tokens
     choices = body["choices"]
-    there = sum(len(each["logprobs"]["token_logprobs"]) for each in choices if each.get("logprobs"))
+    there = sum(map(_number_of_tokens, choices))
     if there == prompt:  # vLLM tells of one generated token, which it leaves out, where none was asked for
         return tokens
     if len(choices) == 1 and there == prompt + generated:
@@ -91,6 +89,12 @@ def _end_of_prompt(
         f"{where}: usage tells of {prompt} tokens of prompts and {generated} generated ones, and the answer "
         f"has {there} in {len(choices)} choices: which are the prompt's is not known; {_ASK} and n=1."
     )
+
+
+def _number_of_tokens(choice: Mapping[str, Any]) -> int:
+    found = choice.get("logprobs")
+    numbers = found.get("token_logprobs") if isinstance(found, Mapping) else None
+    return len(numbers) if isinstance(numbers, list) else 0
 
 
 def _ids(texts: list[str]) -> NDArray[np.int64] | None:

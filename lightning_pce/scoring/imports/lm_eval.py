@@ -34,20 +34,20 @@ def document_sums(path: Path, source: Source) -> Iterator[DocumentSum]:
     """
     matched = _FILE.fullmatch(path.stem)
     source.name = matched[1] if matched else None
-    data, filters, kinds = hashlib.sha256(), None, set()
+    data, kept, kinds = hashlib.sha256(), None, set()
     for item in objects(path):
         where, values = item
-        filters = values.get("filter") if filters is None else filters
-        if values.get("filter") != filters:
+        kept = str(values.get("filter")) if kept is None else kept
+        if str(values.get("filter")) != kept:
             continue  # the same answers once more
         kind, nats, text = _of_sample(item)
         kinds.add(kind)
         if len(kinds) > 1:
             raise UserError(f"{where} is a sample of {kind}, unlike those before: give a file to each task.")
         for key in ("doc_hash", "prompt_hash", "target_hash"):
-            data.update(str(values.get(key)).encode())
+            data.update(str(values.get(key)).encode(errors="surrogatepass"))
         name = values.get("doc_hash", values.get("doc_id"))
-        yield DocumentSum(str(name), nats, len(text.encode()))
+        yield DocumentSum(str(name), nats, len(text.encode(errors="surrogatepass")))
     source.how |= {"data": data.hexdigest()[:16], "protocol": f"lm-eval {next(iter(kinds))}"}
     source.note("sums of documents only: there are no percentiles of tokens")
 
@@ -56,28 +56,28 @@ def _of_sample(item: Item) -> tuple[str, float, str]:
     """What kind of request it was, the nats of the text that was scored, and that text."""
     where, values = item
     requests, answers = values.get("arguments"), values.get("resps")
-    if not isinstance(answers, list) or not answers or not requests or "doc" not in values:
+    requests = list(requests.values()) if isinstance(requests, Mapping) else requests
+    if not isinstance(answers, list) or not isinstance(requests, list) or not requests or "doc" not in values:
         raise UserError(
             f"{where} is no sample of lm-eval (with doc, arguments, resps): run it with --log_samples, and "
             "give a file samples_<task>_<date>.jsonl."
         )
-    asked = [
-        _arguments(request) for request in (requests.values() if isinstance(requests, Mapping) else requests)
-    ]
+    # Older files have a list for each request.
+    asked = [list(each.values()) if isinstance(each, Mapping) else each for each in requests]
+    if any(not isinstance(each, list) or len(each) != len(asked[0]) for each in asked):
+        raise UserError(f"{where} has requests of different kinds: it is damaged.")
     if any(not isinstance(each, str) for request in asked for each in request):
         raise UserError(f"{where} is of generated text, which has no log-likelihood: choose another task.")
     if len(asked) != len(answers):
         raise UserError(f"{where} has {len(answers)} answers to {len(asked)} requests: it is damaged.")
+    if len(asked[0]) not in (1, 2):
+        raise UserError(f"{where} has requests of {len(asked[0])} arguments: that is no log-likelihood.")
     if len(asked[0]) == 1:
         return "loglikelihood_rolling", _nats(answers[0], where), asked[0][0]
     if len(asked) == 1:
         return "loglikelihood", _nats(answers[0], where), asked[0][1]
     right = _right_choice(values.get("target"), asked, where)
     return "multiple_choice", _nats(answers[right], where), asked[right][1]
-
-
-def _arguments(request: Any) -> list[Any]:
-    return list(request.values()) if isinstance(request, Mapping) else list(request)
 
 
 def _nats(answer: Any, where: str) -> float:

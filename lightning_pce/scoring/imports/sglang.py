@@ -10,6 +10,7 @@ from lightning_pce.scoring.imports._documents import ScoredDocument, losses, tok
 from lightning_pce.scoring.imports._json_files import answers
 from lightning_pce.scoring.imports._options import Options, Source
 
+_MOST = 1 << 31
 _ASK = "ask /generate with return_logprob=true and logprob_start_len=0"
 
 
@@ -49,7 +50,7 @@ def _start(told: object, rows: int, where: str) -> int:
     """Which token of the prompt the first row is of."""
     if type(told) is not int:
         return 0
-    if told < rows:
+    if not rows <= told < _MOST:
         raise UserError(
             f"{where} has {rows} input_token_logprobs, but its prompt has {told} tokens: is it one answer?"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_pce._errors import UserError
-from lightning_pce.scoring.imports._documents import ScoredDocument, losses, token_ids
+from lightning_pce.scoring.imports._documents import ScoredDocument, dicts, losses, token_ids
 from lightning_pce.scoring.imports._json_files import answers
 from lightning_pce.scoring.imports._options import Options, Source
 
@@ -24,11 +24,13 @@ def documents(path: Path, options: Options, source: Source) -> Iterator[ScoredDo
     """
     for (where, body), name in answers(path):
         source.see_model(body.get("model"), where)
-        choices = body.get("choices")
-        if choices is None or "prompt_logprobs" in body:  # of a chat, or a RequestOutput: beside the choices
+        if (
+            body.get("choices") is None or "prompt_logprobs" in body
+        ):  # of a chat, or a RequestOutput: beside the choices
             _check_tokens([body], body, where)
             yield _document(body, where, name, source)
             continue
+        choices = dicts(body["choices"], where, "choices")
         _check_tokens(choices, body, where)
         for number, choice in enumerate(choices):
             several = name is not None and len(choices) > 1
@@ -99,7 +101,8 @@ def _check_tokens(parts: Sequence[Mapping[str, Any]], body: Mapping[str, Any], w
     """Refuse prompts that were cut, or that several answers (n > 1) repeat."""
     usage = body.get("usage")
     told = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    there = sum(len(part.get("prompt_logprobs") or ()) for part in parts)
+    entries = [part.get("prompt_logprobs") for part in parts]
+    there = sum(len(each) for each in entries if isinstance(each, list))
     if type(told) is not int or there in (told, 0):
         return
     if there > told > 0 and there % told == 0 and len(parts) % (there // told) == 0:
