@@ -102,7 +102,10 @@ def by_documents(records: Sequence[Record]) -> tuple[DocumentCandidates, tuple[s
         raise UserError("No document has a sum in all of the records: import them again.")
     notes = ["Only sums of documents are known: the mean is that of nats a document, without percentiles."]
     if left_out or not bool(known.all()):
-        notes.append(f"Left out: {left_out + int((~known).sum())} documents that not all records have.")
+        every = left_out + len(known)
+        notes.append(
+            f"Left out: {every - int(known.sum())} of {every} documents, which not all records have."
+        )
     chosen = DocumentCandidates(records, totals[0].ids[known], nats[:, known], None, "document_nats")
     return chosen, tuple(notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -54,5 +55,10 @@ def _names(weights: Path) -> set[str]:
             return set(file.keys())
     import torch
 
-    found: Any = torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        found: Any = torch.load(weights, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{weights}: holds more than tensors, and may run code; save it as safetensors"
+        ) from error
     return set(found)

@@ -147,7 +147,8 @@ def _natural(name: str) -> tuple[bool, int, list[tuple[int, str]]]:
 def _base(name: str) -> ModelSource:
     source = _source(os.path.expanduser(name))
     if source.kind in ("ckpt", "adapter"):
-        raise UserError(f"--base {name}: that is itself a {source.kind}; name the whole model it came from")
+        what = "a .ckpt" if source.kind == "ckpt" else "an adapter"
+        raise UserError(f"--base {name}: that is itself {what}; name the whole model it came from")
     if source.kind != "gguf" and not tokenizer_files(source.path):
         raise UserError(f"--base {name}: it has no tokenizer.json; name a model that has")
     return source
@@ -185,8 +186,8 @@ def _source(name: str) -> ModelSource:
     path = Path(name)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, ValueError) as error:  # too long, or with a null byte
-        raise UserError(f"{name[:80]!r}: not the name of a file or a folder") from error
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise UserError(f"{name[:80]}: {error.strerror or error}") from error
     if is_file:
         return ModelSource(name, _kind_of_file(path), path, step_in(os.path.abspath(name)))
     if is_folder:

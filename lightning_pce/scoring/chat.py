@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning_pce._errors import UserError
 from lightning_pce.scoring.documents import ROLES, Document, Part
@@ -13,24 +13,12 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _Messages = Sequence[Mapping[str, Any]]
 
 
-class Rendering(NamedTuple):
-    """A chat as text.
+def render(document: Document, tokenizer: Any) -> tuple[Part, ...]:
+    """A chat as text, special tokens and all, in parts: prompt and completion.
 
-    Attributes:
-        parts: the text as the template renders it, special tokens and all, with its groups.
-        mask: by token, 1 for those of the completion; None: the parts tell.
-    """
-
-    parts: tuple[Part, ...]
-    mask: tuple[int, ...] | None = None
-
-
-def render(document: Document, tokenizer: Any) -> Rendering:
-    """Render a chat and find its completion.
-
-    That is what the template marks by ``{% generation %}``. If it marks nothing, it is of each turn of the
-    assistant the difference of the renderings before it, generation prompt and all, and after it: what the
-    model is to write, with what ends the turn. Of a prompt and a completion of messages it is all of the
+    The completion is what the template marks by ``{% generation %}``. If it marks nothing, it is of each turn
+    of the assistant the difference of the renderings before it, generation prompt and all, and after it: what
+    the model is to write, with what ends the turn. Of a prompt and a completion of messages it is all of the
     completion. A chat with a group of its own is rendered only.
 
     Raises:
@@ -47,17 +35,14 @@ def render(document: Document, tokenizer: Any) -> Rendering:
         ) from None
     text = _text(document, messages, tokenizer)
     if document.group is not None:
-        return Rendering((Part(text, document.group),))
+        return (Part(text, document.group),)
     if document.completion_from is not None:
         begin, _ = _turn(document, document.completion_from, len(messages), text, tokenizer)
-        return Rendering(_parts(text, [(begin, len(text))]))
+        return _parts(text, [(begin, len(text))])
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if _GENERATION.search(template):
-        mask = _mask(messages, tokenizer)
-        # transformers stops at the first turn that begins with a character of no token, and says nothing.
-        if sum(map(_begins_stretch, (0, *mask), mask)) == len(turns):
-            return Rendering((Part(text),), mask)
-    return Rendering(_parts(text, [_turn(document, i, i + 1, text, tokenizer) for i in turns]))
+        return _parts(text, _marked(document, text, tokenizer, template))
+    return _parts(text, [_turn(document, i, i + 1, text, tokenizer) for i in turns])
 
 
 def _parts(text: str, turns: list[tuple[int, int]]) -> tuple[Part, ...]:
@@ -70,21 +55,34 @@ def _parts(text: str, turns: list[tuple[int, int]]) -> tuple[Part, ...]:
     return (*parts, Part(text[done:], prompt))
 
 
-def _begins_stretch(before: int, here: int) -> bool:
-    return here == 1 and before == 0
+def _marked(document: Document, text: str, tokenizer: Any, template: str) -> list[tuple[int, int]]:
+    """The characters that the template marks.
 
+    Not by ``return_assistant_tokens_mask``, which finds tokens for them: where offsets leave out whitespace
+    it drops a turn that begins with a space, and all that follow, and says nothing.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
 
-def _mask(messages: _Messages, tokenizer: Any) -> tuple[int, ...]:
-    found = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    found: Any = render_jinja_template(  # annotated as a string, but there are two lists
+        [[dict(message) for message in document.messages or ()]],
+        chat_template=template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
     )
-    return tuple(found["assistant_masks"])
+    rendered, marked = found
+    assert rendered == [text], "the template renders the same messages as another text"
+    return [(begin, end) for begin, end in marked[0]]
 
 
 def _turn(document: Document, first: int, after: int, text: str, tokenizer: Any) -> tuple[int, int]:
     """The characters of messages ``first`` to ``after``, without the prompt that asks for them."""
     messages = document.messages
     assert messages is not None
+    if first == 0:
+        raise UserError(
+            f"Document {document.id!r} begins with its completion, and only what comes before it could tell "
+            "where: take a template with {% generation %}, or put a message in front."
+        )
     asks = messages[first]["role"] == "assistant" if first < len(messages) else False
     before = _text(document, messages[:first], tokenizer, asks)
     until = _text(document, messages[:after], tokenizer)
@@ -103,7 +101,7 @@ def _text(document: Document, messages: _Messages, tokenizer: Any, asks: bool = 
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks)
     except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
-        said = (str(error).splitlines() or [""])[0]
+        said = (str(error).splitlines() or [""])[0].rstrip(".")
         raise UserError(
             f"Document {document.id!r}: the chat template refuses its messages 1 to {len(messages)}: "
             f"{said or type(error).__name__}."

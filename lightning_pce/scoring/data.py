@@ -26,8 +26,7 @@ class Dataset:
     Attributes:
         name: of A-Z, a-z, 0-9, _: the file's own, as a dataloader's.
         path: as the user named it.
-        content: 16 hexadecimal digits of ids, units, texts, messages and groups: the same documents have the
-            same in every format.
+        content: 16 hexadecimal digits of ids, units, texts, messages and groups, in any format.
         documents: in the order of the data.
         groups: the names of the groups of tokens; may be empty.
         masking: which tokens are scored.
@@ -46,7 +45,8 @@ def read_all(
 ) -> list[Dataset]:
     """Read several files or folders, see :func:`read_data`; no two of them have one name.
 
-    Names are those of the files without suffix; where two are alike the suffix is added, then the folder.
+    Names are those of the files without suffix. Where two are alike the folder is put in front, and if
+    they are still alike the suffix is kept.
 
     Raises:
         UserError: if a file cannot be read, holds no documents, or is given twice.
@@ -126,6 +126,9 @@ def _of_file(path: Path, group: str | None, protocol: str) -> tuple[tuple[Docume
 def _of_folder(path: Path, group: str | None, protocol: str) -> tuple[tuple[Document, ...], tuple[str, ...]]:
     _check_one_text(path, protocol)
     files = sorted(_files_in(path), key=lambda file: file.relative_to(path).as_posix())
+    odd = [file for file in files if not file.is_file()]
+    if odd:
+        raise UserError(f"{odd[0]} is not a file (a broken link, a pipe?): remove it.")
     if not files:
         raise UserError(f"{path} holds no files.")
     rows = [file for file in files if file.suffix.lower() in _OF_ROWS]
@@ -151,7 +154,11 @@ def _of_rows(
 
 def _files_in(folder: Path) -> Iterator[Path]:
     """All files below a folder but hidden ones; links to folders are not followed, they may go round."""
-    for root, folders, names in os.walk(folder):
+
+    def refuse(error: OSError) -> None:  # or a folder that cannot be read would be an empty one
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(root, name) for name in names if not name.startswith("."))
 
@@ -179,15 +186,17 @@ def _check(documents: Sequence[Document], path: str) -> None:
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
     """A name for each file that does not depend on the order in which they are given, unless it has to."""
     whole = [path.resolve() for path in paths]
+    stems = [path.stem if path.is_file() else path.name for path in whole]
     tries = [
-        [plain_name(path.stem if path.is_file() else path.name) for path in whole],
+        [plain_name(stem) for stem in stems],
+        [plain_name(f"{path.parent.name}_{stem}") for path, stem in zip(whole, stems, strict=True)],
         [plain_name(path.name) for path in whole],
         *([plain_name("_".join(path.parts[-n:])) for path in whole] for n in (2, 3, 4)),
     ]
     chosen = list(tries[0])
     for names in tries[1:]:
         times = Counter(chosen)
-        chosen = [name if times[name] > 1 else old for old, name in zip(chosen, names, strict=True)]
+        chosen = [name if times[old] > 1 else old for old, name in zip(chosen, names, strict=True)]
     seen: Counter[str] = Counter()
     for i, name in enumerate(chosen):
         while chosen[i] in chosen[:i]:

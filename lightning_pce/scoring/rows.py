@@ -115,8 +115,13 @@ def documents_of(
     for row in rows:
         first = first or row
         form = _form(row)
-        for columns in (form, ("id",), ("document",)):
-            _check_alike(row, first, columns)
+        if form != _form(first):
+            raise UserError(
+                f"{row.where} has `{form[0]}` but {first.where} has `{_form(first)[0]}`: all rows are to be "
+                "alike."
+            )
+        for column in ("id", "document"):
+            _check_alike(row, first, column)
         number = _name(row, "id") if "id" in row.columns else str(len(documents))
         if number in seen:
             raise UserError(f"{row.where} has the id {number!r} of {seen[number]}: ids are unique.")
@@ -148,11 +153,10 @@ def _form(row: Row) -> tuple[str, ...]:
     )
 
 
-def _check_alike(row: Row, first: Row, columns: tuple[str, ...]) -> None:
-    for column in columns:
-        if (column in row.columns) != (column in first.columns):
-            has, lacks = (row, first) if column in row.columns else (first, row)
-            raise UserError(f"{lacks.where} has no `{column}` but {has.where} has: all rows are to be alike.")
+def _check_alike(row: Row, first: Row, column: str) -> None:
+    if (column in row.columns) != (column in first.columns):
+        has, lacks = (row, first) if column in row.columns else (first, row)
+        raise UserError(f"{lacks.where} has no `{column}` but {has.where} has: all rows are to be alike.")
 
 
 def _name(row: Row, column: str) -> str:

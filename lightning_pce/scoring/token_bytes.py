@@ -95,7 +95,7 @@ class Places(NamedTuple):
     Attributes:
         starts: int64 ``[T]``, the byte at which each token begins.
         ends: int64 ``[T]``, where it ends; each begins where the one before ends, the last one ends the text.
-        bytes: int32 ``[T]``, ends minus starts; 0 for special tokens, whatever their spelling.
+        bytes: int32 ``[T]``, ends minus starts; 0 for special tokens of a chat, whatever their spelling.
         exact: whether they are the tokenizer's own bytes, or those of the text by offsets.
     """
 
@@ -120,28 +120,31 @@ class ByteCounter:
         for piece, number in tokenizer.get_vocab().items():
             self._spaced[number] = piece.startswith(_SPACES)
 
-    def places(self, text: str, ids: NDArray[np.int32], spans: NDArray[np.int64]) -> Places:
+    def places(
+        self, text: str, ids: NDArray[np.int32], spans: NDArray[np.int64], *, special: bool = False
+    ) -> Places:
         """Where tokens stand.
 
         Args:
             text: what was tokenised.
             ids: int32 ``[T]``.
             spans: int64 ``[T, 2]``, the characters at which each token begins and ends, by the tokenizer.
+            special: whether special tokens stand for no bytes, as in a chat. In a text there are none, but a
+                Unigram model may read its name as one.
 
-        If the bytes of its pieces do not fit the text, as the tokenizer changes it (lower case, NFKC), offsets
-        tell: each token has the bytes from the end of the one before to its own, so that a character
-        split over tokens counts in the first.
+        If the bytes of its pieces do not fit the text, as when case or NFKC changed it, offsets tell: each
+        token has the bytes from the end of the one before to its own, and of those that share a character the
+        last has it.
         """
         before = _bytes_before(text)
-        spread, special = before[spans], self._special[ids]
+        spread = before[spans]
         widths = self._by_pieces(text, ids, spans, spread)
         exact = widths is not None
         if widths is None:
-            ends = np.maximum.accumulate(spread[:, 1])
-            ends[-1:] = before[-1]
-            widths = np.diff(ends, prepend=0)
+            widths = _by_offsets(spread, int(before[-1]))
         ends = np.cumsum(widths)
-        return Places(ends - widths, ends, np.where(special, 0, widths).astype(np.int32), exact)
+        counted = np.where(self._special[ids], 0, widths) if special else widths
+        return Places(ends - widths, ends, counted.astype(np.int32), exact)
 
     def _by_pieces(
         self, text: str, ids: NDArray[np.int32], spans: NDArray[np.int64], spread: NDArray[np.int64]
@@ -159,11 +162,21 @@ class ByteCounter:
         for less in (np.zeros_like(spaced), unseen, spaced):
             tried = widths - less
             ends = np.cumsum(tried)
-            # Each token must also touch the characters from which the tokenizer says that it comes.
-            touches = (ends - tried <= spread[:, 1]) & (ends >= spread[:, 0])
+            # Each token must also touch the characters from which the tokenizer says that it comes. It may
+            # leave out whitespace there.
+            touches = (ends - tried <= spread[:, 1] + 1) & (ends + 1 >= spread[:, 0])
             if tried.sum() == length and touches.all():
                 return tried
         return None
+
+
+def _by_offsets(spread: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """The bytes from the token before to each one's end, or to where the next begins if that is earlier."""
+    begins = np.append(np.maximum.accumulate(spread[:, 0]), length)[1:]
+    ends = np.minimum(np.maximum.accumulate(spread[:, 1]), begins)
+    ends[-1:] = length
+    widths: NDArray[np.int64] = np.diff(ends, prepend=0)
+    return widths
 
 
 def _bytes_before(text: str) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pce._errors import UserError
-from lightning_pce.scoring.chat import Rendering, render
+from lightning_pce.scoring.chat import render
 from lightning_pce.scoring.data import Dataset
 from lightning_pce.scoring.documents import ROLES, Document, Part
 from lightning_pce.scoring.keys import TokenIds, document_number
@@ -33,7 +33,7 @@ class TokenizedDocument:
         text: what was tokenised; of a chat, as rendered. ``starts`` refer to it.
         ids: int32 ``[T]``, with BOS in front if there is one.
         scored: bool ``[T]``, whether a token is to be predicted: all but the first.
-        groups: int8 ``[T]``, the place of each token's group among the names, -1 for BOS; None without groups.
+        groups: int8 ``[T]``, the place of each token's group in the names, -1 for BOS; None without groups.
         bytes: int32 ``[T]``, the UTF-8 bytes of the text that each stands for; 0 for special ones.
         starts: int64 ``[T]``, the byte of the text at which each begins.
         on_character: bool ``[T]``, whether each ends between two characters of the text, not within one.
@@ -82,8 +82,8 @@ def tokenize(
 ) -> Tokenized:
     """The tokens of all documents of a dataset.
 
-    Each is tokenised as a whole, by itself. In a text the names of special tokens are text too; in a chat they
-    are those tokens. BOS comes in front once, EOS not at all. A token is of the group in which it ends.
+    Each is tokenised as a whole, by itself. Names of special tokens are text in a text, and those tokens in a
+    chat. BOS comes in front once, EOS not at all. A token is of the group in which it ends.
 
     Args:
         dataset: from :func:`~lightning_pce.scoring.data.read_data`, with the same protocol.
@@ -93,7 +93,7 @@ def tokenize(
         context: the length of the chunks of llama.cpp.
 
     Raises:
-        UserError: if the tokenizer cannot say where tokens come from or refuses a chat, or there is nothing to
+        UserError: if the tokenizer cannot say where tokens come from or refuses a chat, or nothing is left to
             score.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -155,11 +155,10 @@ def bos_of(tokenizer: Any, bos: int | None = None) -> int | None:
 
 
 class _Encoded(NamedTuple):
-    """A document with its tokens, and the mask of its completion if a template has marked it."""
+    """A document with its text and tokens."""
 
     document: Document
     parts: tuple[Part, ...]
-    mask: tuple[int, ...] | None
     text: str
     ids: NDArray[np.int32]  # [T]
     spans: NDArray[np.int64]  # [T, 2], in characters
@@ -167,10 +166,8 @@ class _Encoded(NamedTuple):
 
 def _encoded(documents: Sequence[Document], tokenizer: Any) -> Iterator[_Encoded]:
     """Documents with their tokens; names of special tokens are read as such in chats only."""
-    rendered = [
-        render(each, tokenizer) if each.messages is not None else Rendering(each.parts) for each in documents
-    ]
-    texts = ["".join(part.text for part in parts) for parts, _ in rendered]
+    parts = [each.parts if each.messages is None else render(each, tokenizer) for each in documents]
+    texts = ["".join(part.text for part in each) for each in parts]
     found: dict[int, tuple[NDArray[np.int32], NDArray[np.int64]]] = {}
     for split in (True, False):
         places = [i for i, each in enumerate(documents) if (each.messages is None) == split]
@@ -178,7 +175,7 @@ def _encoded(documents: Sequence[Document], tokenizer: Any) -> Iterator[_Encoded
             tokens = _tokens([texts[i] for i in places], tokenizer, split)
             found |= dict(zip(places, tokens, strict=True))
     for i, document in enumerate(documents):
-        yield _Encoded(document, *rendered[i], texts[i], *found[i])
+        yield _Encoded(document, parts[i], texts[i], *found[i])
 
 
 def _tokens(
@@ -203,15 +200,13 @@ def _document(
     encoded: _Encoded, names: tuple[str, ...], counter: ByteCounter, bos: int | None
 ) -> tuple[TokenizedDocument, bool]:
     """A document's tokens, and whether their bytes are the tokenizer's own."""
-    document, parts, mask, text, ids, spans = encoded
-    starts, ends, sizes, exact = counter.places(text, ids, spans)
+    document, parts, text, ids, spans = encoded
+    starts, ends, sizes, exact = counter.places(text, ids, spans, special=document.messages is not None)
     raw = np.frombuffer(text.encode() + b"\0", np.uint8)  # a byte more, so that the end is one too
-    on_character = (raw[ends] & 0xC0) != 0x80  # not the second byte of a character, or a later one
+    # At no second or later byte of a character, and not a token that shares one or stands for nothing.
+    on_character = ((raw[ends] & 0xC0) != 0x80) & (ends > starts)
     groups = None
-    if mask is not None:
-        assert len(mask) == len(ids), "the template's mask is of other tokens"
-        groups = np.array(mask, np.int8) + np.int8(names.index("prompt"))
-    elif names:
+    if names:
         last = np.minimum(np.maximum(ends - 1, starts), len(raw) - 2)
         part = np.searchsorted(np.cumsum([len(each.text.encode()) for each in parts]), last, side="right")
         groups = np.array([names.index(each.group) for each in parts], np.int8)[part]
@@ -234,8 +229,8 @@ def _llama_cpp_chunks(
     length = len(whole.ids)
     if length < 2 * context:
         raise UserError(
-            f"{path} has {length} tokens but the protocol llama.cpp needs two contexts, {2 * context}: take a "
-            "smaller context or more text."
+            f"{path} has {length} tokens but the protocol llama.cpp needs two contexts, {2 * context}: take "
+            "a smaller context or more text."
         )
     chunks = []
     for number, (start, end, first) in enumerate(windows(length, context, protocol="llama.cpp")):
