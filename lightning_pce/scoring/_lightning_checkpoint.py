@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -174,5 +174,6 @@ def _refuse_more_layers(
     ]
     if more:
         raise UserError(
-            f"{path}: {len(more)} entries belong to the model but the base {base} has no such: {first_five(more)}"
+            f"{path}: {len(more)} entries belong to the model but the base {base} has no such: "
+            f"{first_five(more)}"
         )

@@ -110,7 +110,8 @@ def _all_loaded(name: str, model: Any, report: Mapping[str, Any]) -> tuple[str, 
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
-            f"{name}: {len(missing)} weights of {type(model).__name__} are not in its files: {first_five(missing)}"
+            f"{name}: {len(missing)} weights of {type(model).__name__} are not in its files: "
+            f"{first_five(missing)}"
         )
     unused = sorted(report["unexpected_keys"])
     return (f"{len(unused)} weights of the files not used: {first_five(unused)}",) if unused else ()
