@@ -1,1 +1,1 @@
-"""Models and data in, records out: what the command line runs."""
+"""Scoring of checkpoints: models, data, chunks, and log-probabilities made elsewhere."""

@@ -41,12 +41,11 @@ class Chunk:
 
     Attributes:
         number: its place among all chunks.
-        documents: the numbers of its documents, ascending; all windows of a document are in one chunk.
-        batches: windows that are seen side by side, the longest first.
+        batches: windows that are seen side by side, the longest first. A document with many windows is in
+            several chunks: a book is shared by processes too.
     """
 
     number: int
-    documents: tuple[int, ...]
     batches: tuple[tuple[Window, ...], ...]
 
 
@@ -107,10 +106,10 @@ def windows(
 def plan(
     documents: Sequence[HasTokens], context: int, *, stride: int | None = None, batch_tokens: int
 ) -> tuple[Chunk, ...]:
-    """A fixed list of chunks of documents, each with its batches.
+    """A fixed list of chunks, each with its batches.
 
-    Documents go by length, the longest first, so that what does not fit into memory shows at once; so do
-    windows in a chunk. It depends on nothing but lengths, scored tokens and these arguments.
+    Windows go by length, the longest first, so that what does not fit into memory shows at once; those of a
+    document stay in their order. It depends on nothing but lengths, scored tokens and these arguments.
 
     Args:
         documents: with ``scored``, a bool for each token; windows without a scored token are left out.
@@ -126,30 +125,29 @@ def plan(
         >>> lengths = (3, 9, 3)
         >>> documents = [SimpleNamespace(scored=np.arange(length) > 0) for length in lengths]
         >>> for chunk in plan(documents, context=8, batch_tokens=8):
-        ...     print(chunk.documents, [[tuple(window) for window in batch] for batch in chunk.batches])
-        (1,) [[(1, 0, 8, 1)], [(1, 4, 9, 8)]]
-        (0, 2) [[(0, 0, 3, 1), (2, 0, 3, 1)]]
+        ...     print([[tuple(window) for window in batch] for batch in chunk.batches])
+        [[(1, 0, 8, 1)]]
+        [[(1, 4, 9, 8)], [(0, 0, 3, 1), (2, 0, 3, 1)]]
     """
     if batch_tokens < 1:
         raise UserError(f"Batches of {batch_tokens} tokens hold nothing: take 1 or more.")
-    of_documents = [
-        _scored_windows(number, document.scored, context, stride) for number, document in enumerate(documents)
+    found = [
+        window
+        for number, document in enumerate(documents)
+        for window in _scored_windows(number, document.scored, context, stride)
     ]
-    sizes = [sum(window.end - window.start for window in each) for each in of_documents]
-    longest_first = sorted(range(len(sizes)), key=lambda number: -sizes[number])
-    fair = -(-sum(sizes) // _CHUNKS)
+    fair = -(-sum(window.end - window.start for window in found) // _CHUNKS)
     enough = min(_BATCHES_OF_A_CHUNK * batch_tokens, max(batch_tokens, fair))
     chunks: list[Chunk] = []
-    held: list[int] = []
+    held: list[tuple[Window, ...]] = []
     size = 0
-    for place, number in enumerate(longest_first, start=1):
-        held.append(number)
-        size += sizes[number]
-        if size >= enough or place == len(sizes):
-            found = [window for each in held for window in of_documents[each]]
-            chunks.append(Chunk(len(chunks), tuple(sorted(held)), tuple(_batches(found, batch_tokens))))
+    for batch in _batches(found, batch_tokens):
+        held.append(batch)
+        size += sum(window.end - window.start for window in batch)
+        if size >= enough:
+            chunks.append(Chunk(len(chunks), tuple(held)))
             held, size = [], 0
-    return tuple(chunks)
+    return (*chunks, Chunk(len(chunks), tuple(held))) if held else tuple(chunks)
 
 
 def _scored_windows(number: int, scored: NDArray[np.bool_], context: int, stride: int | None) -> list[Window]:

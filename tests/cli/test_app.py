@@ -1,0 +1,160 @@
+"""The command line as a whole: exit statuses, one line for each mistake, and nothing heavy before it."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from lightning_pce import __version__
+from lightning_pce._errors import UserError
+from lightning_pce.cli import _app, main
+from lightning_pce.cli._failures import failures_as_lines
+
+# What a subcommand refuses, and words of the line that says so. It is found without torch.
+REFUSED = {
+    "no such command": (["nothing"], "No such command 'nothing'. See: lightning-pce --help"),
+    "no such option": (["compare", "--nope", "x"], "No such option"),
+    "compare nothing": (["compare"], "Missing argument 'RECORDS'"),
+    "import nothing": (["import", "nothing.jsonl", "-f", "vllm", "-o", "x"], "No such file"),
+    "import no format": (["import", "a.jsonl", "-f", "csv", "-o", "x"], "There is no format 'csv'"),
+    "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
+    "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
+}
+# In one process after the other, and whether torch was imported by then.
+RUN = """
+import contextlib, io, json, sys
+from lightning_pce.cli import main
+for arguments in json.load(sys.stdin):
+    stderr, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(out):
+        status = main(arguments)
+    print(json.dumps([status, stderr.getvalue(), out.getvalue(), "torch" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused():
+    """Status, standard error, standard output and torch of each of REFUSED, all by one new process."""
+    arguments = [each for each, _ in REFUSED.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], input=json.dumps(arguments), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(REFUSED, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
+    status, stderr, stdout, torch = refused[case]
+    assert (status, stdout, torch) == (2, "", False)
+    assert stderr.startswith("lightning-pce: ")
+    assert stderr.endswith("\n")
+    assert stderr.count("\n") == 1
+    assert REFUSED[case][1] in stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report"])
+def test_help_is_plain_text_and_needs_no_torch(command, capsys):
+    assert main([command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Usage: lightning-pce {command} [OPTIONS]")
+    assert err == ""
+    assert out.isascii()  # no boxes, no colours
+
+
+def test_without_a_command_there_is_help_and_the_status_of_a_mistake(capsys):
+    assert main([]) == 2
+    out = capsys.readouterr().out
+    assert all(f"\n  {command} " in out for command in ("evaluate", "import", "compare", "report"))
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lightning-pce {__version__}\n"
+
+
+def test_the_module_is_the_command_and_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lightning_pce", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("lightning-pce: cannot write: No space left on device.")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_pipe_is_quiet():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_pce", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.wait(60) == 2
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("mend it"), 2, "mend it"),
+        (UserError("first\nsecond \x1b[31m\r"), 2, "first second \\x1b[31m\\r"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on."),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a b.jsonl"), 2, "a b.jsonl: No such"),
+        (PermissionError(errno.EACCES, "Permission denied", "x", None, "y"), 2, "x -> y: Permission denied."),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "cannot write: No space left on device."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_the_user_can_mend_is_one_line(capsys, error, status, line):
+    assert failures_as_lines(raising(error)) == status
+    err = capsys.readouterr().err
+    assert err.startswith(f"lightning-pce: {line}")
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyError("k"), OSError("of a socket"), SystemError()])
+def test_a_mistake_of_ours_keeps_its_traceback(capsys, error):
+    assert failures_as_lines(raising(error)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert "in work" in err
+    assert type(error).__name__ in err.splitlines()[-1]
+
+
+def test_a_mistake_of_ours_inside_a_command_keeps_its_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(_app, "app", lambda: lambda *_, **__: [][0])
+    assert main(["compare"]) == 1
+    assert "IndexError: list index out of range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (EOFError, 1)])
+def test_of_what_a_command_raises_only_ctrl_c_is_an_interruption(capsys, monkeypatch, error, status):
+    def raising_it():
+        raise error
+
+    made = typer.Typer()
+    made.callback()(lambda: None)
+    made.command("wait")(raising_it)
+    monkeypatch.setattr(_app, "app", lambda: made)
+    assert main(["wait"]) == status
+    err = capsys.readouterr().err.strip()
+    assert err == "lightning-pce: interrupted; run the same command again to go on." or status == 1
+    assert ("Traceback" in err) == (status == 1)
