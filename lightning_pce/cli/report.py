@@ -41,10 +41,9 @@ def report(
     """Write a comparison as one HTML page: verdict, pictures, tables, the tail in its text."""
     if task is not None and task_file is not None:
         raise UserError("Both --task and --task-file are given: choose one.")
-    from lightning_pce.cli._records import load
+    from lightning_pce.cli._records import checked_sections, load
     from lightning_pce.reports._files import check_packages, checked_target
-    from lightning_pce.runs.comparable import basis_of, reference_in, sections
-    from lightning_pce.runs.task_values import TaskFile, logged
+    from lightning_pce.runs.task_values import TaskFile
 
     history = load(records)
     if name is not None:
@@ -52,13 +51,7 @@ def report(
     checked_target(output, history)
     check_packages()
     metric = task if task_file is None else TaskFile.read(task_file)
-    for part in sections(history):  # all that needs no torch, which takes seconds to import
-        reference_in(part, reference)
-        basis_of(part)
-        if isinstance(metric, TaskFile):
-            metric.matched(part)
-        elif metric is not None:
-            logged(part, metric)
+    checked_sections(history, reference, metric)
 
     from lightning_pce.reports import html
 

@@ -41,7 +41,7 @@ def report(
     higher_is_better: bool = True,
     text: bool = True,
 ) -> Path:
-    """Write a page about the records of a history, and beside it, as ``.json``, the comparison.
+    """Write a page about the records of a history, and beside it, ``.json``, what ``compare --json`` prints.
 
     Args:
         history: records of one data; see :func:`lightning_pce.runs.comparison.compare`.
@@ -82,9 +82,12 @@ def report(
     if not text:
         found = [replace(each, label_texts={}) for each in found]
     page = page_of(found, torn=history.torn, text=text)
-    plain = [each.to_plain() for each in found]
-    json_text = json.dumps(plain[0] if len(plain) == 1 else {"data_sets": plain}, indent=1, allow_nan=False)
-    write_both({target: page, beside: json_text + "\n"})
+    plain = {
+        "schema": 1,
+        "agree": all(each.agree for each in found),
+        "comparisons": [each.to_plain() for each in found],
+    }
+    write_both({target: page, beside: json.dumps(plain, indent=1, allow_nan=False) + "\n"})
     return Path(path)
 
 

@@ -58,7 +58,8 @@ def check_report(report: dict, stdout: str, out: Path, epochs: int) -> None:
     assert (out / "fan_chart.png").stat().st_size > 20_000
     page = (out / "decision.html").read_text(encoding="utf-8")
     assert all(label in page for label in report["shortlist"])
-    assert json.loads((out / "decision.json").read_text(encoding="utf-8"))["shortlist"] == report["shortlist"]
+    [decision] = json.loads((out / "decision.json").read_text(encoding="utf-8"))["comparisons"]
+    assert decision["shortlist"] == report["shortlist"]
     picks = TaskFile.read(out / "picks.csv")
     assert picks.name == "recall"
     assert dict(picks.rows) == {pick["checkpoint"]: pick["recall"] for pick in report["picks"].values()}

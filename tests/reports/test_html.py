@@ -52,7 +52,7 @@ def written(history, tmp_path_factory):
 def test_the_page_says_what_the_comparison_says(history, written):
     _, page, plain = written
     found = compare(history, task={record.label: 0.1 * k for k, record in enumerate(history)})
-    assert plain == found.to_plain()
+    assert plain == {"schema": 1, "agree": found.agree, "comparisons": [found.to_plain()]}
     kept = found.verdict.shortlist
     [headline] = [text for tag, text in page.texts if tag == "h1"]
     assert headline == (f"Keep {kept[0]}" if found.verdict.agree else f"Shortlist: {' or '.join(kept)}")
@@ -79,7 +79,7 @@ def test_the_page_says_what_the_comparison_says(history, written):
 
 def test_the_tail_stands_in_its_text(history, written):
     _, page, plain = written
-    [record] = [each for each in history if each.label == plain["shortlist"][0]]
+    [record] = [each for each in history if each.label == plain["comparisons"][0]["shortlist"][0]]
     for token in record.tail[:20]:
         assert f"{token.context}" in page.words
         assert number(token.ce) in page.words
@@ -266,7 +266,7 @@ def test_many_records_of_many_data_sets_make_a_small_page(tmp_path):
     assert len(text.encode()) < LARGEST
     assert text.count("<h1>") == 3
     assert re.search(r"5\d of 70 records have a row", page.words)
-    assert len(json.loads((tmp_path / "page.json").read_text())["data_sets"]) == 3
+    assert len(json.loads((tmp_path / "page.json").read_text())["comparisons"]) == 3
 
 
 def test_a_page_without_room_says_so(tmp_path, monkeypatch):
