@@ -22,16 +22,15 @@ from lightning_pce.runs._headers import (
     header_of,
     numbers_of,
 )
+from lightning_pce.runs._records import SCORED, Records, Saved
 from lightning_pce.runs._records import Checkpoint as Checkpoint
 from lightning_pce.runs._records import Record as Record
-from lightning_pce.runs._records import Records, Saved
 from lightning_pce.runs._writing import write_checkpoint as write_checkpoint
 from lightning_pce.runs._writing import write_start as write_start
 from lightning_pce.runs._writing import write_validation as write_validation
 
 FILE_NAME = "percentile_history.jsonl"
 _UNITS = ("epoch", "step", "batch")
-SCORED = ("score", "import")  # functions of the command line
 # What a line is recognised by when its payload is read.
 _RECOGNISED = ("run", "function", "name", "step", "batch")
 

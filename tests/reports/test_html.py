@@ -63,6 +63,14 @@ def test_the_page_says_what_the_comparison_says(history, written):
             for each in of_record.values():
                 assert number(each.value) in page.words
                 assert f"{number(each.high)}" in page.words
+    changes = [each for of_record in found.differences.values() for each in of_record.values()]
+    kinds = page.attributes("class")
+    assert kinds.count("lower") == sum(each.high < 0 for each in changes) > 0
+    assert kinds.count("higher") == sum(each.low > 0 for each in changes) > 0
+    assert kinds.count("best") == len(found.table.rows)
+    assert kinds.count("tie") == sum(len(row.ties) - 1 for row in found.table.rows)
+    drawn = [text for tag, text in page.texts if tag == "text" and text.startswith("step-")]
+    assert " ".join(record.label for record in history) in " ".join(drawn)
     for row in found.table.rows:
         assert f"{row.pearson:+.2f}" in page.words
     for record in history:
@@ -138,8 +146,9 @@ def strange(tmp_path_factory):
         metadata={words: words},
         scalars=[{words: 0.1}, {words: 0.5}, {words: 0.2}],
     )
-    text, page = page_of(history, folder, task=words)
-    return text, page
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as matplotlib's of characters that its font lacks
+        return page_of(history, folder, task=words)
 
 
 def test_hostile_words_are_seen_as_words(strange):
@@ -149,6 +158,9 @@ def test_hostile_words_are_seen_as_words(strange):
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     for each in HOSTILE:
         assert visible(each)[:30] in page.words
+    contexts = [words for tag, words in page.texts if tag == "span" and words.startswith("…")]
+    assert {len(words) > 390 for words in contexts} == {True}
+    assert any(words.endswith(visible(hostile(3))[-40:]) for words in contexts)
     svg = text[text.index("<svg") : text.index("</svg>")]
     assert "&lt;script&gt;" in svg
     assert "$x^{" in svg
