@@ -10,6 +10,7 @@ from lightning_pce._errors import UserError
 
 if TYPE_CHECKING:
     from lightning_pce.runs.history import History
+    from lightning_pce.runs.task_values import TaskFile
 
 
 def load(paths: Sequence[Path]) -> History:
@@ -33,3 +34,23 @@ def load(paths: Sequence[Path]) -> History:
             f"There are no records in {', '.join(map(str, paths))}{torn}: write them with evaluate or import."
         )
     return history
+
+
+def checked_sections(history: History, reference: str | None, task: str | TaskFile | None) -> list[History]:
+    """The sections of a history, looked at for all that needs no torch, which takes seconds to import.
+
+    Raises:
+        UserError: if records may not be compared, or one has no such reference or task metric.
+    """
+    from lightning_pce.runs.comparable import basis_of, reference_in, sections
+    from lightning_pce.runs.task_values import logged
+
+    parts = sections(history)
+    for part in parts:
+        reference_in(part, reference)
+        basis_of(part)
+        if isinstance(task, str):
+            logged(part, task)
+        elif task is not None:
+            task.matched(part)
+    return parts

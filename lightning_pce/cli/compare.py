@@ -55,10 +55,9 @@ def compare(
     """
     if task is not None and task_file is not None:
         raise UserError("Both --task and --task-file are given: choose one.")
-    from lightning_pce.cli._records import load
-    from lightning_pce.runs.comparable import basis_of, reference_in, sections
+    from lightning_pce.cli._records import checked_sections, load
     from lightning_pce.runs.history import History
-    from lightning_pce.runs.task_values import TaskFile, logged
+    from lightning_pce.runs.task_values import TaskFile
 
     history = load(records)
     if name is not None and name not in history.names:
@@ -66,14 +65,7 @@ def compare(
     if name is not None:
         history = history.select(name=name)
     metric = task if task_file is None else TaskFile.read(task_file)
-    parts = sections(History(history, of=of, group=group, torn=history.torn))
-    for part in parts:  # all that needs no torch, which takes seconds to import
-        reference_in(part, reference)
-        basis_of(part)
-        if isinstance(metric, TaskFile):
-            metric.matched(part)
-        elif metric is not None:
-            logged(part, metric)
+    parts = checked_sections(History(history, of=of, group=group, torn=history.torn), reference, metric)
 
     from lightning_pce.runs.comparison import compare as compared
 

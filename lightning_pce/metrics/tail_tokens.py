@@ -180,13 +180,13 @@ class TailTokens(StateMetric):
         nan, invalid = host_numbers(self._state[-1, :2])
         self._warn_once("nan", nan, "tokens had a cross-entropy that is NaN. They are left out.")
         self._warn_once("invalid", invalid, "tokens were left out because their label was impossible.")
-        tail = _unpacked(self._state[:-1])
+        tail = unpacked(self._state[:-1])
         return tail._replace(ce=torch.where(tail.ce > -torch.inf, tail.ce, torch.nan))
 
 
 def merge_tails(states: Tensor) -> Tensor:
     """One state ``[n + 1, 7]`` of several ``[N, n + 1, 7]``: the first rows of all, the last ones added."""
-    tail = _unpacked(states[:, :-1].flatten(0, 1))
+    tail = unpacked(states[:, :-1].flatten(0, 1))
     order = _order(-tail.ce, tail.document, _pair(tail.position, tail.label), _pair(tail.rank, tail.top))
     rows = states[:, :-1].flatten(0, 1)[order[: states.shape[1] - 1]]
     return torch.cat([rows, states[:, -1].sum(0, keepdim=True)])
@@ -297,7 +297,7 @@ def _packed(tail: Tail) -> Tensor:
     )
 
 
-def _unpacked(rows: Tensor) -> Tail:
+def unpacked(rows: Tensor) -> Tail:
     """What :func:`_packed` has packed."""
     ce, high, low, *others = rows.unbind(-1)
     document = (high.long() << 32) | low.long()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from lightning_pce import intervals as error_bars
 from lightning_pce._names import percentile_key
-from lightning_pce.reports._drawing import AS_WRITTEN, CE
+from lightning_pce.reports._drawing import AS_WRITTEN, CE, shown
 from lightning_pce.reports.difference_curves import difference_curve
 from lightning_pce.reports.fan_charts import decision_chart
 from lightning_pce.reports.record_charts import concordance_map, interval_chart
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lightning_pce.runs._candidates import Entry, Runs
+    from lightning_pce.runs._reshaping import Reshaping
     from lightning_pce.runs._task import TaskLike
+    from lightning_pce.runs._ties import Ties
 
 _FAN = (5.0, 25.0, 50.0, 75.0, 95.0, 99.0)
 _STATISTICS = ("mean", *map(percentile_key, _FAN))
 _ORDERED = ("mean", "p5", "p25", "p50", "p75", "p90", "p95", "p99")
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
     """One record as it is drawn."""
 
     name: str
@@ -68,7 +70,15 @@ def decision(runs: Runs, task: TaskLike | None = None) -> Figure:
         ['mean', 'p50', 'p95']
     """
     ties = concordances.verdict(runs, task).ties
-    records, steps, unit = _on_an_axis(_drawn(runs))
+    drawn = _drawn(runs)
+    return decision_of(drawn, ties, None if task is None else _task(drawn, task), _what(runs))
+
+
+def decision_of(
+    drawn: list[Drawn], ties: Mapping[str, Ties], task: tuple[str, Mapping[str, float]] | None, what: str
+) -> Figure:
+    """:func:`decision` of records whose picks are known, and task values by name; ``what`` the values are."""
+    records, steps, unit = _on_an_axis(drawn)
     at = dict(zip((each.name for each in records), steps, strict=True))
     names = [each.name for each in records] if unit == "record" else None
     found = [error_bars.intervals(each.digest, each.documents, _STATISTICS) for each in records]
@@ -78,7 +88,7 @@ def decision(runs: Runs, task: TaskLike | None = None) -> Figure:
         [values["mean"].value for values in found],
         picks={name: at[each.best] for name, each in ties.items()},
         ties={name: [at[tied] for tied in each.names] for name, each in ties.items()},
-        task=None if task is None else _task(records, task),
+        task=None if task is None else (task[0], [task[1].get(each.name, math.nan) for each in records]),
         intervals={
             name: ([values[name].low for values in found], [values[name].high for values in found])
             for name in ("mean", "p50")
@@ -87,7 +97,7 @@ def decision(runs: Runs, task: TaskLike | None = None) -> Figure:
         xlabel=unit,
         names=names,
     )
-    figure.axes[0].set_ylabel(_what(runs), **AS_WRITTEN)
+    figure.axes[0].set_ylabel(shown(what, 60), **AS_WRITTEN)
     return figure
 
 
@@ -116,7 +126,11 @@ def difference(before: Entry, after: Entry, *, ax: Axes | None = None) -> Axes:
         >>> ax.get_title(loc="left"), ax.texts[1].get_text()
         ('b minus a', '↑ worse: loses 0.88 nats a token')
     """
-    change = concordances.reshaping(before, after)
+    return difference_of(concordances.reshaping(before, after), ax=ax)
+
+
+def difference_of(change: Reshaping, *, ax: Axes | None = None) -> Axes:
+    """:func:`difference` of a change that is known."""
     return difference_curve(
         change.u.tolist(),
         change.difference.tolist(),
@@ -201,17 +215,17 @@ def intervals(runs: Runs, statistic: str, *, ax: Axes | None = None) -> Axes:
     )
 
 
-def _drawn(runs: Runs) -> list[_Drawn]:
+def _drawn(runs: Runs) -> list[Drawn]:
     """All records, those too that are left out where records are compared."""
     records = [each for each in runs if isinstance(each, Record)]
     if len(records) < len(runs):
-        return [_Drawn(*item_of(each)[:3], None) for each in runs]
+        return [Drawn(*item_of(each)[:3], None) for each in runs]
     history = runs if isinstance(runs, History) else History(records)
     key = (history.statistic, history.group)
-    return [_Drawn(each.label, each.digest(*key), each.documents(*key), each) for each in history]
+    return [Drawn(each.label, each.digest(*key), each.documents(*key), each) for each in history]
 
 
-def _on_an_axis(records: list[_Drawn]) -> tuple[list[_Drawn], list[float], str]:
+def _on_an_axis(records: list[Drawn]) -> tuple[list[Drawn], list[float], str]:
     """The records in order, where they are on the axis, and what that counts."""
     for unit in ("epoch", "step", "batch"):
         places = [getattr(each.record, unit, None) for each in records]
@@ -222,15 +236,19 @@ def _on_an_axis(records: list[_Drawn]) -> tuple[list[_Drawn], list[float], str]:
     return records, [float(i) for i in range(1, len(records) + 1)], "record"
 
 
-def _task(records: Sequence[_Drawn], task: TaskLike) -> tuple[str, list[float]]:
+def _task(records: Sequence[Drawn], task: TaskLike) -> tuple[str, Mapping[str, float]]:
+    """The name of a task metric, and its values by the names of records."""
     if isinstance(task, str):
-        logged = [{} if each.record is None else each.record.scalars for each in records]
-        return task, [scalars.get(task, math.nan) for scalars in logged]
-    return "task", [float(task.get(each.name, math.nan)) for each in records]
+        logged = {each.name: {} if each.record is None else each.record.scalars for each in records}
+        return task, {name: scalars.get(task, math.nan) for name, scalars in logged.items()}
+    return "task", {name: float(value) for name, value in task.items()}
 
 
 def _what(runs: Runs) -> str:
+    return what_of(runs.statistic, runs.group) if isinstance(runs, History) else CE
+
+
+def what_of(of: str, group: str) -> str:
     """What the values are, with their unit."""
-    of, group = (runs.statistic, runs.group) if isinstance(runs, History) else ("ce", "")
     what = {"ce": CE, "entropy": "entropy per token (nats)"}.get(of, of)
     return f"{what}, {group}" if group else what

@@ -105,7 +105,7 @@ class History(Sequence[Record]):
             function: ``"fit"``, ``"validate"`` or ``"evaluate"``.
 
         Raises:
-            ValueError: if no record is left; it says what there is.
+            UserError: if no record is left; it says what there is.
         """
         chosen = {
             name: value
@@ -119,7 +119,7 @@ class History(Sequence[Record]):
         ]
         if chosen and not records:
             asked = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
-            raise ValueError(f"No record of {asked}: there are {self._described()}.")
+            raise UserError(f"No record of {asked}: there are {self._described()}.")
         return History(
             records,
             of=self.of if of is None else of,

@@ -1,0 +1,1 @@
+"""Scoring of checkpoints: models, data, chunks, and log-probabilities made elsewhere."""

@@ -1,0 +1,268 @@
+"""One model on one dataset: planned, scored a chunk at a time, and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_pce._errors import UserError
+from lightning_pce.scoring.chunk_scoring import ChunkScorer, counted_in, run
+from lightning_pce.scoring.chunk_totals import ChunkTotals, Tokens, joined
+from lightning_pce.scoring.chunks import Work, hash_of
+from lightning_pce.scoring.data import Dataset
+from lightning_pce.scoring.forward import Scorer
+from lightning_pce.scoring.keys import TokenIds
+from lightning_pce.scoring.models import (
+    LoadedModel,
+    ModelSource,
+    check_vocabulary,
+    content_key,
+    load_model,
+    load_tokenizer,
+    step_of,
+    tokenizer_key,
+)
+from lightning_pce.scoring.processes import Place, Together
+from lightning_pce.scoring.progress import Progress
+from lightning_pce.scoring.scored_record import line_of
+from lightning_pce.scoring.settings import Settings, context_of
+from lightning_pce.scoring.tokenizing import Tokenized, tokenize
+from lightning_pce.scoring.tokens_file import write_part
+from lightning_pce.scoring.windows import Chunk, plan
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with all that scoring needs of it."""
+
+    source: ModelSource
+    tokenizer: Any
+    loaded: LoadedModel
+    content: str
+    scorer: Scorer
+    context: int
+    step: int | None
+
+    @classmethod
+    def load(cls, source: ModelSource, settings: Settings, device: str) -> Model:
+        """Load it.
+
+        Raises:
+            UserError: if it can't be scored.
+        """
+        tokenizer = load_tokenizer(source, trust=settings.trust)
+        loaded = load_model(source, dtype=settings.dtype, device=device, trust=settings.trust)
+        check_vocabulary(tokenizer, loaded, source.name)
+        config: Any = loaded.model.config
+        context = context_of(settings.context, config.get_text_config(), loaded.context)
+        if settings.stride is not None and settings.stride > context:
+            raise UserError(f"--stride {settings.stride}: take 1 to {context}, the context of {source.name}.")
+        step = step_of(source, trust=settings.trust) if settings.step is None else settings.step
+        scorer = Scorer(loaded.model, piece_bytes=settings.piece_bytes)
+        return cls(source, tokenizer, loaded, content_key(source), scorer, context, step)
+
+
+class ScoredDataset:
+    """What becomes a record.
+
+    Args:
+        model: that scores.
+        dataset: what is scored.
+        key: of the record.
+        settings: how.
+        out: the file of records.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+
+    Raises:
+        UserError: if the tokenizer finds nothing to score, or the work folder can't be written to.
+    """
+
+    def __init__(
+        self, model: Model, dataset: Dataset, key: str, settings: Settings, out: Path, device: str
+    ) -> None:
+        self.model, self.dataset, self.key, self.settings = model, dataset, key, settings
+        self.device = device
+        self.data: Tokenized = tokenize(
+            dataset, model.tokenizer, bos=settings.bos, protocol=settings.protocol, context=model.context
+        )
+        self._check_ids()
+        batch_tokens = settings.batch_tokens_on(device)
+        self.chunks = plan(
+            self.data.documents, model.context, stride=settings.stride, batch_tokens=batch_tokens
+        )
+        self.batch_tokens = batch_tokens
+        self.counted = _counted(self.chunks, self.data)
+        self.work = Work(out, key, self._plan())
+
+    def _check_ids(self) -> None:
+        largest = max(int(each.ids.max(initial=0)) for each in self.data.documents)
+        if largest >= self.model.loaded.vocabulary:
+            raise UserError(
+                f"{self.model.source.name}: {self.dataset.path} has the token {largest}, but the model "
+                f"embeddings of {self.model.loaded.vocabulary} tokens: its tokenizer is another model's."
+            )
+
+    def _plan(self) -> Mapping[str, Any]:
+        """What a reader of the work folder wants to know, and what tells other chunks from these."""
+        windows = [[[*window] for batch in chunk.batches for window in batch] for chunk in self.chunks]
+        settings = {name: each for name, each in asdict(self.settings).items() if name != "trust"}
+        return {
+            "model": self.model.source.name,
+            "data": self.dataset.name,
+            **settings,
+            "context": self.model.context,
+            "batch_tokens": self.batch_tokens,
+            "tokens": int(sum(map(len, self.counted))),
+            "chunks": [hash_of(each) for each in windows],
+        }
+
+    def parts(self) -> list[Path]:
+        """The parts of the file of all tokens."""
+        return [self.work.chunk_path(chunk.number, ".parquet") for chunk in self.chunks]
+
+    def score(self, processes: Together, memory: int, with_tokens: bool) -> None:
+        """Score the chunks that are open and this process's.
+
+        Raises:
+            UserError: if memory is not enough for a single window, or a chunk can't be written.
+        """
+        place = processes.place
+        still = processes.of_first(
+            lambda: [each.number for each in self.chunks if self._open(each, with_tokens)]
+        )
+        mine = [self.chunks[number] for number in still[place.rank :: place.world]]
+        self._score(mine, memory, with_tokens, processes)
+
+    def _open(self, chunk: Chunk, with_tokens: bool) -> bool:
+        if with_tokens and not self.work.chunk_path(chunk.number, ".parquet").exists():
+            return True
+        return self.work.kept(chunk.number) is None
+
+    def _score(self, chunks: list[Chunk], memory: int, with_tokens: bool, processes: Together) -> None:
+        if not chunks:
+            return
+        scorer, documents = self.model.scorer, self.data.documents
+        total = sum(
+            len(counted_in(window, documents[window.document]))
+            for chunk in chunks
+            for batch in chunk.batches
+            for window in batch
+        )
+        at_most = self.batch_tokens
+        if scorer.holds_all_logits:  # as the model makes them, and in float32
+            at_most = min(at_most, max(1, memory // (8 * scorer.vocabulary)))
+        progress = None
+        if processes.is_first:
+            what = f"{Path(self.model.source.name).name} on {self.dataset.name}"
+            progress = Progress(what, total, processes.place.world)
+
+        def keep(chunk: Chunk, tokens: Tokens, totals: ChunkTotals) -> None:
+            if with_tokens:
+                path = self.work.chunk_path(chunk.number, ".parquet")
+                ids = [each.id for each in documents]
+                write_part(path, tokens, run=self.key, name=self.dataset.name, documents=ids)
+            self.work.keep(chunk.number, totals.plain())
+
+        def seen(tokens: int) -> None:
+            if progress is not None:
+                progress.add(tokens)
+
+        try:
+            run(
+                ChunkScorer(scorer, self.data, at_most, seen),
+                chunks,
+                keep,
+                self._streams(memory, processes.place.world),
+            )
+        finally:
+            if progress is not None:
+                progress.end()
+
+    def _streams(self, memory: int, world: int) -> int:
+        """How many chunks are scored side by side in this process."""
+        if self.device != "cpu" or self.model.scorer.holds_all_logits:
+            return 1
+        return max(1, min(torch.get_num_threads() // world, memory // self.model.scorer.bytes))
+
+    def line(self, with_tokens: bool) -> bytes:
+        """The record, of all chunks.
+
+        Raises:
+            UserError: if a chunk that is missing can't be scored.
+        """
+        chunks = self._all(with_tokens)
+        if chunks is None:  # the same command in another process was faster, and has tidied up
+            line = self.work.line
+            assert line is not None
+            return line
+        vocabulary = self.model.scorer.vocabulary
+        settings, loaded = self.settings, self.model.loaded
+        how = {
+            "data": self.dataset.content,
+            "protocol": settings.protocol,
+            "context": self.model.context,
+            "stride": self._stride(),
+            "bos": self.data.bos,
+            "masking": self.data.masking,
+            "tokenizer": tokenizer_key(self.model.tokenizer),
+            "token_ids": self._token_ids(),
+            "dtype": loaded.dtype,
+            "quantisation": loaded.quantisation,
+            "device": self.device,
+            "model": self.model.content,
+            "notes": [*loaded.notes, *self.data.notes],
+        }
+        return line_of(
+            joined(chunks, vocabulary),
+            self.data,
+            self.counted,
+            key=self.key,
+            name=self.dataset.name,
+            model=self.model.source.name,
+            step=self.model.step,
+            how=how,
+            vocabulary=vocabulary,
+            tokenizer=self.model.tokenizer if settings.text else None,
+        )
+
+    def _all(self, with_tokens: bool) -> list[ChunkTotals] | None:
+        """What all chunks came to; None if the record is there in their place."""
+        found = []
+        for chunk in self.chunks:
+            arrays = None if self._open(chunk, with_tokens) else self.work.kept(chunk.number)
+            if arrays is None:
+                if self.work.line is not None and not with_tokens:
+                    return None
+                self._score([chunk], 1 << 30, with_tokens, Together(Place()))
+                arrays = self.work.kept(chunk.number)
+            assert arrays is not None
+            found.append(ChunkTotals.of(arrays))
+        return found
+
+    def _stride(self) -> int | None:
+        if self.settings.protocol == "llama.cpp":
+            return None
+        return self.settings.stride or self.model.context // 2
+
+    def _token_ids(self) -> str:
+        ids = TokenIds()
+        for document, places in zip(self.data.documents, self.counted, strict=True):
+            ids.add(document.ids[places])
+        return ids.key
+
+
+def _counted(chunks: tuple[Chunk, ...], data: Tokenized) -> list[NDArray[np.int64]]:
+    """The positions of the scored tokens of each document."""
+    found: list[list[NDArray[np.int64]]] = [[] for _ in data.documents]
+    for chunk in chunks:
+        for batch in chunk.batches:
+            for window in batch:
+                found[window.document].append(counted_in(window, data.documents[window.document]))
+    none = np.zeros(0, np.int64)
+    return [np.sort(np.concatenate(each)) if each else none for each in found]

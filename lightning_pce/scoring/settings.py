@@ -1,0 +1,143 @@
+"""What decides the numbers of a record, and the key made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_pce._errors import UserError
+from lightning_pce.scoring.windows import PROTOCOLS
+
+CONTEXT = 2048  # by default at most
+# On a CPU each thread has a batch of its own. SmolLM2 gains nothing by more than 500 tokens there.
+BATCH_TOKENS = {"cpu": 1024}
+BATCH_TOKENS_ELSEWHERE = 8192
+PIECE_SHARE = 4  # pieces of logits take at most this part of the memory
+# Of the way in which records are made: raised when the same settings would give other numbers.
+_VERSION = 1
+_UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How data are scored, as it was asked for.
+
+    Attributes:
+        protocol: ``"windows"`` or ``"llama.cpp"``.
+        context: how many tokens a model sees at most; None: as many as it can, up to 2,048.
+        stride: of windows; None: half of the context.
+        bos: a token to put in front of every document; None: the tokenizer's own.
+        dtype: of the weights; ``"auto"``: the checkpoint's.
+        batch_tokens: of a batch; None: by the kind of device.
+        piece_bytes: of logits that are made at once.
+        text: whether texts of tokens are kept.
+        step: of the training, if it was given.
+        trust: whether code that comes with the model may run.
+    """
+
+    protocol: str
+    context: int | None
+    stride: int | None
+    bos: int | None
+    dtype: str
+    batch_tokens: int | None
+    piece_bytes: int
+    text: bool
+    step: int | None
+    trust: bool
+
+    def batch_tokens_on(self, device: str) -> int:
+        """How many tokens a batch has."""
+        return self.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS_ELSEWHERE)
+
+    def key(self, *, model: str, data: str, name: str, device: str) -> str:
+        """16 hexadecimal digits of all that decides a record.
+
+        Args:
+            model: the content of the model.
+            data: the content of the data.
+            name: of the data.
+            device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        """
+        own: dict[str, Any] = {
+            name: value for name, value in asdict(self).items() if name not in ("trust", "batch_tokens")
+        }
+        known = {
+            **own,
+            "batch_tokens": self.batch_tokens_on(device),
+            "model": model,
+            "data": data,
+            "name": name,
+            "device": device,
+            "version": _VERSION,
+        }
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_settings(
+    *, protocol: str, context: int | None, stride: int | None, batch_tokens: int | None, step: int | None
+) -> None:
+    """Refuse what no data and model make possible.
+
+    Raises:
+        UserError: with the option.
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"--protocol {protocol}: take one of {', '.join(PROTOCOLS)}.")
+    if context is not None and context < 2:
+        raise UserError(f"--context {context} has no room for a token and the one before it: take 2 or more.")
+    if stride is not None and protocol == "llama.cpp":
+        raise UserError("--protocol llama.cpp has windows side by side: leave out --stride.")
+    if stride is not None and not 1 <= stride <= (context or CONTEXT):
+        raise UserError(f"--stride {stride}: take 1 to {context or CONTEXT}, the context.")
+    for name, value, least in (("--batch-tokens", batch_tokens, 1), ("--step", step, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{name} {value}: take {least} or more.")
+
+
+def bytes_of(memory: str | int) -> int:
+    """A number of bytes as people write it.
+
+    Raises:
+        UserError: if it is none, or less than 16 MiB.
+
+    Example:
+        >>> bytes_of("512MiB"), bytes_of("1.5 GB"), bytes_of(1 << 30)
+        (536870912, 1500000000, 1073741824)
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(I?)B?\s*", str(memory), flags=re.IGNORECASE)
+    try:
+        assert found is not None
+        unit = _UNITS[found[2].upper()]
+        number = int(float(found[1]) * (2**unit if found[3] else 10 ** (unit // 10 * 3)))
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"--memory {memory}: write a size such as 1GiB or 512MiB.") from error
+    if number < 16 << 20:
+        raise UserError(f"--memory {memory}: logits and what is made of them need 16MiB or more.")
+    return number
+
+
+def context_of(asked: int | None, config: Any, known: int | None) -> int:
+    """How many tokens a model sees at once.
+
+    Args:
+        asked: for.
+        config: of the model.
+        known: how many positions it has, None if it does not say.
+
+    Raises:
+        UserError: if more were asked for than it has.
+    """
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    trained = rope.get("original_max_position_embeddings")
+    trained = trained or getattr(config, "original_max_position_embeddings", None) or known
+    # Beyond these the rotary embeddings of such a model follow the longest row of a batch, so that what
+    # stands beside a document would change its numbers.
+    follows = rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope")
+    most = trained if follows else known
+    if asked is not None and most is not None and asked > most:
+        raise UserError(f"--context {asked}: the model has positions for {most}, take no more.")
+    return asked or min(CONTEXT, most or CONTEXT)
