@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs._headers import NO_STATISTICS
-from lightning_pce.runs._records import Record
+from lightning_pce.runs._records import SCORED, Record
 from lightning_pce.runs._words import listed
 from lightning_pce.runs.history import History
 
@@ -91,9 +92,9 @@ def relation_of_all(records: Sequence[Record]) -> Relation:
 def sections(history: History) -> list[History]:
     """The records of a history by what was validated: those of one name, of one data or of the same tokens.
 
-    Each is compared by itself. An import that knows nothing of its data, and whose name no other record has,
-    belongs to all others if these are one section. Where no two records of several models share a section
-    they are one, so that it is said why they cannot be compared.
+    Each is compared by itself. A record that shares its section with none, and whose model is in no other
+    section either, joins the first one, as it was meant to be compared: it is said why it cannot be, or it
+    is, like an import that knows nothing of its data.
     """
     parts: list[tuple[set[object], list[Record]]] = []
     for record in history:
@@ -102,15 +103,19 @@ def sections(history: History) -> list[History]:
             marks, records = marks | part[0], part[1] + records
             parts.remove(part)
         parts.append((marks, records))
-    strangers = [part for part in parts if len(part[1]) == 1 and _is_stranger(part[1][0])]
-    models = {record.saved[0].path if record.saved else record.run for record in history}
-    alone = len(models) > 1 and all(len(records) == 1 for _, records in parts)
-    if alone or len(parts) - len(strangers) <= 1:
-        parts = [(set(), [record for _, records in parts for record in records])] if parts else []
     places = {id(record): place for place, record in enumerate(history)}
-    found = [sorted(records, key=lambda record: places[id(record)]) for _, records in parts]
-    found.sort(key=lambda records: places[id(records[0])])
-    return [History(records, of=history.of, group=history.group, torn=history.torn) for records in found]
+    found = sorted(
+        (sorted(records, key=lambda record: places[id(record)]) for _, records in parts),
+        key=lambda records: places[id(records[0])],
+    )
+    models = Counter(model for records in found for model in {_model(record) for record in records})
+    alone = [records for records in found if len(records) == 1 and models[_model(records[0])] == 1]
+    others = [records for records in found if records not in alone]
+    if alone:
+        first = others.pop(0) if others else []
+        joined = sorted([*first, *itertools.chain(*alone)], key=lambda record: places[id(record)])
+        others.insert(0, joined)
+    return [History(records, of=history.of, group=history.group, torn=history.torn) for records in others]
 
 
 def reference_in(records: Sequence[Record], reference: str | int | None) -> Record:
@@ -265,8 +270,8 @@ def _marks(record: Record) -> set[object]:
     return marks
 
 
-def _is_stranger(record: Record) -> bool:
-    return record.function == "import" and len(_marks(record)) == 1
+def _model(record: Record) -> str:
+    return record.saved[0].path if record.saved and record.function in SCORED else record.run
 
 
 def _by_label(records: Sequence[Record], reference: str | int) -> Iterable[Record]:

@@ -160,8 +160,7 @@ def test_the_same_data_under_other_names_is_one_section():
     assert labels_of(stranger, scored("y", "y", "import", without=unknown)) == [["key of x", "key of y"]]
     code = [scored(m, "code", data="e1", token_ids="e2") for m in "ab"]
     assert labels_of(A, scored("b"), stranger, *code) == [
-        ["key of a", "key of b"],
-        ["key of x"],
+        ["key of a", "key of b", "key of x"],
         ["key of a", "key of b"],
     ]
     assert labels_of(
@@ -172,9 +171,10 @@ def test_the_same_data_under_other_names_is_one_section():
 def test_one_model_on_two_data_is_two_sections_and_two_models_are_one_that_is_refused():
     code = {"name": "code", "data": "e1", "token_ids": "e2"}
     assert labels_of(A, scored("a", **code)) == [["key of a"], ["key of a"]]
-    (part,) = sections(History([A, scored("b", **code)]))
-    with pytest.raises(UserError, match="data is"):
-        relation_of_all(part)
+    for others in ([A], [A, scored("c")], [scored("b", data="e3", token_ids="e3", name="x")]):
+        part, *_ = sections(History([*others, scored("d", **code)]))
+        with pytest.raises(UserError, match="data is"):
+            relation_of_all(part)
 
 
 def test_the_reference_is_found_by_label_path_or_place():
