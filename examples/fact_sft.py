@@ -15,6 +15,7 @@ After arXiv 2605.24667, first experiment, with a smaller model. Run it with `mak
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
 import json
 import logging
@@ -34,6 +35,7 @@ from torchmetrics import MeanMetric
 
 from lightning_pce import PercentileCEMixin, PercentileHistory
 from lightning_pce.reports import plot
+from lightning_pce.reports.html import report as write_page
 from lightning_pce.runs.concordance import table, verdict
 
 INTRODUCTION = """\
@@ -107,6 +109,30 @@ def collate(examples: list[dict[str, list[int]]]) -> dict[str, Tensor]:
         "answer": padded("answer", 0).bool(),
         "fact": torch.tensor([example["fact"][0] for example in examples]),
     }
+
+
+def write_documents(path: Path, facts: list[tuple[str, str, str]]) -> None:
+    """The validation sentences as data for `lightning-pce evaluate`; those of a fact are one document there.
+
+    It has no token for the end, which training here appends.
+    """
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for fact, (relation, s, o) in enumerate(facts):
+            for number in (2, 3):
+                sentence = SENTENCES[relation][number]
+                whole = sentence.format(s=s, o=o)
+                prompt = sentence.format(s=s, o="").rstrip() if number == 3 else whole
+                row = {"id": f"fact-{fact}-{number}", "document": f"fact-{fact}"}
+                row |= {"prompt": prompt, "completion": whole.removeprefix(prompt)}
+                file.write(json.dumps(row) + "\n")
+
+
+def write_recall(path: Path, picks: dict[str, dict[str, Any]]) -> None:
+    """The recall of each checkpoint as a task metric for `lightning-pce compare`."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("checkpoint", "recall"))
+        rows.writerows((pick["checkpoint"], pick["recall"]) for pick in picks.values())
 
 
 class FactLM(PercentileCEMixin, L.LightningModule):
@@ -285,8 +311,14 @@ def main() -> None:
         }
         (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         plot.decision(records, task="val_recall").savefig(args.out / "fan_chart.png", dpi=130)
+        write_documents(args.out / "validation.jsonl", facts)
+        write_recall(args.out / "picks.csv", picks)
         print(f"\n{table(records, task='val_recall')}\n\nVerdict:\n{said}\n")
-        print(f"See {args.out / 'fan_chart.png'}, {args.out / 'report.json'} and {history.path}.")
+        if importlib.util.find_spec("jinja2") is None:
+            page = args.out / "fan_chart.png"
+        else:
+            page = write_page(records, args.out / "decision.html", task="val_recall")
+        print(f"See {page}, {args.out / 'report.json'} and {history.path}.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,13 @@ def checked_target(path: str | os.PathLike[str], history: History | None = None)
     return pair
 
 
+def check_packages() -> None:
+    """Raise a ``UserError`` if an optional package that a page needs is not installed."""
+    for module in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"A page needs {module}: pip install {module}.")
+
+
 def write_both(texts: Mapping[Path, str]) -> None:
     """Write files that take the place of older ones once all are complete.
 
@@ -55,4 +64,5 @@ def write_both(texts: Mapping[Path, str]) -> None:
         raise UserError(f"{names} cannot be written: {error.strerror or error}.") from error
     finally:
         for complete in waiting.values():
-            complete.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                complete.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lightning_pce.reports._drawing import shown
@@ -20,6 +21,7 @@ from lightning_pce.reports._tables import (
 )
 from lightning_pce.reports._tail import LONGEST_LABEL
 from lightning_pce.reports._words import cut
+from lightning_pce.runs._comparison_text import advice
 from lightning_pce.runs._words import correlation, in_order, listed, number
 
 if TYPE_CHECKING:
@@ -27,18 +29,19 @@ if TYPE_CHECKING:
     from lightning_pce.runs.comparison import Comparison
 
 
+_MOST_NAMED = 4
+
+
 def headline(comparison: Comparison) -> str:
-    """The answer in a few words."""
+    """The answer in a few words; without error bars it is no advice."""
     names, verdict = names_of(comparison), comparison.verdict
     if len(names) == 1:
         return f"One record: {next(iter(names.values()))}"
-    if verdict is not None:
-        kept = [names[each] for each in verdict.shortlist]
-        return f"Keep {kept[0]}" if verdict.agree else f"Shortlist: {listed(kept, 'or')}"
-    known = {name: each for name, each in comparison.bits_per_byte.items() if not math.isnan(each.value)}
-    if not known:
-        return f"{len(names)} records that cannot be ranked"
-    return f"Fewest bits per byte: {names[min(known, key=lambda name: known[name].value)]}"
+    kept = [names[each] for each in (comparison.mean.names if verdict is None else verdict.shortlist)]
+    which = listed(kept, "or") if len(kept) <= _MOST_NAMED else f"{len(kept)} of {len(names)} records"
+    if comparison.no_intervals is not None:
+        return f"Lowest, without error bars: {which}"
+    return f"Keep {which}" if len(kept) == 1 else f"Shortlist: {which}"
 
 
 def about(comparison: Comparison) -> str:
@@ -51,43 +54,58 @@ def about(comparison: Comparison) -> str:
 
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
-    """What the verdict says, or how records of other tokenizers were compared."""
-    if comparison.verdict is not None:
-        return comparison.verdict.sentences
-    return (
-        "The records have other tokens, so that percentiles of tokens cannot be compared: bits per byte can, "
-        "over the bytes that all of them score.",
-    )
+    """What the comparison says, and of what if not of tokens."""
+    of = {
+        "bytes": "The records have other tokens: bits per byte are compared, over the bytes that all score.",
+        "documents": "The records hold sums of documents only: the mean of documents is compared.",
+    }
+    said: list[str] = comparison.to_plain()["sentences"]
+    return (*said, *([of[comparison.by]] if comparison.by in of else []))
 
 
 def values(comparison: Comparison) -> Part:
     """Every statistic of every record with its interval, the best one and its ties marked."""
-    table = comparison.table
-    if table is None:
-        return Part("Percentiles of tokens are compared between records of one tokenizer only.")
     names, (records, not_all) = names_of(comparison), rows_of(comparison)
-    bytes_too = _bytes_known(comparison)
+    picked = dict(_picked(comparison))
+    bytes_too = comparison.by != "bytes" and bool(comparison.bits_per_byte)
     rows = []
     for record in records:
         found = comparison.values.get(record.label, {})
-        cells = [with_interval(found.get(row.statistic), _kind(row, record.label)) for row in table.rows]
+        cells = [with_interval(found.get(name), _kind(*of, record.label)) for name, of in picked.items()]
         cells += [with_interval(comparison.bits_per_byte.get(record.label))] if bytes_too else []
         rows.append((Cell(names[record.label]), *cells))
-    says = "Nats a token, 95 % intervals below. ◆ the lowest, ● within error of it." + not_all
-    head = ("", *(row.statistic for row in table.rows), *(["bits per byte"] if bytes_too else []))
-    return Part(says, Grid(head, tuple(rows)))
+    says = f"{_what(comparison)} ◆ the lowest, ● within error of it.{not_all}"
+    return Part(says, Grid(("", *picked, *(["bits per byte"] if bytes_too else [])), tuple(rows)))
 
 
-def _kind(row: Row, label: str) -> str:
-    return "best" if row.pick == label else "tie" if label in row.ties else ""
+def _what(comparison: Comparison) -> str:
+    """What values are, and whether they have intervals."""
+    words = [{"ce": "cross-entropy", "log_rank": "log of the rank"}.get(comparison.of, comparison.of)]
+    words += [f"of {shown(comparison.group, LONGEST_NAME)}"] if comparison.group else []
+    unit = f" in {comparison.unit}" if comparison.unit else ""
+    why = comparison.no_intervals
+    below = "95 % intervals below." if why is None else f"No intervals: {why}."
+    first = " ".join(words)
+    return f"{first[:1].upper()}{first[1:]}{unit}. {below}"
+
+
+def _picked(comparison: Comparison) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
+    """Of each statistic the record with the lowest value, and those within error of it."""
+    if comparison.table is None:
+        yield "mean", (comparison.mean.best, comparison.mean.names)
+    else:
+        yield from ((row.statistic, (row.pick, row.ties)) for row in comparison.table.rows)
+
+
+def _kind(pick: str, ties: Sequence[str], label: str) -> str:
+    return "best" if pick == label else "tie" if label in ties else ""
 
 
 def differences(comparison: Comparison) -> Part:
     """Every statistic of every record less that of the reference, paired."""
-    found = {name: each for name, each in comparison.differences.items() if name != comparison.reference}
+    found = comparison.differences
     if not found:
-        one = len(comparison.records) == 1
-        return Part("With one record there is none." if one else "Not known: the records have other tokens.")
+        return Part("With one record there is none.")
     names, (records, not_all) = names_of(comparison), rows_of(comparison)
     statistics = list(dict.fromkeys(name for each in found.values() for name in each))
     rows = tuple(
@@ -95,9 +113,11 @@ def differences(comparison: Comparison) -> Part:
         for each in records
         if each.label in found
     )
-    less = names.get(str(comparison.reference), shown(comparison.reference, LONGEST_NAME))
-    says = f"Each record less {less}, nats a token, 95 % intervals below. ▼ surely lower, ▲ surely higher."
-    return Part(says + not_all, Grid(("", *statistics), rows))
+    says = f"Each record less {names[comparison.reference]}"
+    if comparison.no_intervals is None:
+        says += ", the documents paired. ▼ surely lower, ▲ surely higher"
+    says += f".{not_all}"
+    return Part(says, Grid(("", *statistics), rows))
 
 
 def picks(comparison: Comparison) -> Part:
@@ -129,36 +149,12 @@ def _of_task(row: Row) -> list[Cell]:
     return [plain(row.task), Cell(correlation(row.pearson), *sign), Cell(correlation(row.spearman))]
 
 
-def bits_per_byte(comparison: Comparison) -> Part | None:
-    """Bits per byte of records whose tokens differ; others have them beside their values."""
-    if comparison.by == "tokens":
-        return None
-    if not _bytes_known(comparison):
-        return Part(
-            "Not known: the records do not keep the bytes of their tokens; `lightning-pce evaluate` does."
-        )
-    names = names_of(comparison)
-    rows = ((Cell(names[name]), with_interval(each)) for name, each in comparison.bits_per_byte.items())
-    says = "Over the UTF-8 bytes that all records score, 95 % intervals below; less is better."
-    return Part(says, Grid(("", "bits per byte"), tuple(rows)))
-
-
-def _bytes_known(comparison: Comparison) -> bool:
-    return any(not math.isnan(each.value) for each in comparison.bits_per_byte.values())
-
-
-def moved(comparison: Comparison, *, text: bool = True) -> Part:
+def moved(comparison: Comparison) -> Part:
     """The labels that moved the mean most between two records."""
     found, pair = comparison.moved, comparison.moved_pair
-    if len(comparison.records) == 1:
-        return Part("With one record nothing has moved.")
     if found is None or pair is None:
-        why = "the records keep no totals of labels; `lightning-pce evaluate` and LabelTotals do"
-        return Part(f"Not known: {'other tokens are other labels' if comparison.by == 'bytes' else why}.")
-    texts: dict[int, str] = {}
-    for record in comparison.records:
-        if text and record.label in pair:
-            texts |= record.label_texts
+        return Part(_why_not_moved(comparison))
+    texts = comparison.label_texts
     rows = []
     for each in found.labels:
         same = each.tokens_before == each.tokens_after
@@ -179,8 +175,19 @@ def moved(comparison: Comparison, *, text: bool = True) -> Part:
     return Part(says, Grid(head, tuple(rows)))
 
 
+def _why_not_moved(comparison: Comparison) -> str:
+    if len(comparison.records) == 1:
+        return "With one record nothing has moved."
+    if comparison.by == "bytes":
+        return "Not known: other tokens are other labels."
+    if (comparison.of, comparison.group) != ("ce", ""):
+        return "Known of the cross-entropy of all tokens only."
+    return "Not known: the records keep no totals of labels; lightning-pce evaluate and LabelTotals do."
+
+
 def notes(comparison: Comparison) -> tuple[str, ...]:
     """What to know when reading the page."""
-    return tuple(
-        dict.fromkeys((*comparison.notes, *(() if comparison.table is None else comparison.table.notes)))
-    )
+    found = [*comparison.notes, *(() if comparison.table is None else comparison.table.notes)]
+    if comparison.no_intervals is not None and len(comparison.records) > 1:
+        found.append(advice(comparison.no_intervals))
+    return tuple(dict.fromkeys(found))

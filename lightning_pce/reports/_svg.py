@@ -53,9 +53,10 @@ def svg_of(draw: Callable[[], Figure], prefix: str, words: str) -> str:
         figure = draw()
         for patch in (figure.patch, *(ax.patch for ax in figure.axes)):
             patch.set_visible(False)  # the page's own background
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg")
     root = ElementTree.fromstring(text.getvalue())  # noqa: S314  matplotlib's own
     for parent in list(root.iter()):
+        # Metadata has the date, the style is for all of the page.
         for child in [each for each in parent if each.tag in (f"{_SVG}metadata", f"{_SVG}style")]:
             parent.remove(child)
     for element in root.iter():

@@ -70,13 +70,14 @@ def decision(runs: Runs, task: TaskLike | None = None) -> Figure:
         ['mean', 'p50', 'p95']
     """
     ties = concordances.verdict(runs, task).ties
-    return decision_of(_drawn(runs), ties, task, _what(runs))
+    drawn = _drawn(runs)
+    return decision_of(drawn, ties, None if task is None else _task(drawn, task), _what(runs))
 
 
 def decision_of(
-    drawn: list[Drawn], ties: Mapping[str, Ties], task: TaskLike | None, what: str = CE
+    drawn: list[Drawn], ties: Mapping[str, Ties], task: tuple[str, Mapping[str, float]] | None, what: str
 ) -> Figure:
-    """:func:`decision` of records whose picks are known; ``what`` the values are."""
+    """:func:`decision` of records whose picks are known, and task values by name; ``what`` the values are."""
     records, steps, unit = _on_an_axis(drawn)
     at = dict(zip((each.name for each in records), steps, strict=True))
     names = [each.name for each in records] if unit == "record" else None
@@ -87,7 +88,7 @@ def decision_of(
         [values["mean"].value for values in found],
         picks={name: at[each.best] for name, each in ties.items()},
         ties={name: [at[tied] for tied in each.names] for name, each in ties.items()},
-        task=None if task is None else _task(records, task),
+        task=None if task is None else (task[0], [task[1].get(each.name, math.nan) for each in records]),
         intervals={
             name: ([values[name].low for values in found], [values[name].high for values in found])
             for name in ("mean", "p50")
@@ -235,15 +236,19 @@ def _on_an_axis(records: list[Drawn]) -> tuple[list[Drawn], list[float], str]:
     return records, [float(i) for i in range(1, len(records) + 1)], "record"
 
 
-def _task(records: Sequence[Drawn], task: TaskLike) -> tuple[str, list[float]]:
+def _task(records: Sequence[Drawn], task: TaskLike) -> tuple[str, Mapping[str, float]]:
+    """The name of a task metric, and its values by the names of records."""
     if isinstance(task, str):
-        logged = [{} if each.record is None else each.record.scalars for each in records]
-        return task, [scalars.get(task, math.nan) for scalars in logged]
-    return getattr(task, "name", "task"), [float(task.get(each.name, math.nan)) for each in records]
+        logged = {each.name: {} if each.record is None else each.record.scalars for each in records}
+        return task, {name: scalars.get(task, math.nan) for name, scalars in logged.items()}
+    return "task", {name: float(value) for name, value in task.items()}
 
 
 def _what(runs: Runs) -> str:
+    return what_of(runs.statistic, runs.group) if isinstance(runs, History) else CE
+
+
+def what_of(of: str, group: str) -> str:
     """What the values are, with their unit."""
-    of, group = (runs.statistic, runs.group) if isinstance(runs, History) else ("ce", "")
     what = {"ce": CE, "entropy": "entropy per token (nats)"}.get(of, of)
     return f"{what}, {group}" if group else what

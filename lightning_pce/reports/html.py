@@ -5,17 +5,16 @@ It is a single file that needs no network and no script. Beside it lies the comp
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_pce._errors import UserError
 from lightning_pce._version import __version__
 from lightning_pce.reports import _sections as sections
-from lightning_pce.reports._files import checked_target, write_both
+from lightning_pce.reports._files import check_packages, checked_target, write_both
 from lightning_pce.reports._measured import measured
 from lightning_pce.reports._pictures import pictures_of
 from lightning_pce.reports._svg import palette
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from lightning_pce.runs._task import TaskLike
     from lightning_pce.runs.comparison import Comparison
     from lightning_pce.runs.history import History
+    from lightning_pce.runs.task_values import TaskFile
 
-_NEEDED = ("jinja2", "matplotlib")
 LARGEST = 500_000  # bytes: what goes through any mail
 
 
@@ -37,18 +36,18 @@ def report(
     history: History,
     path: str | os.PathLike[str],
     *,
-    task: TaskLike | None = None,
+    task: TaskLike | TaskFile | None = None,
     reference: str | int | None = None,
     higher_is_better: bool = True,
     text: bool = True,
 ) -> Path:
-    """Write a page about the records of a history, and beside it, as ``.json``, the comparison.
+    """Write a page about the records of a history, and beside it, ``.json``, what ``compare --json`` prints.
 
     Args:
         history: records of one data; see :func:`lightning_pce.runs.comparison.compare`.
         path: the page, ``report.html`` say; it replaces an older one, and its folder is made.
-        task: as for :func:`lightning_pce.runs.verdict`.
-        reference: the label or the place of the record that others are compared with.
+        task: as for :func:`lightning_pce.runs.comparison.compare`.
+        reference: the record that others are compared with: its label, path or place; None: the first.
         higher_is_better: of the task metric.
         text: whether the page may show text of the data: the tail and the labels.
 
@@ -68,36 +67,37 @@ def report(
         ...     digests = {"ce": {"": from_values(torch.rand(500) * 300 / step)}}
         ...     write_validation(folder + "/history.jsonl", run="a", name="val", step=step, digests=digests)
         >>> page = report(History.load(folder + "/history.jsonl"), folder + "/report.html")
-        >>> page.name, "Keep step 200" in page.read_text(encoding="utf-8")
+        >>> page.name, "error bars: step 200" in page.read_text(encoding="utf-8")
         ('report.html', True)
     """
     target, beside = checked_target(path, history)
-    for module in _NEEDED:
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"A page needs {module}: pip install {module}.")
+    check_packages()
     from lightning_pce.runs.comparable import sections as sections_of
     from lightning_pce.runs.comparison import compare
 
     found = [
         compare(each, reference=reference, task=task, higher_is_better=higher_is_better)
-        for each in sections_of(history)
+        for each in sections_of(history) or [history]
     ]
-    page = page_of(found, task, torn=history.torn, text=text)
-    plain = [each.to_plain() for each in found]
-    json_text = json.dumps(plain[0] if len(plain) == 1 else {"data_sets": plain}, indent=1, allow_nan=False)
-    write_both({target: page, beside: json_text + "\n"})
+    if not text:
+        found = [replace(each, label_texts={}) for each in found]
+    page = page_of(found, torn=history.torn, text=text)
+    plain = {
+        "schema": 1,
+        "agree": all(each.agree for each in found),
+        "comparisons": [each.to_plain() for each in found],
+    }
+    write_both({target: page, beside: json.dumps(plain, indent=1, allow_nan=False) + "\n"})
     return Path(path)
 
 
-def page_of(
-    comparisons: Sequence[Comparison], task: TaskLike | None = None, *, torn: int = 0, text: bool = True
-) -> str:
+def page_of(comparisons: Sequence[Comparison], *, torn: int = 0, text: bool = True) -> str:
     """The page as HTML: one part for each data set, as many of them in full as 500 KB have room for."""
     notes = [f"{torn} torn line{'s' * (torn != 1)} skipped: a writer was killed."] if torn else []
     parts = [in_short_of(each) for each in comparisons]
     page = ""
     for place, each in enumerate(comparisons):
-        parts[place] = in_full_of(each, task, f"s{place}-", text=text)
+        parts[place] = in_full_of(each, f"s{place}-", text=text)
         longer = _rendered(parts, notes)
         if place and len(longer.encode()) > LARGEST:
             break
@@ -132,16 +132,16 @@ def in_short_of(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def in_full_of(comparison: Comparison, task: TaskLike | None, prefix: str, *, text: bool) -> dict[str, Any]:
+def in_full_of(comparison: Comparison, prefix: str, *, text: bool) -> dict[str, Any]:
     """What the template shows of a data set."""
     return in_short_of(comparison) | {
-        "pictures": pictures_of(comparison, task, prefix),
+        "pictures": pictures_of(comparison, prefix),
+        "no_picture": "" if comparison.by == "tokens" else "There are none of records of other tokenizers.",
         "values": sections.values(comparison),
-        "bytes": sections.bits_per_byte(comparison),
         "differences": sections.differences(comparison),
         "picks": sections.picks(comparison),
         "tails": tails(comparison) if text else [],
-        "moved": sections.moved(comparison, text=text),
+        "moved": sections.moved(comparison),
         "measured": measured(comparison),
         "notes": sections.notes(comparison),
         "in_full": True,

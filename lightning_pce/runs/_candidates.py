@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_pce import digest as td
 from lightning_pce import intervals
+from lightning_pce._errors import UserError
 from lightning_pce.digest._format import nan_weight_of
 from lightning_pce.intervals._reasons import few_slots, why_no_interval
 from lightning_pce.intervals._records import checked_record, percentile_of
@@ -65,6 +66,18 @@ class Candidates:
     def only(self, places: Sequence[int]) -> Candidates:
         """Some of them, in this order."""
         return Candidates([self.items[place] for place in places], self.of)
+
+    def error_bars(self, name: str, statistics: Sequence[str]) -> dict[str, intervals.Interval]:
+        """The values of one record with their error bars."""
+        item = self.items[self.names.index(name)]
+        return intervals.intervals(item.digest, item.documents, statistics)
+
+    def differences(
+        self, before: str, after: str, statistics: Sequence[str]
+    ) -> dict[str, intervals.Interval]:
+        """The values of one record less those of another, by the same documents."""
+        a, b = (self.items[self.names.index(name)] for name in (before, after))
+        return intervals.differences((a.digest, a.documents), (b.digest, b.documents), statistics)
 
     def values(self, statistic: str) -> Tensor:
         """``[C]`` float64, one of each record."""
@@ -120,14 +133,14 @@ def candidates(runs: Runs) -> Candidates:
                 f"Expected a statistic that is better when lower, one of {', '.join(_LOWER_IS_BETTER)}, but "
                 f"got {of!r}: choose one by history.select(of=)."
             )
-        return Candidates([_item_of_record(each, of, history.group) for each in history], of)
+        return Candidates([item_of_record(each, of, history.group) for each in history], of)
     return Candidates([item_of(each) for each in runs])
 
 
 def item_of(entry: Entry) -> Item:
     """A record's CE over all tokens, or (name, digest, documents or None), as an item."""
     if isinstance(entry, Record):
-        return _item_of_record(entry, "ce", "")
+        return item_of_record(entry, "ce", "")
     if not isinstance(entry, tuple) or len(entry) not in (3, 4) or not isinstance(entry[0], str):
         raise ValueError(
             f"Expected a record or a tuple (name, digest, documents or None) but got {_shape_of(entry)}."
@@ -155,13 +168,14 @@ def check_same_data(items: Sequence[Item]) -> None:
     for item in items[1:]:
         what = _other_data(first, item)
         if what is not None:
-            raise ValueError(
+            raise UserError(
                 f"{first.name!r} and {item.name!r} are not of the same data: {what}. Only equal data are "
-                "compared; history.select(run=, name=) chooses."
+                "compared: choose by history.select(run=, name=), or score all on the same file."
             )
 
 
-def _item_of_record(record: Record, of: str, group: str) -> Item:
+def item_of_record(record: Record, of: str, group: str) -> Item:
+    """A record's statistic over a group of tokens as an item."""
     return Item(
         record.label, record.digest(of, group), record.documents(of, group), record.fingerprint, record
     )
@@ -193,7 +207,7 @@ def _without_nan(items: Sequence[Item]) -> tuple[tuple[Item, ...], dict[str, str
     nan = [float(nan_weight_of(item.digest)) for item in items]
     fewest = min((number for number, nothing in zip(nan, empty, strict=True) if not nothing), default=None)
     if fewest is None:
-        raise ValueError(f"Expected records of tokens but none of {len(items)} has a token with a value.")
+        raise UserError(f"Expected records of tokens but none of {len(items)} has a token with a value.")
     kept = [not nothing and number == fewest for number, nothing in zip(nan, empty, strict=True)]
     left_out = {
         item.name: f"NaN in {number:,.10g} of its tokens" if number else "no tokens"

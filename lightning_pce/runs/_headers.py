@@ -92,8 +92,8 @@ class Payload(NamedTuple):
             if all(line[name] == value for name, value in self.header.items()):
                 return dict(line.get("payload") or {})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._changed()} ({type(error).__name__}: {error})") from error
-        raise ValueError(self._changed())
+            raise UserError(f"{self._changed()} ({type(error).__name__}: {error})") from error
+        raise UserError(self._changed())
 
     def _changed(self) -> str:
         return f"{self.path} is not what it was when its history was loaded: load it again."

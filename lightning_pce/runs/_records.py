@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lightning_pce.runs.document_totals import DocumentTotals
 
 
+# Functions of the command line.
+SCORED = ("score", "import")
+
+
 class Checkpoint(NamedTuple):
     """A file with the weights of a record."""
 
@@ -98,9 +102,17 @@ class Record:
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """The files with the weights of this step that are known, deleted ones too; looked up when asked."""
+        """The files with the weights of this step that are known, deleted ones too; looked up when asked.
+
+        What the command line has scored is called as it was there, which may be the name of a model elsewhere
+        or a path from another folder: it is not looked up.
+        """
         return tuple(
-            Checkpoint(each.path, each.monitor, "://" not in each.path and not os.path.exists(each.path))
+            Checkpoint(
+                each.path,
+                each.monitor,
+                self.function not in SCORED and "://" not in each.path and not os.path.exists(each.path),
+            )
             for each in self.saved
         )
 

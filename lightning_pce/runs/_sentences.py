@@ -164,12 +164,12 @@ def missing(chosen: Candidates, task: Task | None, kept: tuple[str, ...]) -> Ite
         yield f"Left out: {listed([f'{name} ({why})' for name, why in chosen.left_out.items()])}."
     if not has_mean(chosen):
         yield "The mean is infinite at every record, as some token is: it cannot choose."
-    if task is None:
+    if task is None and len(chosen.names) > 1:
         unknown = (
             "whether a task agrees" if len(kept) == 1 else "which record of the shortlist a task prefers"
         )
         yield f"A task metric is missing: losses cannot say {unknown}."
-    elif task.best is None:
+    elif task is not None and task.best is None:
         yield f"{task.name} has no value at any record."
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_pce.intervals import Interval, interval
+from lightning_pce.intervals import Interval
 from lightning_pce.runs._candidates import Candidates, Runs, candidates
 from lightning_pce.runs._task import Task, TaskLike, pearson, spearman, task_of
 from lightning_pce.runs._ties import Ties, ties_of
@@ -56,7 +56,9 @@ class Table(NamedTuple):
     """What to know when reading it: why there are no error bars, which records were left out."""
 
     def __str__(self) -> str:
-        parts = [_picks(self), _costs(self)]
+        parts = [_picks(self)]
+        if len({row.pick for row in self.rows}) > 1:
+            parts.append(_costs(self))
         if self.task is not None:
             parts.append(_tasks(self))
         return "\n\n".join([*parts, *(["\n".join(self.notes)] if self.notes else [])])
@@ -97,7 +99,11 @@ def table(
         ('mean', 'epoch 2', 50.0, 0.2, -0.63, False)
     """
     chosen = candidates(runs)
-    found = task_of(chosen, task, higher_is_better)
+    return table_of(chosen, task_of(chosen, task, higher_is_better), statistics)
+
+
+def table_of(chosen: Candidates, found: Task | None, statistics: Sequence[str] = STATISTICS) -> Table:
+    """:func:`table` of candidates."""
     picks = ties_of(chosen, statistics)
     rows = tuple(_row(chosen, name, picks, found) for name in statistics)
     best = None
@@ -148,11 +154,10 @@ def _row(chosen: Candidates, statistic: str, picks: dict[str, Ties], task: Task 
     if task is not None:
         linear, ranked = pearson(values, task.values), spearman(values, task.values)
     worse = 1 if task is None or task.higher_is_better else -1
-    item = chosen.items[place]
     return Row(
         statistic,
         own.best,
-        interval(item.digest, item.documents, statistic),
+        chosen.error_bars(own.best, [statistic])[statistic],
         own.names,
         {name: other.costs[own.best] for name, other in picks.items()},
         signal_to_noise(values),
@@ -165,12 +170,13 @@ def _row(chosen: Candidates, statistic: str, picks: dict[str, Ties], task: Task 
 
 def _picks(table: Table) -> str:
     known = any(not math.isnan(row.value.low) for row in table.rows)
+    trend = any(not math.isnan(row.signal_to_noise) for row in table.rows)
     head = [
         "statistic",
         "pick",
         "value",
         *(["95 % interval"] if known else []),
-        "signal/noise",
+        *(["signal/noise"] if trend else []),
         "within error",
     ]
     body = [
@@ -179,7 +185,7 @@ def _picks(table: Table) -> str:
             row.pick,
             number(row.value.value),
             *([_ends(row.value)] if known else []),
-            "" if math.isnan(row.signal_to_noise) else f"{row.signal_to_noise:.1f}",
+            *([_quotient(row.signal_to_noise)] if trend else []),
             in_order(row.ties, table.names),
         ]
         for row in table.rows
@@ -219,6 +225,10 @@ def _tasks(table: Table) -> str:
     ]
     best = [] if table.best is None else [["best", table.best[0], number(table.best[1]), "", "", ""]]
     return columns([head, *body, *best], left=2)
+
+
+def _quotient(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}"
 
 
 def _ends(value: Interval) -> str:

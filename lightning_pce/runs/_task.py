@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce.runs._candidates import Candidates
+from lightning_pce.runs.task_values import logged
 
 _FEWEST = 3  # values of which a correlation says something
 
@@ -36,7 +37,10 @@ def task_of(chosen: Candidates, task: TaskLike | None, higher_is_better: bool) -
     """
     if task is None:
         return None
-    name, by_name = (task, _logged(chosen, task)) if isinstance(task, str) else ("task", dict(task))
+    if isinstance(task, str):
+        name, by_name = task, _logged(chosen, task)
+    else:
+        name, by_name = getattr(task, "name", "task"), dict(task)
     unknown = sorted(set(by_name) - {*chosen.names, *chosen.left_out})
     if unknown:
         raise ValueError(
@@ -80,19 +84,12 @@ def _as_float(name: str, by_name: Mapping[str, float]) -> float:
 
 
 def _logged(chosen: Candidates, task: str) -> dict[str, float]:
-    records = {item.name: item.record for item in chosen.items if item.record is not None}
+    records = [item.record for item in chosen.items if item.record is not None]
     if not records:
         raise ValueError(
             f"Expected `task` to be {{name: value}} for a list without records but got {task!r}."
         )
-    found = {name: record.scalars[task] for name, record in records.items() if task in record.scalars}
-    if not found:
-        there = sorted({name for record in records.values() for name in record.scalars})
-        raise ValueError(
-            f"No record has {task!r} among what was logged in its validation: there is "
-            f"{', '.join(there) or 'nothing'}."
-        )
-    return found
+    return logged(records, task)
 
 
 def _finite_pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

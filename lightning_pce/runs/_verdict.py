@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lightning_pce.runs._alarm import alarm_of
-from lightning_pce.runs._candidates import Runs, candidates
+from lightning_pce.runs._candidates import Candidates, Runs, candidates
 from lightning_pce.runs._reshaping import Reshaping, reshaped
 from lightning_pce.runs._sentences import agreement, change, checkpoints, missing, saturation, tasks
-from lightning_pce.runs._task import TaskLike, task_of
+from lightning_pce.runs._task import Task, TaskLike, task_of
 from lightning_pce.runs._ties import Ties, bulk_of, covering, has_mean, resolved, saturated_of, ties_of
 
 
@@ -71,12 +71,16 @@ def verdict(runs: Runs, task: TaskLike | None = None, *, higher_is_better: bool 
         Mean, p50 and p95 agree on epoch 2: it is within error of the best in each of them.
     """
     chosen = candidates(runs)
-    found = task_of(chosen, task, higher_is_better)
+    return verdict_of(chosen, task_of(chosen, task, higher_is_better))
+
+
+def verdict_of(chosen: Candidates, found: Task | None, *, reshape: bool = True) -> Verdict:
+    """:func:`verdict` of candidates; ``reshape``: whether their digests say how the mean changes."""
     bulk = bulk_of(chosen)
     every = ties_of(chosen, resolved(chosen, ("mean", "bulk", "p95")))
     kept = covering(list(every.values()))
     changed = None
-    if bulk is not None and has_mean(chosen) and every["mean"].best != every[bulk].best:
+    if reshape and bulk is not None and has_mean(chosen) and every["mean"].best != every[bulk].best:
         pair = [chosen.names.index(every[name].best) for name in ("mean", bulk)]
         changed = reshaped(chosen.only(pair))
     alarm = alarm_of(chosen, every, bulk)

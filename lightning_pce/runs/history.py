@@ -22,16 +22,15 @@ from lightning_pce.runs._headers import (
     header_of,
     numbers_of,
 )
+from lightning_pce.runs._records import SCORED, Records, Saved
 from lightning_pce.runs._records import Checkpoint as Checkpoint
 from lightning_pce.runs._records import Record as Record
-from lightning_pce.runs._records import Records, Saved
 from lightning_pce.runs._writing import write_checkpoint as write_checkpoint
 from lightning_pce.runs._writing import write_start as write_start
 from lightning_pce.runs._writing import write_validation as write_validation
 
 FILE_NAME = "percentile_history.jsonl"
 _UNITS = ("epoch", "step", "batch")
-SCORED = ("score", "import")  # functions of the command line
 # What a line is recognised by when its payload is read.
 _RECOGNISED = ("run", "function", "name", "step", "batch")
 
@@ -106,7 +105,7 @@ class History(Sequence[Record]):
             function: ``"fit"``, ``"validate"`` or ``"evaluate"``.
 
         Raises:
-            ValueError: if no record is left; it says what there is.
+            UserError: if no record is left; it says what there is.
         """
         chosen = {
             name: value
@@ -120,7 +119,7 @@ class History(Sequence[Record]):
         ]
         if chosen and not records:
             asked = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
-            raise ValueError(f"No record of {asked}: there are {self._described()}.")
+            raise UserError(f"No record of {asked}: there are {self._described()}.")
         return History(
             records,
             of=self.of if of is None else of,

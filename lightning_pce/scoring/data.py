@@ -26,7 +26,7 @@ class Dataset:
     Attributes:
         name: of A-Z, a-z, 0-9, _: the file's own, as a dataloader's.
         path: as the user named it.
-        content: 16 hexadecimal digits of ids, units, texts, messages and groups, alike in every format.
+        content: 16 hexadecimal digits of ids, units, texts, messages and groups, in any format.
         documents: in the order of the data.
         groups: the names of the groups of tokens; may be empty.
         masking: which tokens are scored.
@@ -45,7 +45,7 @@ def read_all(
 ) -> list[Dataset]:
     """Read several files or folders, see :func:`read_data`; no two of them have one name.
 
-    Names are those of the files without suffix; where two are alike that of the folder is put in front, and if
+    Names are those of the files without suffix. Where two are alike the folder is put in front, and if
     they are still alike the suffix is kept.
 
     Raises:

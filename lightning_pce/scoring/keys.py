@@ -15,7 +15,9 @@ def document_number(name: str) -> int:
         >>> document_number("7")
         -8175672813166198151
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
+    return int.from_bytes(
+        hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:8], "little", signed=True
+    )
 
 
 class TokenIds:

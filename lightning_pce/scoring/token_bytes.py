@@ -164,7 +164,7 @@ class ByteCounter:
             ends = np.cumsum(tried)
             # Each token must also touch the characters from which the tokenizer says that it comes. It may
             # leave out whitespace there.
-            touches = (ends - tried <= spread[:, 1] + 1) & (ends + 1 >= spread[:, 0])
+            touches = (ends - tried <= spread[:, 1]) & (ends + 1 >= spread[:, 0])
             if tried.sum() == length and touches.all():
                 return tried
         return None

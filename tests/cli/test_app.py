@@ -18,6 +18,10 @@ REFUSED = {
     "no such command": (["nothing"], "No such command 'nothing'. See: lightning-pce --help"),
     "no such option": (["compare", "--nope", "x"], "No such option"),
     "compare nothing": (["compare"], "Missing argument 'RECORDS'"),
+    "import nothing": (["import", "nothing.jsonl", "-f", "vllm", "-o", "x"], "No such file"),
+    "import no format": (["import", "a.jsonl", "-f", "csv", "-o", "x"], "There is no format 'csv'"),
+    "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
+    "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
 # In one process after the other, and whether torch was imported by then.
 RUN = """

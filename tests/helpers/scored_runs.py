@@ -4,7 +4,6 @@ import math
 
 import torch
 
-from lightning_pce import digest as td
 from lightning_pce.runs.document_totals import DocumentTotals
 from lightning_pce.runs.history import History, write_validation
 from lightning_pce.runs.tail import TailToken
@@ -64,6 +63,7 @@ def scored(
     how=None,
     name="validation",
     scalars=None,
+    documents_kept=True,
     **more,
 ):
     """A file of records, one a checkpoint, and its history."""
@@ -105,7 +105,7 @@ def scored(
                 }
                 | (how or {}),
                 "digests": {"ce": {"": digest}},
-                "documents": {"ce": {"": counts}},
+                "documents": {"ce": {"": counts}} if documents_kept else {},
                 "label_totals": {"labels": totals},
                 "label_texts": {label: text(label) for label in range(len(TEXTS))},
                 "document_totals": DocumentTotals(
@@ -116,7 +116,3 @@ def scored(
             | more,
         )
     return History.load(path)
-
-
-def median_of(record):
-    return float(td.quantile(record.digest(), 0.5))

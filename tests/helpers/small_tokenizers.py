@@ -39,7 +39,8 @@ def byte_level(*, prefix_space=False, normalizer=None, bos=False, template=None)
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     else:
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    return _fast(tokenizer, template, bos_token="<s>", eos_token="</s>")
+    # Older transformers give the pre-tokenizer their own add_prefix_space.
+    return _fast(tokenizer, template, bos_token="<s>", eos_token="</s>", add_prefix_space=prefix_space)
 
 
 def llama2(template=None):

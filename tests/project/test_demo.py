@@ -1,7 +1,9 @@
 """The demo, as `make demo` runs it: on a tiny model quickly, on the real one in the slow part."""
 
+import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,9 @@ import torch
 
 from lightning_pce import History
 from lightning_pce.runs import shortlist
+from lightning_pce.runs.task_values import TaskFile
+from lightning_pce.scoring.data import read_data
+from lightning_pce.scoring.tokenizing import tokenize
 
 DEMO = Path(__file__).parents[2] / "examples" / "fact_sft.py"
 PERCENTILES = ["p5", "p25", "p50", "p75", "p95", "p99"]
@@ -51,6 +56,15 @@ def check_report(report: dict, stdout: str, out: Path, epochs: int) -> None:
     assert records[0].values["ce_answer_count"] > 100
     assert len(list((out / "checkpoints").glob("*.ckpt"))) == 3  # what lost is deleted
     assert (out / "fan_chart.png").stat().st_size > 20_000
+    page = (out / "decision.html").read_text(encoding="utf-8")
+    assert all(label in page for label in report["shortlist"])
+    [decision] = json.loads((out / "decision.json").read_text(encoding="utf-8"))["comparisons"]
+    assert decision["shortlist"] == report["shortlist"]
+    picks = TaskFile.read(out / "picks.csv")
+    assert picks.name == "recall"
+    assert dict(picks.rows) == {pick["checkpoint"]: pick["recall"] for pick in report["picks"].values()}
+    assert all(Path(path).is_file() for path, _ in picks.rows)
+    assert len(read_data(out / "validation.jsonl").documents) == 2 * report["facts"]
     header = (out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"val_ce_mean", "val_ce_p50", "val_recall", "train_ce_p50"} <= set(header)
 
@@ -80,6 +94,25 @@ def test_demo_on_a_tiny_model(tiny, tmp_path, devices):
         tmp_path / "out", "--model", tiny, "--epochs", "2", "--devices", devices, timeout=150
     )
     check_report(report, stdout, tmp_path / "out", epochs=2)
+
+
+def test_what_the_demo_validates_on_is_data_of_the_command_line_too(tiny, tmp_path):
+    from transformers import AutoTokenizer
+
+    spec = importlib.util.spec_from_file_location("fact_sft", DEMO)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    facts = demo.make_facts(6, random.Random(0))
+    demo.write_documents(tmp_path / "validation.jsonl", facts)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    scored = tokenize(read_data(tmp_path / "validation.jsonl"), tokenizer).documents
+    examples = demo.encode(facts, (2, 3), tokenizer)
+    assert len(scored) == len(examples) == 12
+    for document, example in zip(scored, examples, strict=True):
+        assert document.ids.tolist() == example["input_ids"][:-1]  # the last is the end of the text
+        assert document.groups.tolist() == example["answer"][:-1]
+    numbers = [document.number for document in scored]
+    assert [numbers.index(number) // 2 for number in numbers] == [example["fact"][0] for example in examples]
 
 
 @pytest.mark.slow

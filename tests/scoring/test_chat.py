@@ -117,13 +117,23 @@ def test_a_group_of_the_whole_chat_needs_no_turns(tmp_path):
     [
         (None, CHAT, "no chat template"),
         ("{{ messages | length }}" + TEMPLATE, CHAT, "renders messages 1 to 1 differently when message 2"),
+        (TEMPLATE.replace("assistant\n", "assistant\n<think>"), CHAT, "renders messages 1 to 1 differently"),
         (TEMPLATE, CHAT[1:], "'talk' begins with its completion"),
         ("{{ raise_exception('roles must alternate') }}", CHAT, "roles must alternate"),
         ("{{ messages[0]['content'] + 1 }}", CHAT, "refuses its messages"),
         ("{% for %}", CHAT, "refuses its messages"),
         (TEMPLATE, CHAT[:1], "no token of a completion"),
     ],
-    ids=["none", "a count in front", "assistant first", "refused", "a wrong type", "no template", "no turn"],
+    ids=[
+        "none",
+        "a count in front",
+        "a prompt to think",
+        "assistant first",
+        "refused",
+        "a wrong type",
+        "no template",
+        "no turn",
+    ],
 )
 def test_chats_that_are_refused(tmp_path, template, messages, said):
     data = chats(tmp_path, {"messages": messages, "id": "talk"})

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from lightning_pce._errors import UserError
 from lightning_pce.intervals import slots_of
@@ -119,6 +120,12 @@ def test_a_lossy_tokenizer_is_said(tmp_path):
     assert [note for note in found.notes if "2 documents" in note and "offsets" in note]
     assert [document.bytes.sum() for document in found.documents] == [7, 3]
     assert not tokenize(data, byte_level()).notes
+
+
+def test_a_token_that_shares_a_character_does_not_end_on_one(tmp_path):
+    nfkc = byte_level(normalizer=normalizers.NFKC())
+    (found,) = tokenize(rows(tmp_path, {"text": "\ufb01t"}), nfkc).documents
+    assert (found.bytes.tolist(), found.on_character.tolist()) == ([0, 3, 1], [False, True, True])
 
 
 def test_rows_of_one_document_share_a_slot_whatever_the_tokenizer(tmp_path):

@@ -1,0 +1,187 @@
+"""A task metric of records, from what they have logged or from a file of two columns; without torch."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_pce._errors import UserError
+from lightning_pce.runs._records import Record
+from lightning_pce.runs._words import listed
+
+_MOST_NAMED = 3
+
+
+class TaskValues(dict[str, float]):
+    """Values of a task metric by the label of the record, with its name and what to know of them."""
+
+    def __init__(self, name: str, values: Mapping[str, float], notes: tuple[str, ...] = ()) -> None:
+        super().__init__(values)
+        self.name, self.notes = name, notes
+
+
+def logged(records: Sequence[Record], task: str) -> dict[str, float]:
+    """What records have logged under a name, or know of their tokens under it (``"accuracy"``), by label.
+
+    Raises:
+        UserError: if none has it; it lists what there is.
+    """
+    found = {
+        record.label: record.scalars.get(task, record.values.get(task, math.nan))
+        for record in records
+        if task in record.scalars or task in record.values
+    }
+    if not found:
+        there = sorted({name for record in records for name in record.scalars})
+        raise UserError(
+            f"No record has {task!r} among what was logged in its validation: there is "
+            f"{', '.join(there) or 'nothing'}."
+        )
+    return found
+
+
+class TaskFile(NamedTuple):
+    """A file of ``record,value`` lines; :meth:`read` reads it, :meth:`matched` finds the records."""
+
+    path: str
+    name: str
+    """Of the metric, from the header; of a file without one that of the file."""
+    rows: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> TaskFile:
+        r"""Read a CSV file of two columns: a record's label, or the path of its model, and a number.
+
+        Raises:
+            OSError: if it can't be read.
+            UserError: if it holds something else; it names the line.
+
+        Example:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "picks.csv"
+            >>> _ = path.write_text("checkpoint,recall\nout/step-1,0.25\nout/step-2,0.5\n")
+            >>> TaskFile.read(path)[1:]
+            ('recall', (('out/step-1', 0.25), ('out/step-2', 0.5)))
+        """
+        path = Path(path).expanduser()
+        if path.is_dir() or path.is_char_device():  # /dev/zero has no end
+            raise UserError(f"{path} is no file: give a CSV file of two columns, record and value.")
+        lines = _lines(path)
+        head = lines.pop(0) if lines and not _is_number(lines[0][1][1]) else None
+        if not lines:
+            raise UserError(f"{path} has no values: give two columns, record and value.")
+        rows = []
+        for number, (record, value) in lines:
+            if not _is_number(value):
+                raise UserError(f"{path}, line {number}: the value of {record!r} is no number but {value!r}.")
+            rows.append((record, float(value)))
+        return cls(str(path), path.stem if head is None else head[1][1] or path.stem, tuple(rows))
+
+    def matched(self, records: Sequence[Record]) -> TaskValues:
+        """The values of records by their labels.
+
+        A line belongs to the record of this label, or else of this path of the model or checkpoint, or else
+        of the last part of that path.
+
+        Raises:
+            UserError: if a line fits several records, two lines with other values one, or none any.
+        """
+        values: dict[str, float] = {}
+        unknown = []
+        for name, value in self.rows:
+            label = self._label(name, records)
+            if label is None:
+                unknown.append(name)
+            elif label in values and values[label] != value:
+                raise UserError(
+                    f"{self.path} has two values for {label!r}, {values[label]:g} and {value:g}: keep one."
+                )
+            else:
+                values[label] = value
+        labels = [record.label for record in records]
+        if not values:
+            raise UserError(
+                f"{self.path} names none of the records: it has {_some(unknown)}, they are {_some(labels)}."
+            )
+        without = [label for label in labels if label not in values]
+        notes = []
+        if unknown:
+            notes.append(f"{self.path}: no record for {_some(unknown)}.")
+        if without:
+            notes.append(f"{self.path}: no {self.name} for {_some(without)}.")
+        return TaskValues(self.name, values, tuple(notes))
+
+    def _label(self, name: str, records: Sequence[Record]) -> str | None:
+        for same in (_same_label, _same_path, _same_end):
+            found = [record.label for record in records if same(record, name)]
+            if len(found) > 1:
+                raise UserError(
+                    f"{self.path}: {name!r} may be {_some(found)}: write the label of one of them."
+                )
+            if found:
+                return found[0]
+        return None
+
+
+def _lines(path: Path) -> list[tuple[int, tuple[str, str]]]:
+    """The two columns of each line that is not empty, with its number."""
+    found = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) != 2:
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: expected two columns, record and value, with a "
+                        f"comma between them but got {len(row)}."
+                    )
+                found.append((reader.line_num, (row[0].strip(), row[1].strip())))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error.reason}): save it as CSV in UTF-8.") from error
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV file ({error}).") from error
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _same_label(record: Record, name: str) -> bool:
+    return record.label == name
+
+
+def _same_path(record: Record, name: str) -> bool:
+    paths = {os.path.normpath(each.path) for each in record.saved}
+    return os.path.normpath(name) in paths or os.path.abspath(name) in map(os.path.abspath, paths)
+
+
+def _same_end(record: Record, name: str) -> bool:
+    """Whether one path is the end of the other: ``step-1`` of ``out/step-1``, and the other way round."""
+    own = _parts(name)
+    for each in record.saved:
+        parts = _parts(each.path)
+        length = min(len(own), len(parts))
+        if length and own[-length:] == parts[-length:]:
+            return True
+    return False
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:_MOST_NAMED]]
+    more = len(names) - len(shown)
+    return f"{', '.join(shown)} and {more} more" if more else listed(shown)
