@@ -1,7 +1,4 @@
-"""Several processes that score together: started here on one machine, or by torchrun or SLURM on many.
-
-``python -m lightning_pce.scoring.processes`` is one of those that :func:`run_on` starts.
-"""
+"""Several processes that score together: started here on one machine, or by torchrun or SLURM on many."""
 
 from __future__ import annotations
 
@@ -195,7 +192,7 @@ class _Process:
             # An installed package is found anyway; one that was put on sys.path is not.
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        command = [sys.executable, "-m", "lightning_pce.scoring.processes"]
+        command = [sys.executable, "-m", "lightning_pce.scoring.one_of_several"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - the command is ours, no word of it is the user's
             command,
@@ -255,29 +252,3 @@ class _Process:
     def _read(self) -> None:
         assert self._process.stdout is not None
         self._said = self._process.stdout.read()
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)  # not of the buffered file, whose lock would be held at the end
-    os._exit(1)
-
-
-def _work() -> int:
-    from lightning_pce.scoring.evaluate import evaluate
-
-    arguments = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    stdout = os.fdopen(os.dup(1), "w")  # for our answer alone, whatever a library prints
-    os.dup2(2, 1)
-    try:
-        json.dump(evaluate(**arguments), stdout)
-    except UserError as error:
-        json.dump({"error": str(error)}, stdout)
-        return 2
-    finally:
-        stdout.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_work())
