@@ -21,6 +21,7 @@ _T = TypeVar("_T")
 _MEETING = timedelta(minutes=10)  # for all to be there
 _WORKING = timedelta(days=1)  # for the slowest to have done its share
 _ENDING = 5.0  # seconds that a process has to end by itself
+_OTHER = "Another of the processes has ended"
 _RESUME = "What is finished is kept: run the same command again to go on"
 
 
@@ -119,7 +120,7 @@ def _met(wait: Callable[[], object]) -> None:
         wait()
     except RuntimeError as error:  # of gloo, whose connection has ended or whose time is over
         said = " ".join(str(error).split())[-160:]
-        raise UserError(f"Another of the processes has ended ({said}). {_RESUME}.") from error
+        raise UserError(f"{_OTHER} ({said}). {_RESUME}.") from error
 
 
 @contextmanager
@@ -166,10 +167,13 @@ def run_on(devices: int, arguments: Mapping[str, Any]) -> list[str]:
             processes += [_Process(rank, devices, port, arguments)]
         while any(each.code is None for each in processes) and not any(each.code for each in processes):
             time.sleep(0.05)
-        # What the others say, once one has failed, is that it has ended.
-        for each in processes:
-            if each.code:
-                each.fail(devices)
+        deadline = time.monotonic() + _ENDING
+        while any(each.code is None for each in processes) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # What the others say, once one has failed, is that it has ended: that comes last.
+        failed = [each for each in processes if each.code]
+        for each in sorted(failed, key=lambda each: _OTHER.encode() in each.answer()):
+            each.fail(devices)
         keys: list[str] = json.loads(processes[0].answer())
         return keys
     finally:
