@@ -56,7 +56,7 @@ def measured(comparison: Comparison) -> Measured:
         rows.append((Cell(names[record.label]), *(Cell(fields.get(key, "not known")) for key in other)))
     says = not_all.strip()
     if not any(record.how for record in comparison.records):
-        says = f"Not by `evaluate`: of data and protocol only what is listed is known. {says}"
+        says = f"Not by lightning-pce evaluate: of data and protocol only what is listed is known. {says}"
     grid = Grid(("", *other), tuple(rows)) if other else None
     return Measured(says, Grid(("", ""), tuple(shared)), grid)
 

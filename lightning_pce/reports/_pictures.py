@@ -97,7 +97,9 @@ def _entry(comparison: Comparison, record: Record) -> tuple[str, Tensor, Tensor 
 
 
 def _difference(change: Reshaping, prefix: str) -> Picture:
-    caption = "The change of every percentile: below 0 it became better. Strong colour: surely so."
+    caption = "The change of every percentile: below 0 it became better."
+    if not bool(change.low.isnan().all()):
+        caption += " Grey: 95 % of the cases; strong colour: surely so."
     title = f"From {shown(change.before)} to {shown(change.after)}"
     draw = lambda: cast("Figure", difference_of(change).figure)  # noqa: E731  one line
     return _picture(title, prefix, draw, _of_difference(change), caption)

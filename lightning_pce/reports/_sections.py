@@ -29,16 +29,19 @@ if TYPE_CHECKING:
     from lightning_pce.runs.comparison import Comparison
 
 
+_MOST_NAMED = 4
+
+
 def headline(comparison: Comparison) -> str:
-    """The answer in a few words."""
+    """The answer in a few words; without error bars it is no advice."""
     names, verdict = names_of(comparison), comparison.verdict
     if len(names) == 1:
         return f"One record: {next(iter(names.values()))}"
-    if verdict is not None:
-        kept = [names[each] for each in verdict.shortlist]
-        return f"Keep {kept[0]}" if verdict.agree else f"Shortlist: {listed(kept, 'or')}"
-    tied = comparison.mean.names
-    return f"Keep {names[tied[0]]}" if len(tied) == 1 else f"{len(tied)} of {len(names)} records within error"
+    kept = [names[each] for each in (comparison.mean.names if verdict is None else verdict.shortlist)]
+    which = listed(kept, "or") if len(kept) <= _MOST_NAMED else f"{len(kept)} of {len(names)} records"
+    if comparison.no_intervals is not None:
+        return f"Lowest, without error bars: {which}"
+    return f"Keep {which}" if len(kept) == 1 else f"Shortlist: {which}"
 
 
 def about(comparison: Comparison) -> str:
@@ -110,8 +113,10 @@ def differences(comparison: Comparison) -> Part:
         for each in records
         if each.label in found
     )
-    sure = " ▼ surely lower, ▲ surely higher." if comparison.no_intervals is None else ""
-    says = f"Each record less {names[comparison.reference]}, the documents paired.{sure}{not_all}"
+    says = f"Each record less {names[comparison.reference]}"
+    if comparison.no_intervals is None:
+        says += ", the documents paired. ▼ surely lower, ▲ surely higher"
+    says += f".{not_all}"
     return Part(says, Grid(("", *statistics), rows))
 
 
@@ -177,7 +182,7 @@ def _why_not_moved(comparison: Comparison) -> str:
         return "Not known: other tokens are other labels."
     if (comparison.of, comparison.group) != ("ce", ""):
         return "Known of the cross-entropy of all tokens only."
-    return "Not known: the records keep no totals of labels; `lightning-pce evaluate` and LabelTotals do."
+    return "Not known: the records keep no totals of labels; lightning-pce evaluate and LabelTotals do."
 
 
 def notes(comparison: Comparison) -> tuple[str, ...]:

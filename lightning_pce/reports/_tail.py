@@ -49,7 +49,7 @@ def tails(comparison: Comparison) -> list[Tail]:
 
 def _tail(name: str, tokens: tuple[TailToken, ...]) -> Tail:
     if not tokens:
-        return Tail(name, "Not known: the record keeps no tail; `lightning-pce evaluate` does.")
+        return Tail(name, "Not known: the record keeps no tail; lightning-pce evaluate does.")
     says = f"The {len(tokens)} tokens of highest cross-entropy (nats)."
     if len(tokens) > _TOKENS:
         says = f"The first {_TOKENS} of {len(tokens)} tokens of highest cross-entropy (nats)."

@@ -67,7 +67,7 @@ def report(
         ...     digests = {"ce": {"": from_values(torch.rand(500) * 300 / step)}}
         ...     write_validation(folder + "/history.jsonl", run="a", name="val", step=step, digests=digests)
         >>> page = report(History.load(folder + "/history.jsonl"), folder + "/report.html")
-        >>> page.name, "Keep step 200" in page.read_text(encoding="utf-8")
+        >>> page.name, "error bars: step 200" in page.read_text(encoding="utf-8")
         ('report.html', True)
     """
     target, beside = checked_target(path, history)

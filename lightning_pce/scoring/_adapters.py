@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring._in_words import first_five, one_line
 from lightning_pce.scoring._model_files import adapter_weights
 from lightning_pce.scoring._quiet import quiet_loading
 
@@ -28,9 +29,8 @@ def with_adapter(model: Any, folder: Path, name: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
-            f"{name}: does not fit the base (is it the model it was trained from?): {said}"
+            f"{name}: does not fit the base (is it the model it was trained from?): {one_line(error)}"
         ) from error
     with quiet_loading():
         # Whole embeddings may be saved beside the changes or not, by what is looked up on the hub.
@@ -42,7 +42,7 @@ def with_adapter(model: Any, folder: Path, name: str) -> Any:
     if differing:
         raise UserError(
             f"{name}: {len(differing)} weights are in the adapter's file or in its model alone: "
-            f"{', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+            f"{first_five(differing)}"
         )
     return adapted
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring._in_words import one_line
 
 # What there is beside the weights; none of it large but tokenizer.json.
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
@@ -72,7 +73,6 @@ def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
                 f"{name}: no such file or folder, and no model of that name was downloaded before "
                 "(HF_HUB_OFFLINE is set)"
             ) from error
-        said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{name}: no such file or folder, and not to be had from the hub: {type(error).__name__}: {said}"
+            f"{name}: no such file or folder, and not to be had from the hub: {one_line(error)}"
         ) from error

@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring._in_words import first_five, one_line
 
 # Buffers that older versions of transformers saved and newer ones compute: they hold nothing learned.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$")
@@ -47,20 +48,20 @@ def read_lightning_checkpoint(path: Path, *, trust: bool) -> ModuleState:
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=not trust)
     except pickle.UnpicklingError as error:
         if trust:
-            raise UserError(f"{path}: its pickle cannot be read: {_short(error)}") from error
+            raise UserError(f"{path}: its pickle cannot be read: {one_line(error)}") from error
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"an object of {named[1]}" if named else "other objects than tensors and numbers"
         raise UserError(
             f"{path}: holds {what}, and reading it may run code; if you trust who made it add --trust"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: torn or not a file of torch.save: {_short(error)}") from error
+        raise UserError(f"{path}: torn or not a file of torch.save: {one_line(error)}") from error
     # With trust the pickle calls what it likes: a class that is not installed, a Path of another system ...
     except Exception as error:
-        raise UserError(f"{path}: its pickle cannot be read: {_short(error)}") from error
+        raise UserError(f"{path}: its pickle cannot be read: {one_line(error)}") from error
     tensors = found.get("state_dict") if isinstance(found, dict) else None
     if not isinstance(tensors, Mapping) or not any(isinstance(each, Tensor) for each in tensors.values()):
-        has = f"only {_five(found)}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        has = f"only {first_five(found)}" if isinstance(found, dict) else f"a {type(found).__name__}"
         raise UserError(f"{path}: not a Lightning checkpoint, it has no `state_dict` of tensors but {has}")
     step = found.get("global_step")
     return ModuleState(
@@ -118,7 +119,7 @@ def put_into(model: nn.Module, state: ModuleState, path: Path, base: str) -> tup
     others = [key for key in state.tensors if not (key.startswith(prefix) and key[len(prefix) :] in own)]
     notes = [f"weights averaged over steps ({path.name})"] if state.averaged else []
     if others:
-        notes.append(f"{len(others)} other entries of {path.name} not used: {_five(others)}")
+        notes.append(f"{len(others)} other entries of {path.name} not used: {first_five(others)}")
     return tuple(notes)
 
 
@@ -142,13 +143,13 @@ def _prefix(
     if not full:
         raise UserError(
             f"{path}: not all {len(own)} entries of the base {base} are there under one prefix (is it the "
-            f"model this was trained from?); the file has {_five(there)}"
+            f"model this was trained from?); the file has {first_five(there)}"
         )
     keys = [prefix + rarest for prefix in full]
     raise UserError(
         f"{path}: {len(full)} whole copies of the base {base} (an EMA? a teacher?), and which is meant is "
-        f"not known; keep one of {_five(map(repr, full))}; the file has "
-        f"{_five([*keys, *(key for key in there if key not in keys)])}"
+        f"not known; keep one of {first_five(map(repr, full))}; the file has "
+        f"{first_five([*keys, *(key for key in there if key not in keys)])}"
     )
 
 
@@ -173,14 +174,6 @@ def _refuse_more_layers(
     ]
     if more:
         raise UserError(
-            f"{path}: {len(more)} entries belong to the model but the base {base} has no such: {_five(more)}"
+            f"{path}: {len(more)} entries belong to the model but the base {base} has no such: "
+            f"{first_five(more)}"
         )
-
-
-def _five(keys: Any) -> str:
-    listed = [str(key) for key in keys]
-    return f"{', '.join(listed[:5])}{' ...' if len(listed) > 5 else ''}" or "nothing"
-
-
-def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

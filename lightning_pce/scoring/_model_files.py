@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring._in_words import first_five, one_line
 
 # What a tokenizer is made of; the model's own, so that generation_config.json and READMEs are not here.
 _TOKENIZERS = (
@@ -59,7 +60,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 too
-        raise UserError(f"{path}: not JSON ({_first_line(error)})") from error
+        raise UserError(f"{path}: not JSON ({one_line(error)})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a JSON object but it holds a {type(found).__name__}")
     return found
@@ -128,8 +129,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise UserError(
-            f"{name}: {len(missing)} of {len(shards)} files of weights are missing: "
-            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
+            f"{name}: {len(missing)} of {len(shards)} files of weights are missing: {first_five(missing)}"
         )
     for shard in shards:
         check_weights(shard)
@@ -223,7 +223,3 @@ def _check_safetensors(path: Path) -> None:
 
 def _has_code(path: Path) -> bool:
     return path.is_file() and "auto_map" in read_json(path)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

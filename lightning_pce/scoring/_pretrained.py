@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_pce._errors import UserError
 from lightning_pce.scoring import _hub
 from lightning_pce.scoring._gguf_header import read_gguf_header
+from lightning_pce.scoring._in_words import first_five, one_line
 from lightning_pce.scoring._model_files import weight_files
 from lightning_pce.scoring._model_sources import ModelSource
 
@@ -85,13 +86,16 @@ def why_not(error: Exception) -> str:
     """What an error of transformers means for who named the model."""
     if "trust_remote_code" in str(error):
         return "brings code of its own; if you trust who made it add --trust"
-    if isinstance(error, pickle.UnpicklingError) or isinstance(error.__context__, pickle.UnpicklingError):
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, pickle.UnpicklingError):
+        behind = behind.__context__  # older versions of transformers guess at what it was
+    if behind is not None:
         return (
             "pytorch_model.bin holds other objects than tensors, which may run code; save it as safetensors"
         )
     if "Unrecognized configuration class" in str(error):
         return "its model_type is not one of the causal language models that this transformers knows"
-    return f"cannot be loaded: {said(error)}"
+    return f"cannot be loaded: {one_line(error)}"
 
 
 def _all_loaded(name: str, model: Any, report: Mapping[str, Any]) -> tuple[str, ...]:
@@ -101,15 +105,16 @@ def _all_loaded(name: str, model: Any, report: Mapping[str, Any]) -> tuple[str, 
     if mismatched:
         raise UserError(
             f"{name}: {len(mismatched)} weights have other shapes in its files than by its config.json: "
-            f"{five(mismatched)}"
+            f"{first_five(mismatched)}"
         )
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
-            f"{name}: {len(missing)} weights of {type(model).__name__} are not in its files: {five(missing)}"
+            f"{name}: {len(missing)} weights of {type(model).__name__} are not in its files: "
+            f"{first_five(missing)}"
         )
     unused = sorted(report["unexpected_keys"])
-    return (f"{len(unused)} weights of the files not used: {five(unused)}",) if unused else ()
+    return (f"{len(unused)} weights of the files not used: {first_five(unused)}",) if unused else ()
 
 
 def described(model: Any, quantisation: str | None, notes: tuple[str, ...]) -> LoadedModel:
@@ -152,7 +157,7 @@ def check_causal_logits(loaded: LoadedModel, name: str, device: str) -> None:
         with torch.inference_mode():
             logits = loaded.model(input_ids=ids).logits
     except Exception as error:  # of a model whose code may be a stranger's
-        raise UserError(f"{name}: fails on 8 tokens: {said(error)}") from error
+        raise UserError(f"{name}: fails on 8 tokens: {one_line(error)}") from error
     if logits.ndim != 3 or logits.shape[:2] != ids.shape:
         raise UserError(
             f"{name}: gives logits of shape {tuple(logits.shape)} for {tuple(ids.shape)} tokens; one row for "
@@ -173,12 +178,3 @@ def folder_of(source: ModelSource) -> tuple[str, dict[str, Any]]:
     if source.kind == "gguf":
         return str(source.path.parent), {"gguf_file": source.path.name}
     return str(source.path), {}
-
-
-def five(names: list[str]) -> str:
-    return f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-
-
-def said(error: Exception) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

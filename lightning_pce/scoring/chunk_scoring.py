@@ -7,7 +7,6 @@ processes there are, and on a CPU that is the faster way too.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -61,7 +60,6 @@ class ChunkScorer:
                 groups = len(self.data.groups)
                 vocabulary = self.scorer.vocabulary
                 return tokens, totals_of(tokens, tail, groups=groups, vocabulary=vocabulary, halved=halved)
-            gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             longest = max(window.end - window.start for batch in chunk.batches for window in batch)

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,9 +162,13 @@ class _Evaluation:
                 self._say(f"{job.source.name} on {job.dataset.name} is {where}: not scored again.")
             else:
                 open_jobs.setdefault(job.source.name, []).append(job)
-        for some in open_jobs.values():
-            self._score(some, since)
-        self._join_tokens()
+        try:
+            for some in open_jobs.values():
+                self._score(some, since)
+            self._join_tokens()
+        finally:
+            with suppress(OSError):  # if nothing has begun
+                folder_of(self.out).rmdir()
         return [job.key for job in jobs]
 
     def _contents(self, sources: Sequence[ModelSource]) -> tuple[list[str], float]:

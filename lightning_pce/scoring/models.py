@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_pce._errors import UserError
 from lightning_pce.scoring import _hub
 from lightning_pce.scoring._content import content_key as content_key
+from lightning_pce.scoring._in_words import one_line
 from lightning_pce.scoring._model_files import read_json, tokenizer_files
 from lightning_pce.scoring._model_sources import ModelSource as ModelSource
 from lightning_pce.scoring._model_sources import find_models as find_models
@@ -22,7 +23,6 @@ from lightning_pce.scoring._pretrained import (
     described,
     folder_of,
     load_pretrained,
-    said,
     why_not,
 )
 
@@ -149,7 +149,7 @@ def load_model(
         RuntimeError,
         AssertionError,
     ) as error:  # a device that is not there; AssertionError: no CUDA build
-        raise UserError(f"{source.name}: cannot be put on device {chosen}: {said(error)}") from error
+        raise UserError(f"{source.name}: cannot be put on device {chosen}: {one_line(error)}") from error
     check_causal_logits(loaded, source.name, chosen)
     return loaded
 

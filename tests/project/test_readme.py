@@ -111,7 +111,7 @@ OUTCOMES = {
         names["comparison"].reference == "epoch 0" and len(names["comparison"].differences) == 2
     ),
     "change = reshaping(": lambda names: 0 <= names["change"].better_share <= 1,
-    "page = report(": lambda names: "Keep step 200" in names["page"].read_text(encoding="utf-8"),
+    "page = report(": lambda names: "error bars: step 200" in names["page"].read_text(encoding="utf-8"),
     "by_hand = verdict(": lambda names: names["by_hand"].shortlist == ("epoch 2",),
     'read_data("facts.jsonl")': lambda names: (
         names["data"].groups == ("prompt", "completion")

@@ -120,6 +120,7 @@ def test_torn_weights(folder, size, match):
     ("[1]", "expected a JSON object but it holds a list"),
     ("{}", "config.json has no `architectures`"),
     ('{"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": true}', "T5ForConditional"),
+    ('{"architectures": ["BartForCausalLM"], "is_encoder_decoder": true}', "BartForCausalLM, which is not"),
     ('{"architectures": ["CLIPModel"], "text_config": {}}', "CLIPModel, which is not a causal"),
     ('{"architectures": ["BertForMaskedLM"]}', "BertForMaskedLM, which is not a causal"),
     ("\udcff", "config.json: not JSON"),

@@ -1,4 +1,4 @@
-"""A real GGUF: its header is read without torch, and it loads as transformers loads it."""
+"""A real GGUF loads as transformers loads it; and a process that loads a model has nothing to say."""
 
 import subprocess
 import sys
@@ -9,15 +9,17 @@ import torch
 from lightning_pce._errors import UserError
 from lightning_pce.scoring.models import check_vocabulary, find_models, load_model, load_tokenizer
 from tests.helpers.real_model import folder_of_smollm2, smollm2
+from tests.helpers.tiny_checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_gguf_is_dequantised_to_float32():
+def test_a_gguf_is_dequantised_to_float32(capfd):
     (by_folder,) = find_models([folder_of_smollm2()])
     (by_file,) = find_models([next(folder_of_smollm2().glob("*.gguf"))])
     assert (by_folder.kind, by_folder.path) == ("gguf", by_file.path)
     found, tokenizer = load_model(by_file), load_tokenizer(by_file)
+    assert capfd.readouterr() == ("", "")
     model, theirs = smollm2()
     assert (found.dtype, found.quantisation, found.context) == ("float32", "Q4_1", 8192)
     check_vocabulary(tokenizer, found, "SmolLM2")
@@ -36,10 +38,10 @@ def test_a_torn_gguf(tmp_path, size, match):
         find_models([tmp_path / "torn.gguf"])
 
 
-def test_a_process_that_loads_writes_nothing_to_stderr():
+def test_a_process_that_loads_writes_nothing(tmp_path):
     code = (
         "from lightning_pce.scoring.models import *\n"
-        f"[source] = find_models([{str(folder_of_smollm2())!r}])\n"
+        f"[source] = find_models([{str(tiny_checkpoint(tmp_path))!r}])\n"
         "load_tokenizer(source); load_model(source)"
     )
     done = subprocess.run(

@@ -40,6 +40,7 @@ FORMATS: dict[str, Reader | None] = {
 _BEGINNINGS = {llama_cpp.MAGIC: "llama.cpp", b"PAR1": "columns"}
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _DEFAULT_NAME = "imported"
+_MANY_ZEROS = 0.05  # with more of them they are probably those of ignored tokens
 
 
 def import_records(
@@ -101,6 +102,8 @@ def import_records(
     else:
         for each in reader(file, options, source):
             collected.add(each)
+        if format == "columns":
+            _note_zeros(collected, source)
         contents, values = _of_tokens(file, collected, source)
     key = _key(file, format, options)
     from lightning_pce.runs._writing import validation_line
@@ -188,6 +191,15 @@ def _of_tokens(path: Path, collected: Collected, source: Source) -> tuple[Conten
     totals = _totals(collected.numbers, collected.tokens, collected.nats, None)
     contents = Contents(digests.digests, digests.documents, document_totals=totals, tail=collected.tail)
     return contents, values
+
+
+def _note_zeros(collected: Collected, source: Source) -> None:
+    tokens = sum(collected.tokens)
+    if collected.zeros > _MANY_ZEROS * tokens:
+        source.note(
+            f"{collected.zeros} of {tokens} numbers are exactly 0, as the losses of ignored tokens are: take "
+            "these out of the file if they do not count"
+        )
 
 
 def _of_documents(path: Path, source: Source) -> tuple[Contents, dict[str, float]]:

@@ -34,6 +34,7 @@ class Collected:
         self.nats: list[float] = []
         self.tail: list[TailToken] = []  # the highest first
         self.infinite = 0
+        self.zeros = 0
         self.right = 0  # tokens of rank 1
         self._rows: dict[str, int] = {}
         self._ids: TokenIds | None = TokenIds()
@@ -60,6 +61,7 @@ class Collected:
         self.tokens[row] += len(ce)
         self.nats[row] += float(ce.sum())
         self.infinite += int(np.isinf(ce).sum())
+        self.zeros += int((ce == 0).sum())
         if len(ce):
             self._ids = self._with_ids(document)
             self._add_tail(document, name)

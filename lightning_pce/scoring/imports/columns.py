@@ -17,6 +17,8 @@ from lightning_pce.scoring.imports._options import Options, Source
 _GROUP = re.compile(r"[A-Za-z0-9_]+")
 _ROWS = 1 << 14  # of a parquet file at once, where each is a number
 _LISTS = 64  # where each is a list
+# Of a file that evaluate --save-tokens has written: it may hold several models or data.
+_OF_ONE = ("run", "data")
 
 
 class _Row(NamedTuple):
@@ -92,8 +94,20 @@ def _rows_of_parquet(path: Path, options: Options) -> Iterator[_Row]:
             if missing is not None:
                 raise UserError(f"{path} has no column {missing!r}: it has {_listed(schema.names)}.")
             nested = pyarrow.types.is_nested(schema.field(options.column).type)
+            of_one = [name for name in _OF_ONE if set(_OF_ONE) <= set(schema.names)]
+            seen: set[tuple[str, Any]] = set()
             number = 0
-            for batch in file.iter_batches(_LISTS if nested else _ROWS, columns=_columns(options)):
+            for batch in file.iter_batches(
+                _LISTS if nested else _ROWS, columns=[*_columns(options), *of_one]
+            ):
+                seen |= {
+                    (name, value) for name in of_one for value in batch.column(name).unique().to_pylist()
+                }
+                if len(seen) > len(of_one):
+                    raise UserError(
+                        f"{path} holds the tokens of several models or data (columns run and data), and a "
+                        "record is of one: import a file of each."
+                    )
                 columns = {name: batch.column(name).to_pylist() for name in _columns(options)}
                 for row in zip(*columns.values(), strict=True):
                     number += 1

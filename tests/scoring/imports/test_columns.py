@@ -58,6 +58,15 @@ def test_lists_of_one_document_are_one_in_error_bars_and_rows_of_their_own(tmp_p
     assert used <= 30
 
 
+def test_many_zeros_are_said(tmp_path):
+    def notes(zeros):
+        path = json_lines(tmp_path / "a.jsonl", {"loss": [1.0] * 90 + [0.0] * zeros})
+        return " ".join(imported(path, "columns", column="loss", kind="loss").how["notes"])
+
+    assert "10 of 100 numbers are exactly 0" in notes(10)
+    assert notes(4) == ""
+
+
 def test_nan_is_the_null_of_a_first_token_only(tmp_path):
     nan = float("nan")
     record = imported(json_lines(tmp_path / "a.jsonl", {"lp": [nan, -1.0]}), "columns", column="lp")
@@ -92,3 +101,11 @@ def test_a_parquet_file_is_refused_where_it_is_torn_or_has_no_such_column(tmp_pa
     refused(path, "columns", "has no column 'nll': it has 'id', 'lp'", column="nll")
     path.write_bytes(path.read_bytes()[:-20])
     refused(path, "columns", "no parquet file, or torn", column="lp")
+
+
+def test_saved_tokens_of_several_models_are_refused(tmp_path):
+    rows = [{"run": run, "data": "books", "document": "0", "ce": 1.0} for run in "aab"]
+    options = {"column": "ce", "kind": "loss", "document": "document"}
+    refused(written(tmp_path, rows, "parquet"), "columns", "several models or data", **options)
+    record = imported(written(tmp_path, rows[:2], "parquet"), "columns", **options)
+    assert record.document_totals.tokens.tolist() == [2]

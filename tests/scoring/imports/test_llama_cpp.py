@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_pce.scoring.imports import llama_cpp
+from lightning_pce.runs.history import History
+from lightning_pce.scoring.evaluate import evaluate
+from lightning_pce.scoring.imports import import_records, llama_cpp
 from lightning_pce.scoring.imports._options import Options, Source
 from lightning_pce.scoring.keys import TokenIds
 from tests.helpers.imports import imported, refused
+from tests.helpers.tiny_gguf import TEXT, tiny_gguf
 
 REAL = Path(__file__).parent / "data" / "llama_perplexity.bin"
 # What llama-perplexity printed when it wrote it: the perplexity after each chunk.
@@ -118,3 +121,19 @@ def test_a_file_of_another_size_or_kind_is_refused(tmp_path):
     ):
         path.write_bytes(spoilt)
         refused(path, "llama.cpp", words)
+
+
+@pytest.mark.slow
+def test_evaluate_by_that_protocol_finds_what_the_tool_found(tmp_path):
+    model, text = tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    out = tmp_path / "records.jsonl"
+    evaluate([str(model)], [text], out, protocol="llama.cpp", context=64)
+    import_records(REAL, "llama.cpp", out, name="text")
+    ours, theirs = History.load(out)
+    assert ours.how["token_ids"] == theirs.how["token_ids"]
+    assert ours.document_totals.ids.tolist() == theirs.document_totals.ids.tolist()
+    # The tool rounds keys and values of attention to float16, and log-probabilities to 65,536 steps.
+    assert theirs.document_totals.nats.tolist() == pytest.approx(ours.document_totals.nats.tolist(), rel=1e-4)
+    for name in ("ce_mean", "ce_p5", "ce_p50", "ce_p95", "entropy_mean", "entropy_p50", "log_rank_mean"):
+        assert theirs.values[name] == pytest.approx(ours.values[name], abs=2e-3), name
