@@ -1,8 +1,10 @@
 """The command line in a process of its own, for what it must do before torch is there."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 # One command after the other, and whether torch was imported by then.
@@ -33,6 +35,7 @@ def ended(commands, cwd=None):
         text=True,
         timeout=60,
         cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.returncode == 0, done.stderr
     return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
