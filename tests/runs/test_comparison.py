@@ -206,6 +206,10 @@ def test_groups_and_other_statistics(tmp_path):
     found = compare(history.select(of="entropy"))
     assert (found.of, found.unit, found.moved) == ("entropy", "nats a token", None)
     assert str(found).startswith("topics: 1 record by their tokens, entropy in nats a token\n")
+    write_scored(path, "b", losses[3], ids, digests=digests, documents=documents)
+    history = History.load(path)
+    assert "bits a byte" in str(compare(history))
+    assert "bits a byte" not in str(compare(history.select(of="entropy")))
     assert compare(history.select(group="completion")).group == "completion"
 
 
