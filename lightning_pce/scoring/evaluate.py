@@ -104,7 +104,7 @@ def evaluate(
         paths: dict[str, Any] = {"out": os.fspath(out)}
         for name, path in (("base", base), ("save_tokens", save_tokens)):
             paths[name] = None if path is None else os.fspath(path)
-        paths |= {"models": list(map(os.fspath, models)), "data": list(map(os.fspath, data))}
+        paths |= {"models": [os.fspath(each) for each in models], "data": [os.fspath(each) for each in data]}
         options = {"protocol": protocol, "context": context, "stride": stride, "bos": bos, "dtype": dtype}
         options |= {"batch_tokens": batch_tokens, "memory": memory, "group": group, "step": step}
         return run_on(devices, {**paths, **options, "text": text, "trust": trust})

@@ -61,7 +61,8 @@ def place_here(environment: Mapping[str, str] | None = None) -> Place:
     if world > 1 and missing:
         raise UserError(
             f"{world} processes were started but {' and '.join(missing)} not set, so they cannot meet: "
-            'export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" MASTER_PORT=29500'
+            'export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" and '
+            "MASTER_PORT=29500"
         )
     return place
 
@@ -197,7 +198,13 @@ class _Process:
         command = [sys.executable, "-m", "lightning_pce.scoring.processes"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - the command is ours, no word of it is the user's
-            command, env=environment, stdin=pipe, stdout=pipe
+            command,
+            env=environment,
+            stdin=pipe,
+            stdout=pipe,
+            # A Ctrl-C is for this process, which ends the others.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -267,8 +274,6 @@ def _work() -> int:
     except UserError as error:
         json.dump({"error": str(error)}, stdout)
         return 2
-    except KeyboardInterrupt:
-        return 130  # the one that has started this one says it
     finally:
         stdout.flush()
     return 0

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lightning_pce.cli import main
-from tests.cli.test_app import RUN
+from tests.helpers.command_line import RUN
 from tests.helpers.scored_runs import scored
 
 RECORDS, PAGE = "{folder}/records.jsonl", "{folder}/new/page.html"
