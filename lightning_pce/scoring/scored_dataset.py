@@ -196,8 +196,9 @@ class ScoredDataset:
         Raises:
             UserError: if a chunk that is missing can't be scored.
         """
-        chunks = self._all(with_tokens)
-        if chunks is None:  # the same command in another process was faster, and has tidied up
+        if not self._complete(
+            with_tokens
+        ):  # the same command in another process was faster, and has tidied up
             line = self.work.line
             assert line is not None
             return line
@@ -219,7 +220,7 @@ class ScoredDataset:
             "notes": [*loaded.notes, *self.data.notes],
         }
         return line_of(
-            joined(chunks, vocabulary),
+            joined(map(self._totals, self.chunks), vocabulary),
             self.data,
             self.counted,
             key=self.key,
@@ -231,19 +232,20 @@ class ScoredDataset:
             tokenizer=self.model.tokenizer if settings.text else None,
         )
 
-    def _all(self, with_tokens: bool) -> list[ChunkTotals] | None:
-        """What all chunks came to; None if the record is there in their place."""
-        found = []
+    def _complete(self, with_tokens: bool) -> bool:
+        """Whether all chunks are there, scored here if need be; False if the record is in their place."""
         for chunk in self.chunks:
-            arrays = None if self._open(chunk, with_tokens) else self.work.kept(chunk.number)
-            if arrays is None:
+            if self._open(chunk, with_tokens):
                 if self.work.line is not None and not with_tokens:
-                    return None
+                    return False
                 self._score([chunk], 1 << 30, with_tokens, Together(Place()))
-                arrays = self.work.kept(chunk.number)
-            assert arrays is not None
-            found.append(ChunkTotals.of(arrays))
-        return found
+        return True
+
+    def _totals(self, chunk: Chunk) -> ChunkTotals:
+        arrays = self.work.kept(chunk.number)
+        if arrays is None:
+            raise UserError(f"{self.work.folder} was changed by another process: run the same command again.")
+        return ChunkTotals.of(arrays)
 
     def _stride(self) -> int | None:
         if self.settings.protocol == "llama.cpp":
