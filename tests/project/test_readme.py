@@ -210,6 +210,7 @@ def test_the_index_names_every_page():
     assert "docs/README.md" in links("README.md")
 
 
-def test_picture_exists_and_is_small():
-    (name,) = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text("README.md"))
-    assert 10_000 < (ROOT / name).stat().st_size < 300_000
+def test_pictures_exist_and_are_small():
+    names = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text("README.md"))
+    assert names == ["docs/fan_chart.png", "docs/page.png"]
+    assert all(10_000 < (ROOT / name).stat().st_size < 300_000 for name in names)
