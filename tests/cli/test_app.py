@@ -1,7 +1,6 @@
 """The command line as a whole: exit statuses, one line for each mistake, and nothing heavy before it."""
 
 import errno
-import json
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ from lightning_pce import __version__
 from lightning_pce._errors import UserError
 from lightning_pce.cli import _app, main
 from lightning_pce.cli._failures import failures_as_lines
+from tests.helpers.command_line import assert_refused, ended
 
 # What a subcommand refuses, and words of the line that says so. It is found without torch.
 REFUSED = {
@@ -30,37 +30,17 @@ REFUSED = {
     "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
     "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
-# In one process after the other, and whether torch was imported by then.
-RUN = """
-import contextlib, io, json, sys
-from lightning_pce.cli import main
-for arguments in json.load(sys.stdin):
-    stderr, out = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(out):
-        status = main(arguments)
-    print(json.dumps([status, stderr.getvalue(), out.getvalue(), "torch" in sys.modules]))
-"""
 
 
 @pytest.fixture(scope="module")
 def refused():
-    """Status, standard error, standard output and torch of each of REFUSED, all by one new process."""
-    arguments = [each for each, _ in REFUSED.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN], input=json.dumps(arguments), capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(REFUSED, map(json.loads, done.stdout.splitlines()), strict=True))
+    """How each of REFUSED has ended."""
+    return dict(zip(REFUSED, ended(arguments for arguments, _ in REFUSED.values()), strict=True))
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
-    status, stderr, stdout, torch = refused[case]
-    assert (status, stdout, torch) == (2, "", False)
-    assert stderr.startswith("lightning-pce: ")
-    assert stderr.endswith("\n")
-    assert stderr.count("\n") == 1
-    assert REFUSED[case][1] in stderr
+    assert_refused(refused[case], REFUSED[case][1])
 
 
 @pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report"])
