@@ -141,7 +141,8 @@ def test_step_is_that_of_one_model(folder, tmp_path):
 
 
 def test_every_token_in_a_file(folder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     out, tokens = tmp_path / "r.jsonl", tmp_path / "tokens.parquet"
     keys = scored(folder, out, batch_tokens=50, save_tokens=tokens)
     table = parquet.read_table(tokens)
@@ -173,7 +174,9 @@ def test_nothing_is_left_of_what_could_not_begin(folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder, tmp_path, monkeypatch):
+def test_a_file_that_others_write_to_all_the_time_is_one_line_and_left_as_it_is(
+    folder, tmp_path, monkeypatch
+):
     out = tmp_path / "r.jsonl"
     scored(folder, out, steps=(100,))
     before = out.read_bytes()
