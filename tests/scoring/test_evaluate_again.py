@@ -141,6 +141,12 @@ def test_a_file_that_was_removed_begins_anew(folder, tmp_path):
     assert [record.step for record in History.load(out)] == [200]
 
 
+def test_a_home_that_is_not_there_is_a_name_like_others(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scored(folder, "~no-such-user.jsonl", steps=(100,))
+    assert len(History.load("~no-such-user.jsonl")) == 1
+
+
 def test_step_is_that_of_one_model(folder, tmp_path):
     scored(folder, tmp_path / "r.jsonl", steps=(100,), step=7)
     assert History.load(tmp_path / "r.jsonl")[0].step == 7
