@@ -68,6 +68,10 @@ class Model:
         return cls(source, tokenizer, loaded, content_key(source), scorer, context, step)
 
 
+class _Gone(Exception):  # noqa: N818 - it is no error
+    """A chunk is not there any more."""
+
+
 class ScoredDataset:
     """What becomes a record.
 
@@ -196,13 +200,17 @@ class ScoredDataset:
         Raises:
             UserError: if a chunk that is missing can't be scored.
         """
-        if not self._complete(
-            with_tokens
-        ):  # the same command in another process was faster, and has tidied up
-            line = self.work.line
-            assert line is not None
-            return line
         vocabulary = self.model.scorer.vocabulary
+        try:
+            self._complete(with_tokens)
+            totals = joined(map(self._totals, self.chunks), vocabulary)
+        except _Gone as error:  # the same command in another process was faster, and has tidied up
+            line = self.work.line
+            if line is None or with_tokens:
+                raise UserError(
+                    f"{self.work.folder} was changed by another process: run the same command again."
+                ) from error
+            return line
         settings, loaded = self.settings, self.model.loaded
         how = {
             "data": self.dataset.content,
@@ -220,7 +228,7 @@ class ScoredDataset:
             "notes": [*loaded.notes, *self.data.notes],
         }
         return line_of(
-            joined(map(self._totals, self.chunks), vocabulary),
+            totals,
             self.data,
             self.counted,
             key=self.key,
@@ -232,19 +240,18 @@ class ScoredDataset:
             tokenizer=self.model.tokenizer if settings.text else None,
         )
 
-    def _complete(self, with_tokens: bool) -> bool:
-        """Whether all chunks are there, scored here if need be; False if the record is in their place."""
+    def _complete(self, with_tokens: bool) -> None:
+        """Score what is still open, unless the record is there in its place."""
         for chunk in self.chunks:
             if self._open(chunk, with_tokens):
                 if self.work.line is not None and not with_tokens:
-                    return False
+                    raise _Gone
                 self._score([chunk], 1 << 30, with_tokens, Together(Place()))
-        return True
 
     def _totals(self, chunk: Chunk) -> ChunkTotals:
         arrays = self.work.kept(chunk.number)
         if arrays is None:
-            raise UserError(f"{self.work.folder} was changed by another process: run the same command again.")
+            raise _Gone
         return ChunkTotals.of(arrays)
 
     def _stride(self) -> int | None:

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     scored(folder / "records.jsonl", 3)
     scored(folder / "other.jsonl", 1)
-    scored(folder / "other.jsonl", 1, model=lambda _: "b", how={"protocol": "llama.cpp"}, run="b")
+    scored(folder / "other.jsonl", 1, model=lambda _: "b", how={"protocol": "llama.cpp"})
     (folder / "empty.jsonl").touch()
     (folder / "text.jsonl").write_text("no records\n")
     line = (folder / "other.jsonl").read_text().splitlines()[0]

@@ -229,7 +229,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, history):
 
 def test_what_was_scored_is_drawn_at_its_step_and_called_by_its_model(tmp_path):
     history = scored(tmp_path / "a.jsonl", 1, step=300)
-    history = scored(tmp_path / "a.jsonl", 1, model=lambda _: "run/first", step=100, run="b")
+    history = scored(tmp_path / "a.jsonl", 1, model=lambda _: "run/first", step=100)
     entries = [Drawn(each.label, each.digest(), each.documents(), each) for each in history]
     ties_of_all = verdict([each[:3] for each in entries]).ties
     figure = decision_of(entries, ties_of_all, None, "cross-entropy")

@@ -181,7 +181,7 @@ def test_a_character_that_cannot_be_seen_is_written_out():
 
 
 def without_places(text):
-    """Old versions of matplotlib lay a figure out in one of two ways, 2 points apart; ids are hashes of places."""
+    """Old versions of matplotlib lay a figure out in one of two ways; ids are hashes of places."""
     return re.sub(r'(?<= )(d|x|y|transform|viewBox|id|href|clip-path)="[^"]*"', r"\1", text)
 
 
@@ -210,7 +210,6 @@ def other_tokens(tmp_path):
         curve=checkpoint_runs.agreeing,
         model=lambda k: "other",
         how={"tokenizer": "ffff", "token_ids": "eeee"},
-        run="ffff",
     )
 
 
@@ -260,9 +259,7 @@ def test_text_is_left_out_of_page_and_json(history, tmp_path):
 
 def test_known_steps_are_the_axis(tmp_path):
     for k in range(3):
-        history = scored(
-            tmp_path / "records.jsonl", 1, model=lambda _, k=k: f"m{k}", step=100 * k, run=f"{k}"
-        )
+        history = scored(tmp_path / "records.jsonl", 1, model=lambda _, k=k: f"m{k}", step=100 * k)
     _, page = page_of(history, tmp_path)
     assert "step" in [text for tag, text in page.texts if tag == "text"]
     assert "record" not in [text for tag, text in page.texts if tag == "text"]
@@ -279,7 +276,7 @@ def test_many_records_of_many_data_sets_make_a_small_page(tmp_path):
             model=lambda k: f"run/checkpoint-{k:03}-" + "x" * 60,
             text=hostile,
             context=lambda i: hostile(i) * 4,
-            how={"data": name * 16},
+            how={"data": name, "token_ids": name},
         )
     text, page = page_of(history, tmp_path)
     assert len(text.encode()) < LARGEST
@@ -291,7 +288,7 @@ def test_many_records_of_many_data_sets_make_a_small_page(tmp_path):
 def test_a_page_without_room_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_pce.reports.html.LARGEST", 1000)
     scored(tmp_path / "records.jsonl", 1, name="a")
-    both = scored(tmp_path / "records.jsonl", 1, name="b", how={"data": "b"}, documents=90)
+    both = scored(tmp_path / "records.jsonl", 1, name="b", how={"data": "b", "token_ids": "b"}, documents=90)
     _, page = page_of(both, tmp_path)
     assert page.words.count("left out: a page has at most 500 KB") == 1
 

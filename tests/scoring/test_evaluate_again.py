@@ -183,3 +183,21 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder, tmp_path, monke
     assert out.read_bytes() == before
     plan = json.loads(next(folder_of(out).glob("*/plan.json")).read_bytes())
     assert plan["tokens"] > 0
+
+
+def test_chunks_that_go_while_they_are_put_together_are_no_failure(folder, tmp_path, monkeypatch):
+    out, again = tmp_path / "r.jsonl", tmp_path / "again.jsonl"
+    (key,) = scored(folder, out, steps=(100,))
+    kept = Work.kept
+
+    def kept_once(self, number):
+        # The other process puts its record down and removes the chunks after this one has looked for them.
+        found = kept(self, number)
+        if found is not None and not (self.folder / "record.json").exists():
+            shutil.copy(folder_of(out) / key / "record.json", self.folder)
+            self.clear()
+        return found
+
+    monkeypatch.setattr(Work, "kept", kept_once)
+    scored(folder, again, steps=(100,))
+    assert again.read_bytes() == out.read_bytes()
