@@ -161,7 +161,7 @@ def moved(comparison: Comparison) -> Part:
         same = each.tokens_before == each.tokens_after
         tokens = f"{each.tokens_before:,.10g}" + ("" if same else f" → {each.tokens_after:,.10g}")
         known = each.label in texts
-        label = cut(texts[each.label], LONGEST_LABEL) if known else f"token {each.label}"
+        label = cut(comparison.text_of(each.label), LONGEST_LABEL)
         change = Cell(signed(each.change), "", "worse" if each.change > 0 else "better")
         means = Cell(number(each.before)), Cell(number(each.after))
         rows.append((Cell(label, "", "text" if known else ""), change, Cell(tokens), *means))

@@ -80,8 +80,11 @@ class Comparison:
         return not set(self.mean.names).isdisjoint(self.verdict.ties[self.verdict.bulk].names)
 
     def text_of(self, label: int) -> str:
-        """The text of a token id."""
-        return self.label_texts.get(label, f"token {label}")
+        """The text of a token id, and the id too if it is a part of a character: others look the same."""
+        text = self.label_texts.get(label)
+        if text is None:
+            return f"token {label}"
+        return f"{text} (token {label})" if "\ufffd" in text else text
 
     def __str__(self) -> str:
         names = tuple(self.values)

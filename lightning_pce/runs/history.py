@@ -18,6 +18,7 @@ from lightning_pce.runs._headers import (
     Header,
     Payload,
     begins_like_one,
+    check_kinds,
     check_schema,
     header_of,
     numbers_of,
@@ -239,6 +240,7 @@ def _take(header: Header, path: Path, offset: int, length: int, records: Records
 
 
 def _record(line: Mapping[str, Any], payload: Payload | None) -> Record:
+    check_kinds(line)
     path = line.get("checkpoint")
     return Record(
         **{name: line[name] for name in _RECOGNISED},

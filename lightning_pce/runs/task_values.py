@@ -36,10 +36,11 @@ def logged(records: Sequence[Record], task: str) -> dict[str, float]:
         if task in record.scalars or task in record.values
     }
     if not found:
-        there = sorted({name for record in records for name in record.scalars})
+        there = {name for record in records for name in record.scalars}
+        there |= {name for record in records for name in record.values if name.endswith("accuracy")}
         raise UserError(
             f"No record has {task!r} among what was logged in its validation: there is "
-            f"{', '.join(there) or 'nothing'}."
+            f"{', '.join(sorted(there)) or 'nothing'}. A file of values is --task-file."
         )
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_labels_that_moved_the_mean_between_the_picks_of_mean_and_bulk(history, 
     assert found.moved == moved(*totals)
     assert found.text_of(7) == " w7"
     assert found.text_of(99) == "token 99"
+    assert replace(found, label_texts={5: "\ufffd"}).text_of(5) == "\ufffd (token 5)"  # a part of a character
 
 
 def test_labels_are_those_between_reference_and_last_where_there_is_one_pick(tmp_path):
