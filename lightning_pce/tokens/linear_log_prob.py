@@ -92,7 +92,7 @@ def linear_token_log_prob(
     if not compiling:
         _refuse_transformed(hidden, head, labels, bias)
         hidden, head, labels, bias = _plain(hidden, head, labels, bias)
-    if not isinstance(head, Tensor):
+    if not isinstance(head, Tensor) and callable(head):
         settings = (scale, softcap, ignore_index, shift, max_logits_bytes)
         return _of_module(hidden, head, bias, labels, *settings)
     hidden, head, bias = _as_autocast(hidden, head, bias)
