@@ -21,15 +21,23 @@ from lightning_pce.tokens._log_prob_rows import (
 from lightning_pce.tokens.kernels import read_rows
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
 
-
-# Schemas are written out: torch 2.4 cannot read annotations that are strings.
-@torch.library.custom_op(
-    "lightning_pce::token_log_prob",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor labels, int ignore_index, bool shift)"
-    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)",
+# Not torch.library.custom_op: at its first call that imports torch._dynamo, 3 seconds. The schemas are
+# written out because torch 2.4 cannot read annotations that are strings.
+_torch_library: Any = torch.library  # some of whose functions have no types
+_LIBRARY = _torch_library.Library("lightning_pce", "FRAGMENT")
+_LIBRARY.define(
+    "token_log_prob(Tensor logits, Tensor labels, int ignore_index, bool shift)"
+    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)"
 )
-def scored_labels(
+_LIBRARY.define(
+    "token_log_prob_backward(Tensor logits, Tensor log_prob, Tensor logsumexp, Tensor peak, Tensor target,"
+    " Tensor? by_log_prob, Tensor? by_logsumexp) -> Tensor"
+)
+scored_labels: Any = torch.ops.lightning_pce.token_log_prob.default
+gradient_of_labels: Any = torch.ops.lightning_pce.token_log_prob_backward.default
+
+
+def _scored_labels(
     logits: Tensor, labels: Tensor, ignore_index: int, shift: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Log-probability and logsumexp of each label, which count, and what the gradient needs.
@@ -42,14 +50,11 @@ def scored_labels(
     found = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
     target = found.labels.reshape(-1)
     rows = row_log_prob(read_rows(logits, target, everything=False))
-    log_prob, logsumexp = (
-        torch.where(found.valid, values.reshape(labels.shape), 0.0) for values in rows[:2]
-    )
+    log_prob, logsumexp = (torch.where(found.valid, values.reshape(labels.shape), 0.0) for values in rows[:2])
     return log_prob, logsumexp, found.valid, rows.peak, target.clone()
 
 
-@scored_labels.register_fake
-def _(
+def _fake_scored_labels(
     logits: Tensor, labels: Tensor, ignore_index: int, shift: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
@@ -63,13 +68,7 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "lightning_pce::token_log_prob_backward",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor log_prob, Tensor logsumexp, Tensor peak, Tensor target,"
-    " Tensor? by_log_prob, Tensor? by_logsumexp) -> Tensor",
-)
-def gradient_of_labels(
+def _gradient_of_labels(
     logits: Tensor,
     log_prob: Tensor,
     logsumexp: Tensor,
@@ -84,8 +83,7 @@ def gradient_of_labels(
     return logits_gradient(logits, rows, gradient_of_one_label(rows.log_prob, target, u, v))
 
 
-@gradient_of_labels.register_fake
-def _(logits: Tensor, *_: Tensor | None) -> Tensor:
+def _fake_gradient_of_labels(logits: Tensor, *_: Tensor | None) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -109,5 +107,11 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
     )
 
 
-scored_labels.register_autograd(_backward, setup_context=_remember)
-gradient_of_labels.register_autograd(_not_twice)
+def _register(name: str, real: Any, fake: Any, backward: Any, remember: Any) -> None:
+    _LIBRARY.impl(name, real, "CompositeExplicitAutograd")
+    _torch_library.register_fake(f"lightning_pce::{name}", fake, lib=_LIBRARY)
+    _torch_library.register_autograd(f"lightning_pce::{name}", backward, setup_context=remember, lib=_LIBRARY)
+
+
+_register("token_log_prob", _scored_labels, _fake_scored_labels, _backward, _remember)
+_register("token_log_prob_backward", _gradient_of_labels, _fake_gradient_of_labels, _not_twice, None)

@@ -87,7 +87,7 @@ def logits_gradient(logits: Tensor, scored: RowLogProb, gradient: RowGradient) -
         some = slice(start, start + len(rows))
         part = RowGradient(*(values[some] for values in gradient))
         if triton and len(rows):
-            from lightning_pce.tokens.kernels.triton_gradient import write_gradient
+            from lightning_pce.tokens.kernels.triton import write_gradient
 
             write_gradient(rows, scored.logsumexp[some], part.others, part.used, flat[some])
             flat[some].scatter_(-1, part.label, part.entry.to(flat.dtype))
@@ -130,7 +130,9 @@ def _write_in_chunks(rows: Tensor, peak: Tensor, gradient: RowGradient, out: Ten
                 chosen = used[piece].nonzero()[:, 0]
                 if not len(chosen):
                     continue
-                some, here = some[chosen], start + chosen
+                here = start + chosen
+                out_of_place = first[: len(chosen)] if some.dtype == dtype else None
+                some = torch.index_select(some, 0, chosen, out=out_of_place)
             z = some if some.dtype == dtype else first[: len(some)].copy_(some)
             p = torch.softmax(z, -1, out=second[: len(some)])
             scale = factor[here] if coarse else factor[here] / p.amax(-1, keepdim=True)
