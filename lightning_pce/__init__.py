@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_pce.metrics.tail_tokens import Tail, TailTokens
     from lightning_pce.runs.history import History
     from lightning_pce.tokens.from_hidden_states import linear_token_statistics
+    from lightning_pce.tokens.linear_log_prob import linear_token_log_prob
     from lightning_pce.tokens.log_prob import TokenLogProb, token_log_prob
     from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
@@ -39,6 +40,7 @@ __all__ = [
     "TokenProxies",
     "TokenStatistics",
     "__version__",
+    "linear_token_log_prob",
     "linear_token_statistics",
     "percentile_checkpoints",
     "proxy_names",
@@ -63,6 +65,7 @@ _HOMES = {
     "TokenLogProb": "tokens.log_prob",
     "TokenProxies": "metrics.proxies",
     "TokenStatistics": "tokens.statistics",
+    "linear_token_log_prob": "tokens.linear_log_prob",
     "linear_token_statistics": "tokens.from_hidden_states",
     "percentile_checkpoints": "integrations.lightning.checkpoints",
     "proxy_names": "metrics.proxies",
