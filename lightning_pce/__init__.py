@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_pce.metrics._views import DigestView
     from lightning_pce.metrics.bits_per_byte import BitsPerByte
     from lightning_pce.metrics.label_totals import LabelTotals
+    from lightning_pce.metrics.pass_at_n import ExpectedPassAtN
     from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
     from lightning_pce.metrics.proxies import TokenProxies, proxy_names
     from lightning_pce.metrics.tail_tokens import Tail, TailTokens
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BitsPerByte",
     "DigestView",
+    "ExpectedPassAtN",
     "History",
     "LabelTotals",
     "PercentileCECallback",
@@ -47,6 +49,7 @@ __all__ = [
 _HOMES = {
     "BitsPerByte": "metrics.bits_per_byte",
     "DigestView": "metrics._views",
+    "ExpectedPassAtN": "metrics.pass_at_n",
     "History": "runs.history",
     "LabelTotals": "metrics.label_totals",
     "PercentileCECallback": "integrations.lightning.callback",
