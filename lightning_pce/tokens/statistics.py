@@ -14,7 +14,7 @@ from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
 from lightning_pce._threads import single_threaded
 from lightning_pce.tokens.kernels import read_rows
-from lightning_pce.tokens.kernels.row_sums import RowSums
+from lightning_pce.tokens.kernels.row_sums import RowSums, totals
 from lightning_pce.tokens.labels import (
     Logits,
     Targets,
@@ -164,23 +164,10 @@ def _together(parts: Sequence[Tensor | None]) -> Any:
 
 @single_threaded()  # these are many small operations
 def finished(sums: RowSums, statistics: Sequence[str], target: Targets, vocabulary: int) -> TokenStatistics:
-    """The statistics asked for of tokens ``[...]``, from the sums over their rows ``[N]``.
-
-    In float64: these are N values, the work was in the N x V logits.
-    """
-    exact = torch.float32 if sums.top.device.type == "mps" else torch.float64  # MPS has no float64
-    top, own, others = (part.to(exact) for part in sums[:3])
-    best = torch.maximum(top, own)
-    # A row is a distribution if its largest logit is finite and no logit is NaN.
-    proper = best.isfinite() & ~others.isnan()
-    lag = top - best  # 0 unless the target leads
-    scale = lag.exp()
-    behind = best - own  # of the target, in nats; inf if it is masked
-    share = (-behind).exp()
-    rest = scale * others
+    """The statistics asked for of tokens ``[...]``, from the sums over their rows ``[N]``."""
+    proper, _, lag, behind, rest, log_total = known = totals(sums)
+    scale, share = lag.exp(), (-behind).exp()
     total = rest + share
-    # A leading target's loss is log(1 + rest) with rest as small as 1e-38.
-    log_total = torch.where(behind == 0, rest.log1p(), total.log())
 
     def shaped(name: str, value: Tensor | None, improper: float, missing: float) -> Any:
         if name not in statistics or value is None:
@@ -191,13 +178,13 @@ def finished(sums: RowSums, statistics: Sequence[str], target: Targets, vocabula
 
     entropy = rank = None
     if sums.dot is not None:
-        spread = scale * sums.dot.to(exact) + torch.where(scale > 0, lag, 0.0) * rest
+        spread = scale * sums.dot.to(scale.dtype) + torch.where(scale > 0, lag, 0.0) * rest
         spread = spread - torch.where(share > 0, behind, 0.0) * share
         entropy = (log_total - spread / total).clamp(min=0.0)
     if sums.ahead is not None:
         rank = sums.ahead.long() + 1
     return TokenStatistics(
-        shaped("ce", behind + log_total, torch.nan, 0.0),
+        shaped("ce", known.ce, torch.nan, 0.0),
         shaped("entropy", entropy, torch.nan, 0.0),
         shaped("target_prob", share / total, torch.nan, 0.0),
         shaped("max_prob", 1 / total, torch.nan, 0.0),

@@ -28,11 +28,11 @@ def read_rows(logits: Tensor, target: Tensor, everything: bool, backend: str = "
         everything: whether entropy and rank are wanted too.
         backend: one of :data:`BACKENDS`.
     """
-    matrices = _matrices(logits.detach())
+    parts_of_logits = matrices(logits.detach())
     # An empty batch is for eager operations, which have no grid.
     kernel = choose(backend if len(target) else "eager", logits)
     parts, start = [], 0
-    for rows in matrices:
+    for rows in parts_of_logits:
         parts.append(kernel(rows, target[start : start + len(rows)], everything))
         start += len(rows)
     return joined(parts)
@@ -51,12 +51,12 @@ def joined(parts: Sequence[RowSums]) -> RowSums:
     return RowSums(top, own, others, cat([part.dot for part in parts]), cat([part.ahead for part in parts]))
 
 
-def _matrices(logits: Tensor) -> list[Tensor]:
+def matrices(logits: Tensor) -> list[Tensor]:
     """Views ``[n, V]`` that hold all rows in order, as few as strides allow; ``reshape`` would copy."""
     try:
         return [logits.view(-1, logits.shape[-1])]
     except RuntimeError:
-        return [matrix for part in logits for matrix in _matrices(part)]
+        return [matrix for part in logits for matrix in matrices(part)]
 
 
 def choose(backend: str, logits: Tensor) -> Kernel:
@@ -73,10 +73,7 @@ def choose(backend: str, logits: Tensor) -> Kernel:
             f"Expected argument `backend` to be one of {', '.join(BACKENDS)} but got {backend!r}."
         )
     if backend == "auto":
-        backend = "eager"
-        if logits.is_cuda and logits.dtype in TRITON_DTYPES:
-            with torch.cuda.device(logits.device):
-                backend = "triton" if triton_works(torch.cuda.current_device()) else "eager"
+        backend = "triton" if uses_triton(logits) else "eager"
     if backend == "triton":
         _check_for_triton(logits)
         from lightning_pce.tokens.kernels import triton as in_triton
@@ -85,6 +82,14 @@ def choose(backend: str, logits: Tensor) -> Kernel:
     if backend == "compile":
         return compiled.row_sums
     return eager.row_sums
+
+
+def uses_triton(logits: Tensor) -> bool:
+    """Whether these logits are for the Triton kernels where nobody asks for another backend."""
+    if not logits.is_cuda or logits.dtype not in TRITON_DTYPES:
+        return False
+    with torch.cuda.device(logits.device):
+        return triton_works(torch.cuda.current_device())
 
 
 def _check_for_triton(logits: Tensor) -> None:

@@ -30,7 +30,7 @@ def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
     """
     (count, vocabulary), device = rows.shape, rows.device
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    streams, step = _plan(count, vocabulary, dtype.itemsize, device)
+    streams, step = plan(count, vocabulary, dtype.itemsize, device)
     top, own, others, dot, ahead = torch.empty(5, count, 1, dtype=dtype, device=device).unbind()
     position = torch.arange(vocabulary, dtype=dtype, device=device)
 
@@ -60,7 +60,7 @@ def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
     return sums._replace(dot=dot[:, 0], ahead=ahead[:, 0]) if everything else sums
 
 
-def _plan(count: int, vocabulary: int, itemsize: int, device: torch.device) -> tuple[int, int]:
+def plan(count: int, vocabulary: int, itemsize: int, device: torch.device) -> tuple[int, int]:
     """How many streams of chunks, and how many rows of scratch each has."""
     rows_in_scratch = SCRATCH_BYTES // (2 * vocabulary * itemsize)
     if device.type != "cpu":
