@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_pce.metrics.tail_tokens import Tail, TailTokens
     from lightning_pce.runs.history import History
     from lightning_pce.tokens.from_hidden_states import linear_token_statistics
+    from lightning_pce.tokens.log_prob import TokenLogProb, token_log_prob
     from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
 
 __all__ = [
@@ -36,12 +37,14 @@ __all__ = [
     "StreamingQuantiles",
     "Tail",
     "TailTokens",
+    "TokenLogProb",
     "TokenProxies",
     "TokenStatistics",
     "__version__",
     "linear_token_statistics",
     "percentile_checkpoints",
     "proxy_names",
+    "token_log_prob",
     "token_statistics",
 ]
 
@@ -60,11 +63,13 @@ _HOMES = {
     "StreamingQuantiles": "metrics.percentiles",
     "Tail": "metrics.tail_tokens",
     "TailTokens": "metrics.tail_tokens",
+    "TokenLogProb": "tokens.log_prob",
     "TokenProxies": "metrics.proxies",
     "TokenStatistics": "tokens.statistics",
     "linear_token_statistics": "tokens.from_hidden_states",
     "percentile_checkpoints": "integrations.lightning.checkpoints",
     "proxy_names": "metrics.proxies",
+    "token_log_prob": "tokens.log_prob",
     "token_statistics": "tokens.statistics",
 }
 _MODULES = (
@@ -75,6 +80,7 @@ _MODULES = (
     "integrations",
     "intervals",
     "metrics",
+    "objectives",
     "plot",
     "reports",
     "runs",

@@ -44,7 +44,7 @@ def plain_tensors(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def _holds_special(values: tuple[object, ...] | list[object]) -> bool:
     for value in values:  # a loop: any() of a generator takes three times as long for one tensor
         if isinstance(value, Tensor):
-            if _is_dtensor(value) or _is_transformed(value):
+            if _is_dtensor(value) or is_transformed(value):
                 return True
         elif isinstance(value, (tuple, list)) and _holds_special(value):
             return True
@@ -57,7 +57,7 @@ def _is_dtensor(value: Tensor) -> bool:
 
 
 # Not public, but as old as torch.func; without it there would be no sentence of ours.
-_is_transformed: Callable[[Tensor], bool] = getattr(
+is_transformed: Callable[[Tensor], bool] = getattr(
     getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", lambda _: False
 )
 
@@ -70,7 +70,7 @@ def _plain(name: str, value: Any) -> Any:
         return {key: _plain(key, each) for key, each in value.items()}
     if not isinstance(value, Tensor):
         return value
-    if _is_transformed(value):
+    if is_transformed(value):
         raise ValueError(
             f"Expected argument `{name}` to be a plain tensor but got one that torch.func transforms (vmap, "
             "grad, jvp ...): a metric's state cannot follow it. Call this outside, with the results."

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
 from lightning_pce._threads import single_threaded
+from lightning_pce.tokens._log_prob_operator import scored_labels
 from lightning_pce.tokens.kernels import read_rows
 from lightning_pce.tokens.kernels.row_sums import RowSums, totals
 from lightning_pce.tokens.labels import (
@@ -272,8 +272,9 @@ def token_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cross-entropy of every token, in nats.
 
-    Differentiable where gradients are recorded and ``logits`` require them. Otherwise the logits are read in
-    chunks and never copied whole.
+    Differentiable where gradients are recorded and ``logits`` require them, as
+    :func:`lightning_pce.tokens.log_prob.token_log_prob` is. The logits are read in chunks and never copied
+    whole.
 
     Args:
         logits: ``[..., V]`` float32, bfloat16, float16 or float64, or a list of chunks ``[..., t, V]`` of
@@ -308,9 +309,8 @@ def differentiable_cross_entropy(logits: Logits, target: Targets) -> Tensor:
     """The cross-entropy of every token, ``[...]`` float32 nats with a graph, 0 where one does not count."""
     losses = []
     for chunk, part in _along_sequence(logits, target):
-        rows = chunk.reshape(-1, chunk.shape[-1]).float()
-        each = F.cross_entropy(rows, part.labels.reshape(-1), reduction="none")
-        losses.append(each.reshape(part.labels.shape))
+        log_prob, *_ = scored_labels(chunk, part.labels, -100, False)
+        losses.append((0.0 - log_prob).float())  # minus 0 would be -0
     return cast(Tensor, _together(losses))
 
 

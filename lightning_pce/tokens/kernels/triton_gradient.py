@@ -37,7 +37,7 @@ write_rows = triton.jit(_write_rows)
 
 
 def write_gradient(rows: Tensor, logsumexp: Tensor, others: Tensor, used: Tensor, out: Tensor) -> None:
-    """Into contiguous ``out [N, V]`` what ``others * p_j`` is of rows of any strides; nothing waits for it."""
+    """Into contiguous ``out [N, V]``: ``others * p_j`` of rows of any strides; nothing waits for it."""
     count, vocabulary = rows.shape
     base = logsumexp.float()
     # What float32 rounds off of the logsumexp, 5e-4 next to 1e4, goes into the factor.
