@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from lightning_pce.metrics.percentiles import PercentileCrossEntropy, StreamingQuantiles
     from lightning_pce.metrics.proxies import TokenProxies, proxy_names
     from lightning_pce.metrics.tail_tokens import Tail, TailTokens
+    from lightning_pce.objectives.topk import distillation, store_topk, teacher_rest, topk_distillation
     from lightning_pce.runs.history import History
     from lightning_pce.tokens.from_hidden_states import linear_token_statistics
     from lightning_pce.tokens.log_prob import TokenLogProb, token_log_prob
     from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
+    from lightning_pce.tokens.topk_log_prob import TopKLogProb, topk_log_prob
 
 __all__ = [
     "BitsPerByte",
@@ -40,12 +42,18 @@ __all__ = [
     "TokenLogProb",
     "TokenProxies",
     "TokenStatistics",
+    "TopKLogProb",
     "__version__",
+    "distillation",
     "linear_token_statistics",
     "percentile_checkpoints",
     "proxy_names",
+    "store_topk",
+    "teacher_rest",
     "token_log_prob",
     "token_statistics",
+    "topk_distillation",
+    "topk_log_prob",
 ]
 
 # Loaded when first asked for: token_statistics needs no torchmetrics, and a metric no Lightning.
@@ -66,11 +74,17 @@ _HOMES = {
     "TokenLogProb": "tokens.log_prob",
     "TokenProxies": "metrics.proxies",
     "TokenStatistics": "tokens.statistics",
+    "TopKLogProb": "tokens.topk_log_prob",
+    "distillation": "objectives.topk",
     "linear_token_statistics": "tokens.from_hidden_states",
     "percentile_checkpoints": "integrations.lightning.checkpoints",
     "proxy_names": "metrics.proxies",
+    "store_topk": "objectives.topk",
+    "teacher_rest": "objectives.topk",
     "token_log_prob": "tokens.log_prob",
     "token_statistics": "tokens.statistics",
+    "topk_distillation": "objectives.topk",
+    "topk_log_prob": "tokens.topk_log_prob",
 }
 _MODULES = (
     "checkpoints",

@@ -93,9 +93,7 @@ def counted_targets(
     return counted, torch.where(counted, target, ignored), ignored
 
 
-def divergence_of(
-    shares: Tensor, remainder: Tensor, log_prob: Tensor, log_rest: Tensor
-) -> Tensor:
+def divergence_of(shares: Tensor, remainder: Tensor, log_prob: Tensor, log_rest: Tensor) -> Tensor:
     """The sum of q log(q / p) over K tokens and the rest, ``[...]`` nats; where q is 0 it adds nothing."""
     own = torch.xlogy(shares, shares) - shares * torch.where(shares > 0, log_prob, 0.0)
     rest = torch.xlogy(remainder, remainder) - remainder * torch.where(remainder > 0, log_rest, 0.0)
@@ -110,8 +108,8 @@ def mean_over_tokens(
     if weights is not None:
         if weights.shape != losses.shape:
             raise UserError(
-                f"Expected argument `weights` to have the shape of the tokens, {tuple(losses.shape)}, but got "
-                f"{tuple(weights.shape)}."
+                "Expected argument `weights` to have the shape of the tokens, "
+                f"{tuple(losses.shape)}, but got {tuple(weights.shape)}."
             )
         losses = torch.where(counted, losses * weights, 0.0)
     return losses.sum() / (counted.sum().clamp(min=1) if normalizer is None else normalizer)

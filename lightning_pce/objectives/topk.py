@@ -20,8 +20,9 @@ from lightning_pce.objectives._teacher import (
 from lightning_pce.tokens._divergence_operator import scored_divergence
 from lightning_pce.tokens._topk_operator import check_topk, scored_topk
 from lightning_pce.tokens.labels import check_logits_and_labels
-from lightning_pce.tokens.topk_log_prob import check_temperature
+from lightning_pce.tokens.topk_log_prob import check_temperature, refuse_transformed
 
+_INSTEAD = "F.kl_div of F.log_softmax(logits, -1)"
 RESTS = ("renormalise", "bucket", "drop")
 
 
@@ -150,7 +151,8 @@ def topk_distillation(
         tensor(True)
     """
     _check_arguments(temperature, rest, labels, nll_weight)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():  # what is compiled is checked in the operators
+        refuse_transformed("topk_distillation", _INSTEAD, logits, teacher_log_prob)
         logits, teacher_index, teacher_log_prob, labels = _checked(
             logits, teacher_index, teacher_log_prob, labels
         )
@@ -212,10 +214,11 @@ def distillation(
     Example:
         >>> teacher, student = torch.tensor([[2.0, 1.0, 0.0]]), torch.zeros(1, 3, requires_grad=True)
         >>> distillation(student, teacher)
-        tensor(0.2663, grad_fn=<ToCopyBackward0>)
+        tensor(0.2662, grad_fn=<ToCopyBackward0>)
     """
     _check_arguments(temperature, rest, labels, nll_weight)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():  # what is compiled is checked in the operators
+        refuse_transformed("distillation", _INSTEAD, logits, teacher_logits)
         logits, teacher_logits, labels = _checked_pair(logits, teacher_logits, labels)
     settings = (ignore_index, shift)
     counted, target, ignored = counted_targets(labels, mask, logits[..., 0], *settings)
@@ -244,7 +247,8 @@ def _most_probable(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, 
     vocabulary = logits.shape[-1]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= vocabulary:
         raise UserError(
-            f"Expected argument `k` to be a whole number from 1 to {vocabulary}, the vocabulary, but got {k!r}."
+            f"Expected argument `k` to be a whole number from 1 to {vocabulary}, the vocabulary, but got "
+            f"{k!r}."
         )
     check_temperature(temperature)
     with torch.no_grad():
@@ -292,6 +296,19 @@ def _checked(
 def _checked_pair(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    for each in (logits, teacher_logits):
-        check_logits_and_labels(each, torch.empty(0) if labels is None else labels)
+    check_logits_and_labels(logits, _none_of(logits) if labels is None else labels)
+    check_logits_and_labels(teacher_logits, _none_of(teacher_logits))
+    if logits.shape != teacher_logits.shape or logits.device != teacher_logits.device:
+        raise UserError(
+            "Expected argument `teacher_logits` to have the shape and device of `logits`, "
+            f"{tuple(logits.shape)} on {logits.device}, but got {tuple(teacher_logits.shape)} on "
+            f"{teacher_logits.device}. Of vocabularies padded to two sizes cut the longer one."
+        )
     return logits, teacher_logits, labels
+
+
+def _none_of(logits: Tensor) -> Tensor:
+    """Labels in the shape that fits, if these are logits at all."""
+    if not isinstance(logits, Tensor):
+        return torch.empty(0, dtype=torch.long)
+    return torch.empty(logits.shape[:-1], dtype=torch.long, device=logits.device)

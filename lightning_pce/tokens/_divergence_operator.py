@@ -63,8 +63,8 @@ def scored_divergence(
         target = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift).labels
         label = target.reshape(-1)
         alone = read_softmax(logits, label >= 0, label.clamp(min=0)[:, None], 1.0)
-        items, _ = items_of(alone)
-        label_log_prob = torch.where(label >= 0, items[:, 0], 0.0)
+        items, _ = items_of(alone, label[:, None] >= 0)
+        label_log_prob = items[:, 0].clone()
         peak = torch.stack([read.peak, alone.peak])
     return (
         torch.where(flat, divergence, 0.0).reshape(shape),
@@ -156,9 +156,7 @@ def _backward(ctx: Any, *by: Tensor | None) -> tuple[Tensor | None, ...]:
     found = None
     if by[0] is not None or by[1] is not None:
         logits, teacher, wanted, label, *kept = ctx.saved_tensors
-        found = gradient_of_divergence(
-            logits, teacher, wanted, label, ctx.temperature, *kept, by[0], by[1]
-        )
+        found = gradient_of_divergence(logits, teacher, wanted, label, ctx.temperature, *kept, by[0], by[1])
     return found, None, None, None, None, None, None
 
 

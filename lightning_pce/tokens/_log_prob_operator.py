@@ -42,9 +42,7 @@ def scored_labels(
     found = targets(labels, logits.shape[-1], ignore_index=ignore_index, shift=shift)
     target = found.labels.reshape(-1)
     rows = row_log_prob(read_rows(logits, target, everything=False))
-    log_prob, logsumexp = (
-        torch.where(found.valid, values.reshape(labels.shape), 0.0) for values in rows[:2]
-    )
+    log_prob, logsumexp = (torch.where(found.valid, values.reshape(labels.shape), 0.0) for values in rows[:2])
     return log_prob, logsumexp, found.valid, rows.peak, target.clone()
 
 

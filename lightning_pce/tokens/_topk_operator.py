@@ -54,6 +54,11 @@ def check_topk(name: str, logits: Tensor, index: Tensor) -> None:
         raise UserError(str(error).replace("`labels`", f"`{name}`")) from error
     if index.ndim == 0 or index.shape[-1] == 0:
         raise UserError(f"Expected argument `{name}` [..., K] with K >= 1 but got {tuple(index.shape)}.")
+    if isinstance(logits, Tensor) and logits.ndim and index.shape[:-1] != logits.shape[:-1]:
+        raise UserError(
+            f"Expected argument `{name}` to have the shape of the logits but for the last dimension, "
+            f"{tuple(logits.shape[:-1])}, but got {tuple(index.shape)} for logits {tuple(logits.shape)}."
+        )
     check_logits_and_labels(logits, index[..., 0])
     if index.shape[-1] > logits.shape[-1]:
         raise UserError(
@@ -146,9 +151,8 @@ def scored_topk(
         log_rest = torch.logaddexp(items[:, -2], log_rest)
         label_log_prob = items.gather(-1, _place_of(label, flat)[:, None])[:, 0]
     elif label is not None:
-        target = label.clamp(min=0)[:, None]
-        alone = read_softmax(logits, label >= 0, target, 1.0)
-        label_items, _ = items_of(alone)
+        alone = read_softmax(logits, label >= 0, label.clamp(min=0)[:, None], 1.0)
+        label_items, _ = items_of(alone, label[:, None] >= 0)
         label_log_prob, label_peak = label_items[:, 0], alone.peak
     if label is not None:
         label_log_prob = torch.where(label >= 0, label_log_prob, 0.0)
@@ -167,14 +171,16 @@ def scored_topk(
     )
 
 
-def items_of(read: Softmax, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def items_of(read: Softmax, present: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of labels and of the rest ``[N, S + 1]``, and the logsumexp ``[N]`` of all.
 
-    A label that is not ``present`` ``[N, S]`` has -inf.
+    A label that is not ``present`` ``[N, S]`` has -inf; a row without any has 0.
     """
     assert read.own is not None
-    own = read.own if present is None else torch.where(present, read.own, -torch.inf)
-    return log_softmax_of(torch.cat([own, read.logsumexp[:, None]], -1))
+    own = torch.where(present, read.own, -torch.inf)
+    items, logsumexp = log_softmax_of(torch.cat([own, read.logsumexp[:, None]], -1))
+    some = present.any(-1)
+    return torch.where(some[:, None], items, 0.0), torch.where(some, logsumexp, 0.0)
 
 
 def _place_of(label: Tensor, index: Tensor) -> Tensor:
@@ -263,10 +269,9 @@ def gradient_of_topk(
     terms = [Term(read, factor / temperature, entry.gather(-1, slots.source) / temperature)]
     used = (by_items != 0).any(-1) | (whole != 0)
     if label is not None and not together:
-        target = label.clamp(min=0)[:, None]
         by_both = torch.stack([upstream(by_label, label >= 0), torch.zeros_like(rest)], -1)
         entry, factor = entries_of(label_items, by_both, torch.zeros_like(rest))
-        alone = Softmax(logits, 1.0, target, None, label_items[:, -1], label_peak)
+        alone = Softmax(logits, 1.0, label.clamp(min=0)[:, None], None, label_items[:, -1], label_peak)
         own = by_both[:, 0] != 0
         # A row that has one of the two alone: what is not used may be NaN.
         terms[0] = term_where(used, terms[0])

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
-from lightning_pce._checks import plain_tensors
+from lightning_pce._checks import is_transformed, plain_tensors
 from lightning_pce._errors import UserError
 from lightning_pce.tokens._topk_operator import check_topk, scored_topk
 from lightning_pce.tokens.labels import NONE_IGNORED, check_logits_and_labels
@@ -67,7 +68,8 @@ def topk_log_prob(
         >>> scored.log_prob.exp(), scored.log_rest.exp()
         (tensor([[0.6103, 0.2245]], grad_fn=<ExpBackward0>), tensor([0.1652], grad_fn=<ExpBackward0>))
     """
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():  # what is compiled is checked in the operator
+        refuse_transformed("topk_log_prob", "F.log_softmax(logits, -1).gather(-1, index)", logits)
         logits, index, labels = _checked(logits, index, labels)
     check_temperature(temperature)
     ignored = NONE_IGNORED if ignore_index is None else ignore_index
@@ -81,6 +83,16 @@ def check_temperature(temperature: float) -> None:
     """Raise a ``ValueError`` if it is no number above 0."""
     if isinstance(temperature, bool) or not 0 < temperature < float("inf"):
         raise UserError(f"Expected argument `temperature` to be a number above 0 but got {temperature!r}.")
+
+
+def refuse_transformed(name: str, instead: str, *tensors: object) -> None:
+    """Raise a ``ValueError`` of what torch.func transforms: the tangent would be lost without a word."""
+    for each in (each for each in tensors if isinstance(each, Tensor)):
+        if is_transformed(each) or unpack_dual(each).tangent is not None:
+            raise UserError(
+                f"{name} does not go through torch.func (grad, vmap, jvp ...) nor forward-mode gradients: "
+                f"take {instead} there."
+            )
 
 
 @plain_tensors
