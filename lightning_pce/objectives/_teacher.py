@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_pce._checks import warn_once
 from lightning_pce._errors import UserError
+from lightning_pce._threads import single_threaded
 from lightning_pce.tokens.labels import NONE_IGNORED, shifted
 
 # Rounding to float16 makes sums of probabilities 1.005 at most, rounding to bfloat16 1.04.
@@ -20,6 +21,7 @@ _said: set[str] = set()
     mutates_args=(),
     schema="(Tensor log_prob, Tensor valid, str rest) -> (Tensor shares, Tensor remainder)",
 )
+@single_threaded()
 def teacher_shares(log_prob: Tensor, valid: Tensor, rest: str) -> tuple[Tensor, Tensor]:
     """What each of K tokens ``[..., K]`` and all others together ``[...]`` are to have, by ``rest``."""
     shares = probabilities(log_prob, valid)

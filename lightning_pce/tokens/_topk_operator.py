@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce._errors import UserError
+from lightning_pce._threads import single_threaded
 from lightning_pce.tokens._softmax_rows import Softmax, Term, exact_dtype, gradient_of, read_softmax
 from lightning_pce.tokens.labels import check_ids, check_logits_and_labels, targets
 
@@ -23,6 +24,7 @@ class Slots(NamedTuple):
     """``[N, S]``, the slot whose label it is."""
 
 
+@single_threaded()
 def _slots(index: Tensor, label: Tensor | None, vocabulary: int) -> Slots:
     """Slots of index ``[N, K]`` and label ``[N]``, negative where there is none.
 
@@ -67,6 +69,7 @@ def check_topk(name: str, logits: Tensor, index: Tensor) -> None:
         )
 
 
+@single_threaded()
 def check_values(index: Tensor, vocabulary: int) -> None:
     """Raise a ``ValueError`` if on a CPU an index ``[N, K]`` is outside the vocabulary or comes twice."""
     if index.device.type != "cpu":
@@ -171,6 +174,7 @@ def scored_topk(
     )
 
 
+@single_threaded()
 def items_of(read: Softmax, present: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of labels and of the rest ``[N, S + 1]``, and the logsumexp ``[N]`` of all.
 
@@ -183,6 +187,7 @@ def items_of(read: Softmax, present: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some[:, None], items, 0.0), torch.where(some, logsumexp, 0.0)
 
 
+@single_threaded()
 def _place_of(label: Tensor, index: Tensor) -> Tensor:
     """The slot of each label ``[N]``: among those of index ``[N, K]``, or K."""
     same = (index == label[:, None]) & (index >= 0)
@@ -240,6 +245,23 @@ def gradient_of_topk(
     by_label: Tensor | None,
 ) -> Tensor:
     """The gradient of the logits from those of what :func:`scored_topk` returned; None for 0."""
+    by = (by_log_prob, by_log_rest, by_logsumexp, by_label)
+    kept = (items, peak, label_items, label_peak)
+    return gradient_of(logits, *_terms(logits, index, label, temperature, kept, by))
+
+
+@single_threaded()
+def _terms(
+    logits: Tensor,
+    index: Tensor,
+    label: Tensor | None,
+    temperature: float,
+    kept: tuple[Tensor, ...],
+    by: tuple[Tensor | None, ...],
+) -> tuple[Tensor, list[Term]]:
+    """Which rows have a gradient ``[N]``, and of what it is the sum."""
+    items, peak, label_items, label_peak = kept
+    by_log_prob, by_log_rest, by_logsumexp, by_label = by
     count, number = index.shape[-1], items.shape[0]
     flat = index.reshape(number, count)
     label = None if label is None else label.reshape(-1)
@@ -277,9 +299,10 @@ def gradient_of_topk(
         terms[0] = term_where(used, terms[0])
         terms.append(term_where(own, Term(alone, factor, entry)))
         used = used | own
-    return gradient_of(logits, used, terms)
+    return used, terms
 
 
+@single_threaded()
 def entries_of(items: Tensor, by_items: Tensor, by_logsumexp: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient at the slots ``[N, S]``, and what the softmax of the rest is multiplied by ``[N]``.
 
