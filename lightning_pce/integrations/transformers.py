@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_pce._checks import warn_once
 from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations._model_outputs import PassedBy, first_rows, length_of
+from lightning_pce.integrations.loss_func import loss_func as loss_func
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.tokens.batch import score_tokens

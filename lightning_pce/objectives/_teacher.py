@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lightning_pce._checks import warn_once
 from lightning_pce._errors import UserError
 from lightning_pce._threads import single_threaded
+from lightning_pce.tokens._operators import operator
 from lightning_pce.tokens.labels import NONE_IGNORED, shifted
 
 # Rounding to float16 makes sums of probabilities 1.005 at most, rounding to bfloat16 1.04.
@@ -15,14 +18,8 @@ _MOST = 1.1
 _said: set[str] = set()
 
 
-# An operator, because on a CPU the numbers are looked at, also in compiled code.
-@torch.library.custom_op(
-    "lightning_pce::teacher_shares",
-    mutates_args=(),
-    schema="(Tensor log_prob, Tensor valid, str rest) -> (Tensor shares, Tensor remainder)",
-)
 @single_threaded()
-def teacher_shares(log_prob: Tensor, valid: Tensor, rest: str) -> tuple[Tensor, Tensor]:
+def _teacher_shares(log_prob: Tensor, valid: Tensor, rest: str) -> tuple[Tensor, Tensor]:
     """What each of K tokens ``[..., K]`` and all others together ``[...]`` are to have, by ``rest``."""
     shares = probabilities(log_prob, valid)
     total = shares.sum(-1)
@@ -47,8 +44,7 @@ def teacher_shares(log_prob: Tensor, valid: Tensor, rest: str) -> tuple[Tensor, 
     return shares, remainder
 
 
-@teacher_shares.register_fake
-def _(log_prob: Tensor, valid: Tensor, rest: str) -> tuple[Tensor, Tensor]:
+def _fake_teacher_shares(log_prob: Tensor, valid: Tensor, rest: str) -> tuple[Tensor, Tensor]:
     exact = exact_type(log_prob)
     return (
         log_prob.new_empty(valid.shape, dtype=exact),
@@ -102,16 +98,8 @@ def divergence_of(shares: Tensor, remainder: Tensor, log_prob: Tensor, log_rest:
     return own.sum(-1) + rest
 
 
-def mean_over_tokens(
-    losses: Tensor, counted: Tensor, weights: Tensor | None, normalizer: Tensor | float | None
-) -> Tensor:
-    """The sum of the losses ``[...]`` of tokens that count, times weights, over the normalizer."""
-    losses = torch.where(counted, losses, 0.0)
-    if weights is not None:
-        if weights.shape != losses.shape:
-            raise UserError(
-                "Expected argument `weights` to have the shape of the tokens, "
-                f"{tuple(losses.shape)}, but got {tuple(weights.shape)}."
-            )
-        losses = torch.where(counted, losses * weights, 0.0)
-    return losses.sum() / (counted.sum().clamp(min=1) if normalizer is None else normalizer)
+teacher_shares: Any = operator(
+    "teacher_shares(Tensor log_prob, Tensor valid, str rest) -> (Tensor shares, Tensor remainder)",
+    _teacher_shares,
+    _fake_teacher_shares,
+)

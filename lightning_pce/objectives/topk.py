@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lightning_pce._checks import plain_tensors
 from lightning_pce._errors import UserError
+from lightning_pce.objectives._objective import Normalizer, divided_sum
 from lightning_pce.objectives._teacher import (
     counted_targets,
     divergence_of,
-    mean_over_tokens,
     probabilities,
     remainder_of,
     teacher_shares,
@@ -20,6 +20,7 @@ from lightning_pce.objectives._teacher import (
 from lightning_pce.tokens._divergence_operator import scored_divergence
 from lightning_pce.tokens._topk_operator import check_topk, scored_topk
 from lightning_pce.tokens.labels import check_logits_and_labels
+from lightning_pce.tokens.log_prob import TokenLogProb
 from lightning_pce.tokens.topk_log_prob import check_temperature, refuse_transformed
 
 _INSTEAD = "F.kl_div of F.log_softmax(logits, -1)"
@@ -29,8 +30,8 @@ RESTS = ("renormalise", "bucket", "drop")
 class StoredTopK(NamedTuple):
     """A teacher's K most probable tokens, 6 bytes each; what :func:`topk_distillation` takes."""
 
-    index: Tensor
-    """``[..., K]`` int32 token ids, the most probable first; of equal logits any."""
+    token_ids: Tensor
+    """``[..., K]`` int32, the most probable first; of equal logits any."""
     log_prob: Tensor
     """``[..., K]`` float16, in nats, of the teacher's whole distribution."""
 
@@ -60,7 +61,7 @@ def store_topk(logits: Tensor, k: int, *, temperature: float = 1.0) -> StoredTop
 
     Example:
         >>> stored = store_topk(torch.tensor([[2.0, 0.0, 1.0, 0.0]]), 2)
-        >>> stored.index
+        >>> stored.token_ids
         tensor([[0, 2]], dtype=torch.int32)
         >>> stored.log_prob
         tensor([[-0.4939, -1.4941]], dtype=torch.float16)
@@ -102,7 +103,7 @@ def topk_distillation(
     ignore_index: int | None = -100,
     shift: bool = False,
     weights: Tensor | None = None,
-    normalizer: Tensor | float | None = None,
+    normalizer: Normalizer = None,
 ) -> Tensor:
     """The forward KL divergence from a teacher of which K tokens are known, in nats.
 
@@ -132,7 +133,7 @@ def topk_distillation(
         mask: optionally ``[...]`` bool, true where a token counts. A token without a teacher never does.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
-        weights: optionally ``[...]`` numbers that the tokens' losses are multiplied by.
+        weights: optionally ``[...]`` numbers >= 0 that the tokens' losses are multiplied by.
         normalizer: what the sum over tokens is divided by. Left out: the tokens that count in this batch.
 
     Returns:
@@ -168,7 +169,7 @@ def topk_distillation(
     if index.shape[-1] == logits.shape[-1]:  # there is no rest but rounding
         remainder = torch.where(valid.all(-1), 0.0, remainder)
     losses = divergence_of(shares, remainder, log_prob, log_rest) - nll_weight * label_log_prob
-    return _as_loss(mean_over_tokens(losses, counted, weights, normalizer), logits)
+    return _divided(losses, counted, weights, normalizer, logits)
 
 
 def distillation(
@@ -184,7 +185,7 @@ def distillation(
     ignore_index: int | None = -100,
     shift: bool = False,
     weights: Tensor | None = None,
-    normalizer: Tensor | float | None = None,
+    normalizer: Normalizer = None,
 ) -> Tensor:
     """The forward KL divergence from a teacher's logits, in nats: of all tokens, or of its K most probable.
 
@@ -202,7 +203,7 @@ def distillation(
         mask: optionally ``[...]`` bool, true where a token counts.
         ignore_index: the label of tokens that do not count; None: all do.
         shift: the labels are the inputs, as Hugging Face has them: position t is scored against label t + 1.
-        weights: optionally ``[...]`` numbers that the tokens' losses are multiplied by.
+        weights: optionally ``[...]`` numbers >= 0 that the tokens' losses are multiplied by.
         normalizer: what the sum over tokens is divided by. Left out: the tokens that count in this batch.
 
     Returns:
@@ -239,7 +240,7 @@ def distillation(
         losses = divergence_of(shares, remainder, log_prob, log_rest)
     counted = counted if read is None else counted & (found >= 0)
     losses = losses - nll_weight * label_log_prob
-    return _as_loss(mean_over_tokens(losses, counted, weights, normalizer), logits)
+    return _divided(losses, counted, weights, normalizer, logits)
 
 
 def _most_probable(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,8 +258,13 @@ def _most_probable(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, 
     return index, log_prob, log_rest
 
 
-def _as_loss(loss: Tensor, logits: Tensor) -> Tensor:
-    return loss.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+def _divided(
+    losses: Tensor, counted: Tensor, weights: Tensor | None, normalizer: Normalizer, logits: Tensor
+) -> Tensor:
+    """As the other objectives divide, in whose terms these are."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    scored = TokenLogProb(losses.to(dtype), losses, counted)
+    return divided_sum(losses, counted, weights, normalizer, scored)
 
 
 def _check_arguments(temperature: float, rest: str, labels: Tensor | None, nll_weight: float) -> None:
@@ -309,6 +315,7 @@ def _checked_pair(
 
 def _none_of(logits: Tensor) -> Tensor:
     """Labels in the shape that fits, if these are logits at all."""
-    if not isinstance(logits, Tensor):
-        return torch.empty(0, dtype=torch.long)
-    return torch.empty(logits.shape[:-1], dtype=torch.long, device=logits.device)
+    whole = isinstance(logits, Tensor)
+    return torch.empty(
+        logits.shape[:-1] if whole else 0, dtype=torch.long, device=logits.device if whole else None
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_pce._errors import UserError
+from lightning_pce.tokens._operators import operator
 from lightning_pce.tokens._softmax_rows import (
     Softmax,
     Term,
@@ -20,15 +21,7 @@ from lightning_pce.tokens._topk_operator import entries_of, items_of, term_where
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
 
 
-# Schemas are written out: torch 2.4 cannot read annotations that are strings.
-@torch.library.custom_op(
-    "lightning_pce::divergence",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor teacher, Tensor wanted, Tensor? labels, float temperature,"
-    " int ignore_index, bool shift) -> (Tensor divergence, Tensor label_log_prob, Tensor label,"
-    " Tensor items, Tensor peak, Tensor teacher_peak)",
-)
-def scored_divergence(
+def _scored_divergence(
     logits: Tensor,
     teacher: Tensor,
     wanted: Tensor,
@@ -76,8 +69,7 @@ def scored_divergence(
     )
 
 
-@scored_divergence.register_fake
-def _(
+def _fake_scored_divergence(
     logits: Tensor,
     teacher: Tensor,
     wanted: Tensor,
@@ -97,13 +89,7 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "lightning_pce::divergence_backward",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor teacher, Tensor wanted, Tensor? label, float temperature, Tensor items,"
-    " Tensor peak, Tensor teacher_peak, Tensor? by_divergence, Tensor? by_label) -> Tensor",
-)
-def gradient_of_divergence(
+def _gradient_of_divergence(
     logits: Tensor,
     teacher: Tensor,
     wanted: Tensor,
@@ -140,8 +126,7 @@ def gradient_of_divergence(
     return gradient_of(logits, used, terms)
 
 
-@gradient_of_divergence.register_fake
-def _(logits: Tensor, *_: Any) -> Tensor:
+def _fake_gradient_of_divergence(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -167,5 +152,21 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
     )
 
 
-scored_divergence.register_autograd(_backward, setup_context=_remember)
-gradient_of_divergence.register_autograd(_not_twice)
+scored_divergence: Any = operator(
+    "divergence(Tensor logits, Tensor teacher, Tensor wanted, Tensor? labels, float "
+    "temperature, int ignore_index, bool shift) -> (Tensor divergence, Tensor label_log_prob, "
+    "Tensor label, Tensor items, Tensor peak, Tensor teacher_peak)",
+    _scored_divergence,
+    _fake_scored_divergence,
+    _backward,
+    _remember,
+)
+
+gradient_of_divergence: Any = operator(
+    "divergence_backward(Tensor logits, Tensor teacher, Tensor wanted, Tensor? label, float "
+    "temperature, Tensor items, Tensor peak, Tensor teacher_peak, Tensor? by_divergence, "
+    "Tensor? by_label) -> Tensor",
+    _gradient_of_divergence,
+    _fake_gradient_of_divergence,
+    _not_twice,
+)

@@ -21,15 +21,22 @@ from lightning_pce.tokens._log_prob_rows import (
 from lightning_pce.tokens.kernels import read_rows
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
 
-
-# Schemas are written out: torch 2.4 cannot read annotations that are strings.
-@torch.library.custom_op(
-    "lightning_pce::token_log_prob",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor labels, int ignore_index, bool shift)"
-    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)",
+# Not torch.library.custom_op: at its first call that imports torch._dynamo, 3 seconds. The schemas are
+# written out because torch 2.4 cannot read annotations that are strings.
+_LIBRARY = torch.library.Library("lightning_pce", "FRAGMENT")
+_LIBRARY.define(
+    "token_log_prob(Tensor logits, Tensor labels, int ignore_index, bool shift)"
+    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)"
 )
-def scored_labels(
+_LIBRARY.define(
+    "token_log_prob_backward(Tensor logits, Tensor log_prob, Tensor logsumexp, Tensor peak, Tensor target,"
+    " Tensor? by_log_prob, Tensor? by_logsumexp) -> Tensor"
+)
+scored_labels: Any = torch.ops.lightning_pce.token_log_prob.default
+gradient_of_labels: Any = torch.ops.lightning_pce.token_log_prob_backward.default
+
+
+def _scored_labels(
     logits: Tensor, labels: Tensor, ignore_index: int, shift: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Log-probability and logsumexp of each label, which count, and what the gradient needs.
@@ -46,8 +53,7 @@ def scored_labels(
     return log_prob, logsumexp, found.valid, rows.peak, target.clone()
 
 
-@scored_labels.register_fake
-def _(
+def _fake_scored_labels(
     logits: Tensor, labels: Tensor, ignore_index: int, shift: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
@@ -61,13 +67,7 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "lightning_pce::token_log_prob_backward",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor log_prob, Tensor logsumexp, Tensor peak, Tensor target,"
-    " Tensor? by_log_prob, Tensor? by_logsumexp) -> Tensor",
-)
-def gradient_of_labels(
+def _gradient_of_labels(
     logits: Tensor,
     log_prob: Tensor,
     logsumexp: Tensor,
@@ -82,8 +82,7 @@ def gradient_of_labels(
     return logits_gradient(logits, rows, gradient_of_one_label(rows.log_prob, target, u, v))
 
 
-@gradient_of_labels.register_fake
-def _(logits: Tensor, *_: Tensor | None) -> Tensor:
+def _fake_gradient_of_labels(logits: Tensor, *_: Tensor | None) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -107,5 +106,12 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
     )
 
 
-scored_labels.register_autograd(_backward, setup_context=_remember)
-gradient_of_labels.register_autograd(_not_twice)
+def _register(name: str, real: Any, fake: Any, backward: Any, remember: Any) -> None:
+    library: Any = torch.library  # some of whose functions have no types
+    _LIBRARY.impl(name, real, "CompositeExplicitAutograd")
+    library.register_fake(f"lightning_pce::{name}", fake, lib=_LIBRARY)
+    library.register_autograd(f"lightning_pce::{name}", backward, setup_context=remember, lib=_LIBRARY)
+
+
+_register("token_log_prob", _scored_labels, _fake_scored_labels, _backward, _remember)
+_register("token_log_prob_backward", _gradient_of_labels, _fake_gradient_of_labels, _not_twice, None)

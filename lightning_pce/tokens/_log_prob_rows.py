@@ -87,7 +87,7 @@ def logits_gradient(logits: Tensor, scored: RowLogProb, gradient: RowGradient) -
         some = slice(start, start + len(rows))
         part = RowGradient(*(values[some] for values in gradient))
         if triton and len(rows):
-            from lightning_pce.tokens.kernels.triton_gradient import write_gradient
+            from lightning_pce.tokens.kernels.triton import write_gradient
 
             write_gradient(rows, scored.logsumexp[some], part.others, part.used, flat[some])
             flat[some].scatter_(-1, part.label, part.entry.to(flat.dtype))

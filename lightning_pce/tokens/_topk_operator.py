@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_pce._errors import UserError
 from lightning_pce._threads import single_threaded
+from lightning_pce.tokens._operators import operator
 from lightning_pce.tokens._softmax_rows import Softmax, Term, exact_dtype, gradient_of, read_softmax
 from lightning_pce.tokens.labels import check_ids, check_logits_and_labels, targets
 
@@ -101,15 +102,7 @@ def log_softmax_of(items: Tensor) -> tuple[Tensor, Tensor]:
     return items - best - total, (best + total)[:, 0]
 
 
-# Schemas are written out: torch 2.4 cannot read annotations that are strings.
-@torch.library.custom_op(
-    "lightning_pce::topk_log_prob",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor index, Tensor? labels, float temperature, int ignore_index, bool shift)"
-    " -> (Tensor log_prob, Tensor log_rest, Tensor logsumexp, Tensor label_log_prob, Tensor valid,"
-    " Tensor label, Tensor items, Tensor peak, Tensor label_items, Tensor label_peak)",
-)
-def scored_topk(
+def _scored_topk(
     logits: Tensor,
     index: Tensor,
     labels: Tensor | None,
@@ -194,8 +187,7 @@ def _place_of(label: Tensor, index: Tensor) -> Tensor:
     return torch.where(same.any(-1), same.int().argmax(-1), index.shape[-1])
 
 
-@scored_topk.register_fake
-def _(
+def _fake_scored_topk(
     logits: Tensor,
     index: Tensor,
     labels: Tensor | None,
@@ -223,14 +215,7 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "lightning_pce::topk_log_prob_backward",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor index, Tensor? label, float temperature, Tensor items, Tensor peak,"
-    " Tensor label_items, Tensor label_peak, Tensor? by_log_prob, Tensor? by_log_rest, Tensor? by_logsumexp,"
-    " Tensor? by_label) -> Tensor",
-)
-def gradient_of_topk(
+def _gradient_of_topk(
     logits: Tensor,
     index: Tensor,
     label: Tensor | None,
@@ -323,8 +308,7 @@ def term_where(used: Tensor, term: Term) -> Term:
     )
 
 
-@gradient_of_topk.register_fake
-def _(logits: Tensor, *_: Any) -> Tensor:
+def _fake_gradient_of_topk(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -350,5 +334,22 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
     )
 
 
-scored_topk.register_autograd(_backward, setup_context=_remember)
-gradient_of_topk.register_autograd(_not_twice)
+scored_topk: Any = operator(
+    "topk_log_prob(Tensor logits, Tensor index, Tensor? labels, float temperature, int "
+    "ignore_index, bool shift) -> (Tensor log_prob, Tensor log_rest, Tensor logsumexp, Tensor "
+    "label_log_prob, Tensor valid, Tensor label, Tensor items, Tensor peak, Tensor "
+    "label_items, Tensor label_peak)",
+    _scored_topk,
+    _fake_scored_topk,
+    _backward,
+    _remember,
+)
+
+gradient_of_topk: Any = operator(
+    "topk_log_prob_backward(Tensor logits, Tensor index, Tensor? label, float temperature, "
+    "Tensor items, Tensor peak, Tensor label_items, Tensor label_peak, Tensor? by_log_prob, "
+    "Tensor? by_log_rest, Tensor? by_logsumexp, Tensor? by_label) -> Tensor",
+    _gradient_of_topk,
+    _fake_gradient_of_topk,
+    _not_twice,
+)

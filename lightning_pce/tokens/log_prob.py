@@ -98,7 +98,8 @@ def _refuse_transformed(logits: Logits, labels: Tensor) -> None:
     given = [logits] if isinstance(logits, Tensor) else list(logits)
     for each in (each for each in [*given, labels] if isinstance(each, Tensor)):
         # Without this the tangent of forward mode would be lost without a word.
-        if is_transformed(each) or unpack_dual(each).tangent is not None:
+        tangent = unpack_dual(each).tangent  # type: ignore[no-untyped-call]  # torch has no type for it
+        if is_transformed(each) or tangent is not None:
             raise UserError(
                 "token_log_prob does not go through torch.func (grad, vmap, jvp ...) nor forward-mode "
                 "gradients: take -F.cross_entropy(logits, labels, reduction='none') there."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,7 +88,8 @@ def check_temperature(temperature: float) -> None:
 def refuse_transformed(name: str, instead: str, *tensors: object) -> None:
     """Raise a ``ValueError`` of what torch.func transforms: the tangent would be lost without a word."""
     for each in (each for each in tensors if isinstance(each, Tensor)):
-        if is_transformed(each) or unpack_dual(each).tangent is not None:
+        dual: Any = unpack_dual  # has no types
+        if is_transformed(each) or dual(each).tangent is not None:
             raise UserError(
                 f"{name} does not go through torch.func (grad, vmap, jvp ...) nor forward-mode gradients: "
                 f"take {instead} there."

@@ -136,10 +136,10 @@ def test_micro_batches_with_a_global_normalizer_are_one_batch():
 def test_a_stored_teacher_takes_six_bytes_a_token_and_k_and_is_within_half_precision():
     student, teacher, _ = case()
     found = store_topk(teacher, K)
-    assert (found.index.dtype, found.log_prob.dtype) == (torch.int32, torch.float16)
-    assert found.index.nbytes + found.log_prob.nbytes == 6 * K * B * T
+    assert (found.token_ids.dtype, found.log_prob.dtype) == (torch.int32, torch.float16)
+    assert found.token_ids.nbytes + found.log_prob.nbytes == 6 * K * B * T
     index, log_prob = stored(teacher)
-    assert torch.equal(found.index.long(), index)
+    assert torch.equal(found.token_ids.long(), index)
     torch.testing.assert_close(found.log_prob, log_prob.half(), rtol=1e-3, atol=0)
     for rest in RESTS:
         loss = topk_distillation(student, *found, rest=rest)

@@ -1,9 +1,9 @@
-"""Sums over rows of logits by a Triton kernel: one row a program, one load a logit.
+"""Sums over rows of logits, and their gradient, by Triton kernels: one load a logit.
 
-The vocabulary is walked as [blocks before the target's][blocks after it][a partial last block][the target's
-own]. So only the last two need masks, no logit is compared with the target's position, and the tie rule, "an
-equal logit counts if it comes first", is ``>=`` before and ``>`` after. The sums are over the other logits;
-the target is for the host to add.
+For the sums a program has one row. The vocabulary is walked as [blocks before the target's][blocks after it]
+[a partial last block][the target's own]. So only the last two need masks, no logit is compared with the
+target's position, and the tie rule, "an equal logit counts if it comes first", is ``>=`` before and ``>``
+after. The sums are over the other logits; the target is for the host to add.
 """
 
 import torch
@@ -127,3 +127,54 @@ def row_sums(rows: Tensor, target: Tensor, everything: bool) -> RowSums:
     top, own, others, dot, ahead = planes.unbind()
     sums = RowSums(top, own, others, None, None)
     return sums._replace(dot=dot / LOG2E.value, ahead=ahead) if everything else sums
+
+
+def _write_rows(
+    logits: tl.tensor,
+    base: tl.tensor,
+    factor: tl.tensor,
+    used: tl.tensor,
+    out: tl.tensor,
+    row_stride: tl.tensor,
+    stride: tl.tensor,
+    vocabulary: tl.tensor,
+    size: tl.constexpr,
+) -> None:
+    """``factor * exp(x - base)`` of a row; 0, without a look at the logits, where the row is not used."""
+    row = tl.program_id(0).to(tl.int64)
+    index = tl.program_id(1) * size + tl.arange(0, size)
+    inside = index < vocabulary
+    target = out + row * vocabulary + index
+    if tl.load(used + row) == 0:
+        tl.store(target, tl.zeros([size], tl.float32).to(out.dtype.element_ty), mask=inside)
+        return
+    x = tl.load(logits + row * row_stride + index * tl.cast(stride, tl.int64), mask=inside, other=0.0)
+    # Not one multiply-add of x * LOG2E: that overflows for masks as large as the largest float.
+    e = tl.exp2((x.to(tl.float32) - tl.load(base + row)) * LOG2E)
+    tl.store(target, (e * tl.load(factor + row)).to(out.dtype.element_ty), mask=inside)
+
+
+write_rows = triton.jit(_write_rows)
+
+
+def write_gradient(rows: Tensor, logsumexp: Tensor, others: Tensor, used: Tensor, out: Tensor) -> None:
+    """Into contiguous ``out [N, V]``: ``others * p_j`` of rows of any strides; nothing waits for it."""
+    count, vocabulary = rows.shape
+    base = logsumexp.float()
+    # What float32 rounds off of the logsumexp, 5e-4 next to 1e4, goes into the factor.
+    factor = (others * (base.to(logsumexp.dtype) - logsumexp).exp()).float()
+    size = min(BLOCK, triton.next_power_of_2(vocabulary))
+    # Triton launches on the current device; -1 changes nothing.
+    with torch.cuda.device(rows.device.index if rows.is_cuda else -1):
+        write_rows[(count, triton.cdiv(vocabulary, size))](
+            rows,
+            base,
+            factor,
+            used.to(torch.int8),
+            out,
+            rows.stride(0),
+            rows.stride(1),
+            vocabulary,
+            size,
+            num_warps=WARPS,
+        )

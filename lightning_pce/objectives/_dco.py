@@ -1,0 +1,139 @@
+"""The loss of the chance that one of n samples is the answer, of arXiv 2502.07154 (DCO)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lightning_pce._errors import UserError
+from lightning_pce.objectives._logarithms import log_one_minus_exp
+from lightning_pce.objectives._objective import Normalizer, divided_sum, exact_dtype, of_tokens_checked
+from lightning_pce.tokens.log_prob import TokenLogProb
+
+# p and n p are so small that log(1 - (1 - p)^n) is log(n p) to the last digit, and p may be 0 in any float.
+_NEGLIGIBLE = -40.0
+
+
+class DCO(nn.Module):
+    """-log(1 - (1 - p)^n), where p is the probability of a whole answer: pass@n, if only it is right.
+
+    Its gradient is that of -log p times n (1 - p)^(n - 1) p / (1 - (1 - p)^n): 1 for n = 1 and for p far
+    below 1 / n, about 0 for p far above. log p is the sum over the tokens of an answer that count, in
+    float64, and may be -1e5.
+
+    Args:
+        n: how many samples, a whole number from 1 on.
+
+    Raises:
+        UserError: if ``n`` is not.
+
+    Example:
+        >>> import torch
+        >>> from lightning_pce import token_log_prob
+        >>> scored = token_log_prob(torch.zeros(2, 3, 4), torch.tensor([[0, 1, 2], [3, -100, -100]]))
+        >>> DCO(1)(scored), DCO(8)(scored)
+        (tensor(2.7726), tensor(1.1197))
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise UserError(f"Expected argument `n` to be a whole number from 1 on but got {n!r}.")
+        self.n = n
+
+    def of_answers(self, log_prob: Tensor) -> Tensor:
+        """The loss of each answer from its log-probability in float64, both of one shape."""
+        if self.n == 1:
+            return 0.0 - log_prob
+        # An answer of probability 1 has a loss of 0 and no gradient, and log(0) none at all.
+        log_p = torch.where(log_prob > -1e-300, -1e-300, log_prob)  # NaN stays NaN
+        tiny = log_p + math.log(self.n) < _NEGLIGIBLE
+        log_p = torch.where(tiny, -1.0, log_p)
+        exact = -log_one_minus_exp(self.n * log_one_minus_exp(log_p))
+        return torch.where(tiny, -(log_prob + math.log(self.n)), exact)
+
+    def forward(
+        self,
+        scored: TokenLogProb,
+        *,
+        answer: Tensor | None = None,
+        weights: Tensor | None = None,
+        normalizer: Normalizer = None,
+    ) -> Tensor:
+        """The sum of the answers' losses by what it is divided by.
+
+        Args:
+            scored: of a batch ``[..., T]``.
+            answer: ``[..., T]`` integers, for packed rows: tokens of a row with one number are of one answer.
+                They stand at the positions of ``scored.log_prob``: after ``shift=True`` position t is that of
+                label t + 1. Left out: each row is an answer. An answer ends with its row.
+            weights: ``[..., T]``, numbers >= 0; an answer's is the mean of those of its valid tokens.
+            normalizer: what the sum is divided by; left out: the number of answers of this batch, those
+                without a valid token apart.
+
+        Returns:
+            0-d, in the dtype of ``scored.log_prob``; 0, with a gradient of zeros, if there is no answer.
+
+        Raises:
+            UserError: if shapes or numbers do not fit.
+        """
+        length = scored.valid.shape[-1] if scored.valid.ndim else 1
+        valid, log_prob = (values.reshape(-1, length) for values in (scored.valid, scored.log_prob))
+        columns = [log_prob.to(exact_dtype(log_prob)), valid.to(exact_dtype(log_prob))]
+        if weights is not None:
+            given = of_tokens_checked(weights, scored.log_prob).reshape(-1, length)
+            columns.append(torch.where(valid, given.to(columns[0]), 0.0))
+        if answer is None:
+            sums = [column.sum(-1) for column in columns]
+        else:
+            slots = _slots(_checked_answer(answer, scored.valid).reshape(-1, length))
+            sums = [torch.zeros_like(column).scatter_add(-1, slots, column).reshape(-1) for column in columns]
+        counted = sums[1] > 0
+        of_answers = sums[2] / sums[1].clamp(min=1) if weights is not None else None
+        losses = self.of_answers(torch.where(counted, sums[0], -1.0))
+        return divided_sum(losses, counted, of_answers, normalizer, scored, counted.sum())
+
+    def extra_repr(self) -> str:
+        return f"{self.n}"
+
+
+def dco(
+    scored: TokenLogProb,
+    n: int,
+    *,
+    answer: Tensor | None = None,
+    weights: Tensor | None = None,
+    normalizer: Normalizer = None,
+) -> Tensor:
+    """-log(1 - (1 - p)^n) of whole answers, see :class:`DCO`.
+
+    Example:
+        >>> import torch
+        >>> from lightning_pce import token_log_prob
+        >>> scored = token_log_prob(torch.zeros(1, 4, 4), torch.tensor([[0, 1, 2, 3]]))
+        >>> dco(scored, 8, answer=torch.tensor([[0, 0, 0, 1]]))
+        tensor(1.1197)
+    """
+    return DCO(n).forward(scored, answer=answer, weights=weights, normalizer=normalizer)
+
+
+def _checked_answer(answer: Tensor, like: Tensor) -> Tensor:
+    if answer.shape != like.shape or answer.is_floating_point() or answer.is_complex():
+        raise UserError(
+            f"Expected argument `answer` to hold integers in the shape of the log-probabilities, "
+            f"{tuple(like.shape)}, but got {answer.dtype} {tuple(answer.shape)}."
+        )
+    return answer.long()
+
+
+def _slots(answer: Tensor) -> Tensor:
+    """A number in [0, T) for each token of rows ``[B, T]``, one for all tokens of an answer.
+
+    By sorting, because how many answers there are would have to be known on the host.
+    """
+    ordered, order = answer.sort(dim=-1, stable=True)
+    new = torch.zeros_like(ordered)
+    new[..., 1:] = (ordered[..., 1:] != ordered[..., :-1]).long()
+    return torch.zeros_like(ordered).scatter_(-1, order, new.cumsum(-1))
