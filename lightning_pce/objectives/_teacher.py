@@ -91,15 +91,39 @@ def counted_targets(
     return counted, torch.where(counted, target, ignored), ignored
 
 
-def divergence_of(shares: Tensor, remainder: Tensor, log_prob: Tensor, log_rest: Tensor) -> Tensor:
+@single_threaded()
+def _divergence(shares: Tensor, remainder: Tensor, log_prob: Tensor, log_rest: Tensor) -> Tensor:
     """The sum of q log(q / p) over K tokens and the rest, ``[...]`` nats; where q is 0 it adds nothing."""
     own = torch.xlogy(shares, shares) - shares * torch.where(shares > 0, log_prob, 0.0)
     rest = torch.xlogy(remainder, remainder) - remainder * torch.where(remainder > 0, log_rest, 0.0)
     return own.sum(-1) + rest
 
 
+def _fake_divergence(shares: Tensor, remainder: Tensor, log_prob: Tensor, log_rest: Tensor) -> Tensor:
+    return torch.empty_like(remainder)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, ...]:
+    shares, remainder = ctx.saved_tensors
+    return None, None, -(shares * by[..., None]), -(remainder * by)
+
+
+# Operators: numbers are looked at on a CPU, and N x K numbers are too few for several threads, which wait
+# for each other where other processes keep the cores busy.
 teacher_shares: Any = operator(
     "teacher_shares(Tensor log_prob, Tensor valid, str rest) -> (Tensor shares, Tensor remainder)",
     _teacher_shares,
     _fake_teacher_shares,
+)
+
+divergence_of: Any = operator(
+    "divergence_over_k(Tensor shares, Tensor remainder, Tensor log_prob, Tensor log_rest) -> Tensor",
+    _divergence,
+    _fake_divergence,
+    _backward,
+    _remember,
 )
