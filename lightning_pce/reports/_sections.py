@@ -59,7 +59,8 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
         "bytes": "The records have other tokens: bits per byte are compared, over the bytes that all score.",
         "documents": "The records hold sums of documents only: the mean of documents is compared.",
     }
-    said: list[str] = comparison.to_plain()["sentences"]
+    # The headline is the shortlist.
+    said = [each for each in comparison.to_plain()["sentences"] if not each.startswith("Shortlist: ")]
     return (*said, *([of[comparison.by]] if comparison.by in of else []))
 
 

@@ -238,7 +238,7 @@ def _unknown(records: Sequence[Record], kind: str) -> Iterator[str]:
 
 
 def _shown(records: Sequence[Record]) -> Iterator[str]:
-    """A note on what differs and is not refused."""
+    """Notes on what differs and is not refused, and those of the records themselves."""
     for name in _SHOWN:
         labels: dict[str, list[str]] = {}
         for record in records:
@@ -246,6 +246,11 @@ def _shown(records: Sequence[Record]) -> Iterator[str]:
                 labels.setdefault(_word(record.how[name]), []).append(record.label)
         if len(labels) > 1:
             yield f"{name} is {', '.join(f'{value} ({listed(of)})' for value, of in labels.items())}."
+    notes: dict[str, list[str]] = {}
+    for record in records:
+        for note in record.how.get("notes", ()):
+            notes.setdefault(str(note), []).append(record.label)
+    yield from (f"{listed(of)}: {note}" for note, of in notes.items())
 
 
 def _both(a: Record, b: Record, name: str) -> tuple[Any, Any]:

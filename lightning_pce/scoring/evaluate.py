@@ -19,13 +19,12 @@ from lightning_pce.scoring.data import Dataset, read_all
 from lightning_pce.scoring.models import ModelSource, choose_device, content_key, find_models
 from lightning_pce.scoring.processes import Together, place_here, run_on, together
 from lightning_pce.scoring.records_file import check_records, replace_lines
-from lightning_pce.scoring.settings import PIECE_SHARE, Settings, bytes_of, check_settings
+from lightning_pce.scoring.settings import Settings, bytes_of, check_settings, piece_bytes_on
 from lightning_pce.scoring.tokens_file import check_tokens_file
 
 if TYPE_CHECKING:
     from lightning_pce.scoring.scored_dataset import ScoredDataset
 
-PIECE_BYTES = 64 << 20
 _TRIES = 20
 # Before a command began another one may have finished a record and not yet put it into the file.
 _MARGIN = 60.0  # seconds
@@ -104,16 +103,17 @@ def evaluate(
         paths: dict[str, Any] = {"out": os.fspath(out)}
         for name, path in (("base", base), ("save_tokens", save_tokens)):
             paths[name] = None if path is None else os.fspath(path)
-        paths |= {"models": list(map(os.fspath, models)), "data": list(map(os.fspath, data))}
+        paths |= {"models": [os.fspath(each) for each in models], "data": [os.fspath(each) for each in data]}
         options = {"protocol": protocol, "context": context, "stride": stride, "bos": bos, "dtype": dtype}
         options |= {"batch_tokens": batch_tokens, "memory": memory, "group": group, "step": step}
         return run_on(devices, {**paths, **options, "text": text, "trust": trust})
-    piece_bytes = min(PIECE_BYTES, limit // PIECE_SHARE)
+    device = choose_device()
+    piece_bytes = piece_bytes_on(device, limit)
     settings = Settings(
         protocol, context, stride, bos, dtype, batch_tokens, piece_bytes, text=text, step=step, trust=trust
     )
     with together(place) as processes:
-        return _Evaluation(processes, settings, limit, Path(out).expanduser(), save_tokens).run(
+        return _Evaluation(processes, settings, device, limit, Path(out).expanduser(), save_tokens).run(
             sources, datasets
         )
 
@@ -135,13 +135,14 @@ class _Evaluation:
         self,
         processes: Together,
         settings: Settings,
+        device: str,
         memory: int,
         out: Path,
         save_tokens: str | os.PathLike[str] | None,
     ) -> None:
         self.processes, self.settings, self.memory, self.out = processes, settings, memory, out
         self.save_tokens = save_tokens
-        self.device = choose_device()
+        self.device = device
         self.done: list[ScoredDataset] = []
 
     def run(self, sources: Sequence[ModelSource], datasets: Sequence[Dataset]) -> list[str]:

@@ -68,6 +68,10 @@ class Model:
         return cls(source, tokenizer, loaded, content_key(source), scorer, context, step)
 
 
+class _Gone(Exception):  # noqa: N818 - it is no error
+    """A chunk is not there any more."""
+
+
 class ScoredDataset:
     """What becomes a record.
 
@@ -196,12 +200,17 @@ class ScoredDataset:
         Raises:
             UserError: if a chunk that is missing can't be scored.
         """
-        chunks = self._all(with_tokens)
-        if chunks is None:  # the same command in another process was faster, and has tidied up
-            line = self.work.line
-            assert line is not None
-            return line
         vocabulary = self.model.scorer.vocabulary
+        try:
+            self._complete(with_tokens)
+            totals = joined(map(self._totals, self.chunks), vocabulary)
+        except _Gone as error:  # the same command in another process was faster, and has tidied up
+            line = self.work.line
+            if line is None or with_tokens:
+                raise UserError(
+                    f"{self.work.folder} was changed by another process: run the same command again."
+                ) from error
+            return line
         settings, loaded = self.settings, self.model.loaded
         how = {
             "data": self.dataset.content,
@@ -219,7 +228,7 @@ class ScoredDataset:
             "notes": [*loaded.notes, *self.data.notes],
         }
         return line_of(
-            joined(chunks, vocabulary),
+            totals,
             self.data,
             self.counted,
             key=self.key,
@@ -231,19 +240,19 @@ class ScoredDataset:
             tokenizer=self.model.tokenizer if settings.text else None,
         )
 
-    def _all(self, with_tokens: bool) -> list[ChunkTotals] | None:
-        """What all chunks came to; None if the record is there in their place."""
-        found = []
+    def _complete(self, with_tokens: bool) -> None:
+        """Score what is still open, unless the record is there in its place."""
         for chunk in self.chunks:
-            arrays = None if self._open(chunk, with_tokens) else self.work.kept(chunk.number)
-            if arrays is None:
+            if self._open(chunk, with_tokens):
                 if self.work.line is not None and not with_tokens:
-                    return None
+                    raise _Gone
                 self._score([chunk], 1 << 30, with_tokens, Together(Place()))
-                arrays = self.work.kept(chunk.number)
-            assert arrays is not None
-            found.append(ChunkTotals.of(arrays))
-        return found
+
+    def _totals(self, chunk: Chunk) -> ChunkTotals:
+        arrays = self.work.kept(chunk.number)
+        if arrays is None:
+            raise _Gone
+        return ChunkTotals.of(arrays)
 
     def _stride(self) -> int | None:
         if self.settings.protocol == "llama.cpp":

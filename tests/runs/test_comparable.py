@@ -62,6 +62,9 @@ def test_what_is_shown_is_not_refused():
     assert found.kind == "tokens"
     assert found.notes == ("dtype is float32 (a), bfloat16 (b).", "device is cpu (a), cuda (b).")
     assert relation(A, scored("b")).notes == ()
+    noted = [scored(model, notes=["cut at 16 nats", model]) for model in "ab"]
+    assert relation(*noted).notes == ("a and b: cut at 16 nats", "a: a", "b: b")
+    assert relation_of_all(noted[:1]).notes == ("a: cut at 16 nats", "a: a")
 
 
 def test_another_tokenizer_leaves_bytes_of_the_same_data_in_the_same_windows():

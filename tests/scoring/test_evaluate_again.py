@@ -141,7 +141,8 @@ def test_step_is_that_of_one_model(folder, tmp_path):
 
 
 def test_every_token_in_a_file(folder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     out, tokens = tmp_path / "r.jsonl", tmp_path / "tokens.parquet"
     keys = scored(folder, out, batch_tokens=50, save_tokens=tokens)
     table = parquet.read_table(tokens)
@@ -173,7 +174,9 @@ def test_nothing_is_left_of_what_could_not_begin(folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder, tmp_path, monkeypatch):
+def test_a_file_that_others_write_to_all_the_time_is_one_line_and_left_as_it_is(
+    folder, tmp_path, monkeypatch
+):
     out = tmp_path / "r.jsonl"
     scored(folder, out, steps=(100,))
     before = out.read_bytes()
@@ -183,3 +186,21 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder, tmp_path, monke
     assert out.read_bytes() == before
     plan = json.loads(next(folder_of(out).glob("*/plan.json")).read_bytes())
     assert plan["tokens"] > 0
+
+
+def test_chunks_that_go_while_they_are_put_together_are_no_failure(folder, tmp_path, monkeypatch):
+    out, again = tmp_path / "r.jsonl", tmp_path / "again.jsonl"
+    (key,) = scored(folder, out, steps=(100,))
+    kept = Work.kept
+
+    def kept_once(self, number):
+        # The other process puts its record down and removes the chunks after this one has looked for them.
+        found = kept(self, number)
+        if found is not None and not (self.folder / "record.json").exists():
+            shutil.copy(folder_of(out) / key / "record.json", self.folder)
+            self.clear()
+        return found
+
+    monkeypatch.setattr(Work, "kept", kept_once)
+    scored(folder, again, steps=(100,))
+    assert again.read_bytes() == out.read_bytes()
