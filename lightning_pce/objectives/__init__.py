@@ -12,6 +12,7 @@ from lightning_pce.objectives._suffix_weights import SuffixWeights, suffix_weigh
 from lightning_pce.objectives._threshold import Threshold, threshold
 from lightning_pce.objectives._unlikelihood import Unlikelihood, unlikelihood
 from lightning_pce.objectives._z_loss import z_loss
+from lightning_pce.objectives.topk import distillation, store_topk, teacher_rest, topk_distillation
 
 __all__ = [
     "DCO",
@@ -22,10 +23,14 @@ __all__ = [
     "TokenObjective",
     "Unlikelihood",
     "dco",
+    "distillation",
     "nll",
     "power",
+    "store_topk",
     "suffix_weights",
+    "teacher_rest",
     "threshold",
+    "topk_distillation",
     "unlikelihood",
     "z_loss",
 ]

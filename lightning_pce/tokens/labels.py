@@ -335,6 +335,23 @@ def checked_documents(document: GroupIds, like: Tensor, *, shift: bool = False) 
     return _ids_of_tokens("document", document, like, shift)
 
 
+def checked_answers(answer: GroupIds, like: Tensor, *, shift: bool = False) -> Tensor:
+    """The answer of its row that each token belongs to, int64 in the shape of ``like``, or a ``ValueError``.
+
+    Args:
+        answer: an integer for each token, for each sequence or for all; negative: of none. An answer is a
+            pair (row, id): packed rows may count theirs from 0 each.
+        like: ``[...]`` losses, or what else the tokens have one of each.
+        shift: ids of tokens stand where the labels do, which are shifted.
+    """
+    if isinstance(answer, bool) or (isinstance(answer, Tensor) and answer.dtype == torch.bool):
+        raise ValueError(
+            "Expected argument `answer` to hold integers, a number for each answer, but got bool. Which "
+            "tokens count is for a mask."
+        )
+    return _ids_of_tokens("answer", answer, like, shift)
+
+
 def documents_by_content(labels: Tensor) -> Tensor:
     """A hash of the targets that count in each row ``[..., T]``, -100 where none does: int64 ``[...]``.
 

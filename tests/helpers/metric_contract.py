@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from lightning_pce import (
     BitsPerByte,
+    ExpectedPassAtN,
     LabelTotals,
     PercentileCrossEntropy,
     StreamingQuantiles,
@@ -202,6 +203,23 @@ def _label_totals():
     )
 
 
+def _pass_at_n():
+    """Packed rows of two answers, and a token of none."""
+    answer = torch.tensor([[7, 7, 7, 0, 0, -1, 7]]).expand(30, 7)
+    first, second = (
+        {"losses": random_losses(seed, 210).reshape(30, 7), "answer": answer, "mask": answer != seed}
+        for seed in range(2)
+    )
+    return Case(
+        ExpectedPassAtN,
+        {"n": (1, 300)},
+        (first, second),
+        nothing={**first, "answer": answer * 0 - 1},
+        bad={**first, "losses": -first["losses"]},
+        others=({"n": (300, 1)}, {"n": (1, 301)}, {"n": (1,)}),
+    )
+
+
 CASES = {
     "percentiles": _percentiles(),
     "percentiles of groups": _percentiles_of_groups(),
@@ -212,6 +230,7 @@ CASES = {
     "proxies": _proxies(),
     "tail tokens": _tail_tokens(),
     "label totals": _label_totals(),
+    "pass at n": _pass_at_n(),
 }
 
 ALL_COPIES = COPIES | {"copy": copy.copy, "torch.save": saved_and_loaded}
