@@ -59,7 +59,7 @@ class Capability(NamedTuple):
         """
         if not 0 <= percentile <= 100:
             raise UserError(f"Expected argument `percentile` in [0, 100] but got {percentile!r}.")
-        return math.exp(-float(td.quantile(self.digest, 1 - percentile / 100)))
+        return math.exp(-max(0.0, float(td.quantile(self.digest, 1 - percentile / 100))))
 
     def share_below(self, p: float) -> float:
         """The share of tokens whose probability is below ``p``: what ``Threshold(NLL(), p)`` leaves out.
