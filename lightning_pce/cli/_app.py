@@ -22,6 +22,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def app() -> typer.Typer:
     """The app, plain text without boxes and colours."""
+    from lightning_pce.cli.capability import capability
     from lightning_pce.cli.compare import compare
     from lightning_pce.cli.evaluate import evaluate
     from lightning_pce.cli.import_ import import_
@@ -39,6 +40,7 @@ def app() -> typer.Typer:
     made.command("import")(import_)
     made.command("compare")(compare)
     made.command("report")(report)
+    made.command("capability")(capability)
     return made
 
 

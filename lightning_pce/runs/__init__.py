@@ -2,13 +2,16 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
+The module ``runs.capability`` reads a model's first look at its training data.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_pce.runs.history import History, Record
 
 if TYPE_CHECKING:
+    from lightning_pce.runs import capability as capability
     from lightning_pce.runs.concordance import reshaping, saturated, shortlist, table, ties, verdict
 
 __all__ = ["History", "Record", "reshaping", "saturated", "shortlist", "table", "ties", "verdict"]
@@ -16,6 +19,8 @@ __all__ = ["History", "Record", "reshaping", "saturated", "shortlist", "table", 
 
 def __getattr__(name: str) -> Any:
     # When they are asked for: a history is looked through without torch, which takes seconds to import.
+    if name == "capability":  # a module: a function of that name here would hide it, or be hidden by it
+        return import_module("lightning_pce.runs.capability")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lightning_pce.runs import concordance

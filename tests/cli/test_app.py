@@ -30,6 +30,9 @@ REFUSED = {
     "import nothing": (["import", "nothing.jsonl", "-f", "vllm", "-o", "x"], "No such file"),
     "import no format": (["import", "a.jsonl", "-f", "csv", "-o", "x"], "There is no format 'csv'"),
     "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
+    "capability of nothing": (["capability"], "Missing argument 'MODEL'"),
+    "capability on nothing": (["capability", "x"], "Missing option '--data'"),
+    "capability of no model": (["capability", "/no/x", "--data", "/no/y"], "/no/x: no such file"),
     "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
 
@@ -45,7 +48,7 @@ def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
     assert_refused(refused[case], REFUSED[case][1])
 
 
-@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report", "capability"])
 def test_help_is_plain_text_and_needs_no_torch(command, capsys):
     assert main([command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -57,7 +60,9 @@ def test_help_is_plain_text_and_needs_no_torch(command, capsys):
 def test_without_a_command_there_is_help_and_the_status_of_a_mistake(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
-    assert all(f"\n  {command} " in out for command in ("evaluate", "import", "compare", "report"))
+    assert all(
+        f"\n  {command} " in out for command in ("evaluate", "import", "compare", "report", "capability")
+    )
 
 
 def test_the_version(capsys):
