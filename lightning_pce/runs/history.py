@@ -85,7 +85,7 @@ class History(Sequence[Record]):
             raise ValueError("Expected the path of a history, or several, but got none.")
         records, torn = Records(), 0
         for path in paths:
-            torn += _read(Path(path).expanduser(), records)
+            torn += _read(Path(os.path.expanduser(path)), records)
         return cls(records.all(), torn=torn)
 
     def select(

@@ -68,7 +68,7 @@ class TaskFile(NamedTuple):
             >>> TaskFile.read(path)[1:]
             ('recall', (('out/step-1', 0.25), ('out/step-2', 0.5)))
         """
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         if path.is_dir() or path.is_char_device():  # /dev/zero has no end
             raise UserError(f"{path} is no file: give a CSV file of two columns, record and value.")
         lines = _lines(path)
