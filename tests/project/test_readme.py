@@ -82,7 +82,9 @@ OUTCOMES = {
     ),
     "PlainLM(model)": lambda names: logged(names["plain_trainer"], "val_ce_mean", "val_ce_p50", "val_ce_p95"),
     "percentiles=(50, 99.9))": lambda names: names["result"]["count"] == 64,
-    "TrainingArguments(": lambda names: names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0,
+    "hf_trainer = PercentileTrainer(": lambda names: (
+        names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0
+    ),
     "is_completion = ": lambda names: (
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
