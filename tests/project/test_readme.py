@@ -85,7 +85,9 @@ OUTCOMES = {
     "ExpectedPassAtN(": lambda names: names["passed"].compute()["count"] == 2,
     "store_topk(model": lambda names: names["loss"] > 0 and names["teacher"].token_ids.shape == (8, 12, 8),
     "import distillation": lambda names: names["whole"].abs() < 1e-5 and names["few"].abs() < 1e-5,
-    "TrainingArguments(": lambda names: names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0,
+    "hf_trainer = PercentileTrainer(": lambda names: (
+        names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0
+    ),
     "is_completion = ": lambda names: (
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
@@ -119,6 +121,16 @@ OUTCOMES = {
     "change = reshaping(": lambda names: 0 <= names["change"].better_share <= 1,
     "page = report(": lambda names: "error bars: step 200" in names["page"].read_text(encoding="utf-8"),
     "by_hand = verdict(": lambda names: names["by_hand"].shortlist == ("epoch 2",),
+    "PowerLM(model)": lambda names: logged(names["power_trainer"], "val_ce_p50"),
+    "normalizer=count / ranks": lambda names: (
+        names["count"] == 88 and names["model"].lm_head.weight.grad.abs().sum() > 0
+    ),
+    "gated = NLL()": lambda names: 0 < names["gated"].item() < math.log(64) + 1,
+    "weighting = suffix_weights(": lambda names: 40 < names["weighting"].effective.item() <= 44,
+    "passed = DCO(8)": lambda names: names["passed"].item() > 10,
+    "compute_loss_func=loss_func": lambda names: (
+        names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
+    ),
     'read_data("facts.jsonl")': lambda names: (
         names["data"].groups == ("prompt", "completion")
         and [document.unit for document in names["data"].documents] == ["cats", "cats"]
