@@ -5,6 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from lightning_pce.tokens._linear_log_prob_operator import gradient_of_labels, scored_labels
+from lightning_pce.tokens.from_hidden_states import linear_token_statistics
 from lightning_pce.tokens.linear_log_prob import linear_token_log_prob
 from tests.helpers.linear_heads import H, V, WithAdapter, layer, linear_layer
 
@@ -55,6 +56,8 @@ def test_under_autocast_logits_are_those_of_f_linear(module):
     made = linear_layer(*layer(1)[1:3])
     head = torch.nn.Sequential(made) if module else made
     with torch.autocast("cpu", torch.bfloat16):
+        if module:
+            linear_token_statistics(hidden, head, labels)  # whose weights autocast may not keep
         scored = linear_token_log_prob(hidden, head, labels)
         logits = made(hidden)
     assert logits.dtype == torch.bfloat16
