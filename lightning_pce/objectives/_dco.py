@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from lightning_pce._errors import UserError
 from lightning_pce.objectives._logarithms import log_one_minus_exp
-from lightning_pce.objectives._objective import Normalizer, divided_sum, exact_dtype, of_tokens_checked
+from lightning_pce.objectives._objective import (
+    Normalizer,
+    divided_sum,
+    exact_dtype,
+    few_numbers,
+    of_tokens_checked,
+)
 from lightning_pce.tokens.log_prob import TokenLogProb
 
 # p and n p are so small that log(1 - (1 - p)^n) is log(n p) to the last digit, and p may be 0 in any float.
@@ -79,6 +85,12 @@ class DCO(nn.Module):
         Raises:
             UserError: if shapes or numbers do not fit.
         """
+        with few_numbers():
+            return self._total(scored, answer, weights, normalizer)
+
+    def _total(
+        self, scored: TokenLogProb, answer: Tensor | None, weights: Tensor | None, normalizer: Normalizer
+    ) -> Tensor:
         valid, log_prob = _rows(scored.valid), _rows(scored.log_prob)
         columns = [log_prob.to(exact_dtype(log_prob)), valid.to(exact_dtype(log_prob))]
         if weights is not None:

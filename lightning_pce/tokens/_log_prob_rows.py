@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_pce._threads import in_streams
+from lightning_pce._threads import in_streams, single_threaded
 from lightning_pce.tokens.kernels import matrices, uses_triton
 from lightning_pce.tokens.kernels.eager import plan
 from lightning_pce.tokens.kernels.row_sums import RowSums, totals
@@ -48,6 +48,7 @@ class RowGradient(NamedTuple):
         return (self.others != 0) | (self.entry != 0).any(-1)
 
 
+@single_threaded()  # these are many small operations
 def row_log_prob(sums: RowSums) -> RowLogProb:
     """Log-probability of the target, logsumexp and largest probability from the sums over rows."""
     known = totals(sums)
@@ -55,6 +56,7 @@ def row_log_prob(sums: RowSums) -> RowLogProb:
     return RowLogProb(*(torch.where(known.proper, value, torch.nan) for value in values))
 
 
+@single_threaded()
 def gradient_of_one_label(
     log_prob: Tensor, target: Tensor, by_log_prob: Tensor | None, by_logsumexp: Tensor | None
 ) -> RowGradient:
