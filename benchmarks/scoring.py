@@ -119,7 +119,7 @@ def speed(name: str, number: int | None, threads: int, repeats: int) -> None:
     from lightning_pce.scoring.chunk_scoring import ChunkScorer, run
     from lightning_pce.scoring.data import read_data
     from lightning_pce.scoring.forward import Scorer
-    from lightning_pce.scoring.settings import BATCH_TOKENS
+    from lightning_pce.scoring.settings import BATCH_TOKENS, PIECE_BYTES
     from lightning_pce.scoring.tokenizing import tokenize
     from lightning_pce.scoring.windows import plan
 
@@ -129,7 +129,9 @@ def speed(name: str, number: int | None, threads: int, repeats: int) -> None:
         data = tokenize(read_data(written(Path(folder), texts(number))), tokenizer)
     chunks = plan(data.documents, 2048, batch_tokens=BATCH_TOKENS["cpu"])
     batches = [padded(batch, data.documents) for chunk in chunks for batch in chunk.batches]
-    scorer = ChunkScorer(Scorer(model), data, BATCH_TOKENS["cpu"], lambda _: None)
+    scorer = ChunkScorer(
+        Scorer(model, piece_bytes=PIECE_BYTES["cpu"]), data, BATCH_TOKENS["cpu"], lambda _: None
+    )
     seconds: dict[str, list[float]] = {"bare": [], "ours": [], "bare, CPU": [], "ours, CPU": []}
     size = sum(len(ids) for ids in (each.ids for each in data.documents))
     print(f"{len(batches)} batches in {len(chunks)} chunks, {size} tokens, {threads} threads")

@@ -59,11 +59,7 @@ def compare(
     from lightning_pce.runs.history import History
     from lightning_pce.runs.task_values import TaskFile
 
-    history = load(records)
-    if name is not None and name not in history.names:
-        raise UserError(f"There are no records of {name!r}: --name is one of {', '.join(history.names)}.")
-    if name is not None:
-        history = history.select(name=name)
+    history = load(records, name)
     metric = task if task_file is None else TaskFile.read(task_file)
     parts = checked_sections(History(history, of=of, group=group, torn=history.torn), reference, metric)
 

@@ -59,7 +59,8 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
         "bytes": "The records have other tokens: bits per byte are compared, over the bytes that all score.",
         "documents": "The records hold sums of documents only: the mean of documents is compared.",
     }
-    said: list[str] = comparison.to_plain()["sentences"]
+    # The headline is the shortlist.
+    said = [each for each in comparison.to_plain()["sentences"] if not each.startswith("Shortlist: ")]
     return (*said, *([of[comparison.by]] if comparison.by in of else []))
 
 
@@ -160,7 +161,7 @@ def moved(comparison: Comparison) -> Part:
         same = each.tokens_before == each.tokens_after
         tokens = f"{each.tokens_before:,.10g}" + ("" if same else f" → {each.tokens_after:,.10g}")
         known = each.label in texts
-        label = cut(texts[each.label], LONGEST_LABEL) if known else f"token {each.label}"
+        label = cut(comparison.text_of(each.label), LONGEST_LABEL)
         change = Cell(signed(each.change), "", "worse" if each.change > 0 else "better")
         means = Cell(number(each.before)), Cell(number(each.after))
         rows.append((Cell(label, "", "text" if known else ""), change, Cell(tokens), *means))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_pce.reports._drawing import shown
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_pce.runs.tail import TailToken
 
 # So many a page shows; the rest is in the records.
-_TOKENS, _TAILS = 20, 3
+_TOKENS, _OF_ONE_LABEL, _TAILS = 20, 3, 3
 LONGEST_LABEL, _LONGEST_CONTEXT = 80, 400
 
 
@@ -50,23 +52,40 @@ def tails(comparison: Comparison) -> list[Tail]:
 def _tail(name: str, tokens: tuple[TailToken, ...]) -> Tail:
     if not tokens:
         return Tail(name, "Not known: the record keeps no tail; lightning-pce evaluate does.")
-    says = f"The {len(tokens)} tokens of highest cross-entropy (nats)."
-    if len(tokens) > _TOKENS:
-        says = f"The first {_TOKENS} of {len(tokens)} tokens of highest cross-entropy (nats)."
+    chosen = _chosen(tokens)
+    says = f"The {len(tokens)} tokens of highest cross-entropy, in nats."
+    if len(chosen) < len(tokens):
+        says = f"{len(chosen)} of {says[4:-1]}; of one label {_OF_ONE_LABEL} at most."
     if all(each.context is None for each in tokens):
         says += " Without their text, which was not kept (--no-text)."
-    return Tail(name, says, tuple(map(_words, tokens[:_TOKENS])))
+    often = Counter(each.label for each in tokens if each.label >= 0)
+    return Tail(name, says, tuple(_words(each, often.pop(each.label, 0)) for each in chosen))
 
 
-def _words(token: TailToken) -> TailWords:
+def _chosen(tokens: Sequence[TailToken]) -> list[TailToken]:
+    """The first few of each label: 100 tokens of a real tail were 10 labels."""
+    seen: Counter[int] = Counter()
+    chosen: list[TailToken] = []
+    for token in tokens:
+        seen[token.label] += 1
+        few = seen[token.label] <= _OF_ONE_LABEL or token.label < 0  # a label that is not known
+        if few and len(chosen) < _TOKENS:
+            chosen.append(token)
+    return chosen
+
+
+def _words(token: TailToken, often: int) -> TailWords:
+    """A token in words; ``often``: how many tokens of the tail have its label, 0: said already."""
     if token.top_text is not None:
         top = cut(token.top_text, LONGEST_LABEL)
     else:
         top = f"token {token.top}" if token.top >= 0 else ""
+    where = f"document {shown(token.document, LONGEST_NAME)}, position {token.position:,}"
+    where += f" · {often} of these tokens have this label" if often > _OF_ONE_LABEL else ""
     return TailWords(
         ce=number(token.ce),
         rank=f"rank {token.rank:,}" if token.rank >= 1 else "",
-        where=f"document {shown(token.document, LONGEST_NAME)}, position {token.position:,}",
+        where=where,
         context="" if token.context is None else end_of(token.context, _LONGEST_CONTEXT),
         label=f"token {token.label}" if token.text is None else cut(token.text, LONGEST_LABEL),
         top=top,

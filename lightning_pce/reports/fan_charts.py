@@ -122,6 +122,7 @@ def decision_chart(
     intervals: Mapping[str, Interval] | None = None,
     xlabel: str = "step",
     names: Sequence[str] | None = None,
+    called: Sequence[str] | None = None,
 ) -> Figure:
     """The fan chart, below it the step that each statistic picks, and below these a task metric.
 
@@ -138,6 +139,8 @@ def decision_chart(
         intervals: error bars, as for :func:`fan_chart`.
         xlabel: what steps are, ``"epoch"`` say.
         names: ``[S]`` what is written for each step; left out: its number.
+        called: ``[S]`` what each step is called where it is picked; left out: its name, or ``xlabel`` and
+            its number.
 
     Returns:
         A figure of its own; ``figure.axes`` are the panels, the fan chart first.
@@ -156,7 +159,8 @@ def decision_chart(
     """
     ties = ties or {}
     _check_picks(steps, picks, ties)
-    check_lengths(len(steps), "step", {"the task metric": task[1] if task else None, "names": names})
+    series = {"the task metric": task[1] if task else None, "names": names, "what it is called": called}
+    check_lengths(len(steps), "step", series)
     fan, rows, task_ax = _panels(len(picks), task is not None)
     fan_chart(steps, percentiles, mean, intervals=intervals, ax=fan)
     panels = [panel for panel in (fan, rows, task_ax) if panel is not None]
@@ -166,7 +170,7 @@ def decision_chart(
         panel.tick_params(labelbottom=panel is panels[-1])
     if rows is not None:
         _draw_rows(rows, picks, ties)
-        _say_picks(rows, steps, picks, task, xlabel, names)
+        _say_picks(rows, steps, picks, task, xlabel, called or names)
     if task is not None and task_ax is not None:
         _draw_task(task_ax, steps, picks, *task)
     if names is None:

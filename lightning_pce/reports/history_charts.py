@@ -16,7 +16,7 @@ from lightning_pce.reports.fan_charts import decision_chart
 from lightning_pce.reports.record_charts import concordance_map, interval_chart
 from lightning_pce.runs import concordance as concordances
 from lightning_pce.runs._candidates import candidates, item_of
-from lightning_pce.runs._records import Record
+from lightning_pce.runs._records import SCORED, Record
 from lightning_pce.runs._task import task_of
 from lightning_pce.runs.history import History
 
@@ -96,6 +96,7 @@ def decision_of(
         },
         xlabel=unit,
         names=names,
+        called=[each.name for each in records] if any(map(_is_scored, records)) else None,
     )
     figure.axes[0].set_ylabel(shown(what, 60), **AS_WRITTEN)
     return figure
@@ -234,6 +235,11 @@ def _on_an_axis(records: list[Drawn]) -> tuple[list[Drawn], list[float], str]:
             order = sorted(range(len(records)), key=known.__getitem__)
             return [records[i] for i in order], [known[i] for i in order], unit
     return records, [float(i) for i in range(1, len(records) + 1)], "record"
+
+
+def _is_scored(drawn: Drawn) -> bool:
+    """Whether its name is that of its model, and not of its step."""
+    return drawn.record is not None and drawn.record.function in SCORED
 
 
 def _task(records: Sequence[Drawn], task: TaskLike) -> tuple[str, Mapping[str, float]]:

@@ -11,6 +11,7 @@ from lightning_pce.runs._words import columns, number
 
 _WIDTH = 100
 MOST_ROWS = 20
+_DECIMALS, _MOST_DECIMALS = 3, 9
 
 Intervals = Mapping[str, Mapping[str, Interval]]
 
@@ -19,17 +20,10 @@ def values_table(
     values: Intervals, statistics: Sequence[str], names: Sequence[str], bits: Mapping[str, Interval]
 ) -> str:
     """Each record's values with their intervals, and its bits per byte."""
-    with_bits = [name for name in names if name in bits]
-    head = ["", *statistics, *(["bits a byte"] if with_bits else [])]
-    rows = [
-        [
-            name,
-            *(_value(values[name][statistic]) for statistic in statistics),
-            *([number(bits[name].value) if name in bits else ""] if with_bits else []),
-        ]
-        for name in names
-    ]
-    return columns([head, *rows])
+    found = {statistic: _column([values[name][statistic] for name in names]) for statistic in statistics}
+    if any(name in bits for name in names):
+        found["bits a byte"] = [number(bits[name].value) if name in bits else "" for name in names]
+    return _table(names, found)
 
 
 def differences_table(
@@ -41,8 +35,10 @@ def differences_table(
     how = ""
     if known:
         how = f" (95 % intervals of {'the same' if known[0].paired else 'other'} documents, *: surely not 0)"
-    rows = [[name, *(_change(differences[name][each]) for each in statistics)] for name in shown]
-    return f"Differences from {reference}{how}\n{columns([['', *statistics], *rows])}"
+    found = {
+        statistic: _column([differences[name][statistic] for name in shown], "+") for statistic in statistics
+    }
+    return f"Differences from {reference}{how}\n{_table(shown, found)}"
 
 
 def wrapped(sentences: Sequence[str]) -> str:
@@ -61,18 +57,20 @@ def advice(reason: str) -> str:
     )
 
 
-def _value(value: Interval) -> str:
-    if math.isnan(value.low):
-        return number(value.value)
-    return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
+def _table(names: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:
+    rows = [[name, *(cells[place] for cells in found.values())] for place, name in enumerate(names)]
+    return columns([["", *found], *rows])
 
 
-def _change(change: Interval) -> str:
-    if math.isnan(change.low):
-        return _signed(change.value)
-    star = "*" if change.low > 0 or change.high < 0 else " "
-    return f"{_signed(change.value)} [{_signed(change.low)}, {_signed(change.high)}]{star}"
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else ''}{number(value)}"
+def _column(every: Sequence[Interval], sign: str = "") -> list[str]:
+    """Values with as many decimals as the narrowest interval needs; with a sign also with stars."""
+    widths = [each.high - each.low for each in every if each.high > each.low]
+    if not widths:
+        return [f"{'+' if sign and each.value > 0 else ''}{number(each.value)}" for each in every]
+    decimals = min(max(_DECIMALS, math.ceil(-math.log10(min(widths)))), _MOST_DECIMALS)
+    cells = []
+    for each in every:
+        value, low, high = (f"{end:{sign}.{decimals}f}" for end in each[:3])
+        star = ("*" if each.low > 0 or each.high < 0 else " ") if sign else ""
+        cells.append(f"{value}{star}" if math.isnan(each.low) else f"{value} [{low}, {high}]{star}")
+    return cells

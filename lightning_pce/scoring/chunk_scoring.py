@@ -103,7 +103,7 @@ def run(
         BaseException: the first that is raised in any thread. An interrupt ends the others before their next
             batch.
     """
-    stopped, errors = threading.Event(), list[BaseException]()
+    stopped, ended, errors = threading.Event(), threading.Event(), list[BaseException]()
     free = [scorer]
     # Its own modules for each thread, see there.
     more = range(min(streams, len(chunks)) - 1)
@@ -111,26 +111,31 @@ def run(
 
     def stream(some: Iterator[Chunk]) -> None:
         own = free.pop()
-        for chunk in some:
-            keep(chunk, *own.score(chunk, stopped))
+        try:
+            for chunk in some:
+                keep(chunk, *own.score(chunk, stopped))
+        except BaseException:
+            stopped.set()  # for the other threads
+            raise
 
     def work() -> None:
         try:
             in_streams(stream, chunks, streams)
         except BaseException as error:
-            stopped.set()
             errors.append(error)
+        finally:
+            ended.set()
 
-    # Not in this thread: waiting for one without end, it could not be interrupted on Windows.
+    # Not in this thread: waiting for one without end, it could not be interrupted on Windows. By an event, as
+    # a join that is interrupted takes the thread for ended (Python 3.11), and the process would end under it.
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
-    except BaseException:
+        while not ended.wait(0.1):
+            pass
+    finally:
         stopped.set()
-        thread.join()
-        raise
+        ended.wait()
     if errors:
         raise errors[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -105,33 +105,37 @@ def totals_of(tokens: Tokens, tail: TailTokens, *, groups: int, vocabulary: int,
     )
 
 
-def joined(chunks: Sequence[ChunkTotals], vocabulary: int) -> ChunkTotals:
-    """Chunks in their order as one; equal chunks give equal bytes."""
-    digests = td.merge(torch.stack([torch.from_numpy(each.digests) for each in chunks]))
-    tail = merge_tails(torch.stack([torch.from_numpy(each.tail) for each in chunks]))
+def joined(chunks: Iterable[ChunkTotals], vocabulary: int) -> ChunkTotals:
+    """Chunks in their order as one, each looked at once; equal chunks give equal bytes."""
+    digests, tails, halved = [], [], 0
+    slots: NDArray[np.float64] | float = 0.0
+    counts: NDArray[np.float64] | float = 0.0
     label_totals = np.zeros((vocabulary, 2))
+    parts: dict[int, tuple[NDArray[np.float64], list[float]]] = {}
     for each in chunks:
+        digests.append(torch.from_numpy(each.digests))
+        tails.append(torch.from_numpy(each.tail))
+        halved += int(each.halved)
+        slots, counts = slots + each.slots, counts + each.counts
         label_totals[each.labels] += each.label_totals
-    labels = np.flatnonzero(label_totals[:, 0])
-    documents = np.unique(np.concatenate([each.documents for each in chunks]))
-    document_totals = np.zeros((len(documents), 2))
-    heads: list[list[float]] = [[] for _ in documents]
-    for each in chunks:
-        places = np.searchsorted(documents, each.documents)
-        document_totals[places] += each.document_totals
-        for place, values, size in zip(places, each.heads, each.document_totals[:, 0], strict=True):
-            heads[place] += values[: min(HEADS, int(size))].tolist()
+        for document, totals, heads in zip(
+            each.documents.tolist(), each.document_totals, each.heads, strict=True
+        ):
+            before, first = parts.get(document, (np.zeros(2), []))
+            some = heads[: int(min(HEADS, totals[0]))].tolist()
+            parts[document] = before + totals, (first + some)[:HEADS]
+    labels, documents = np.flatnonzero(label_totals[:, 0]), sorted(parts)
     return ChunkTotals(
-        digests.numpy(),
-        sum((each.slots for each in chunks[1:]), chunks[0].slots),
-        sum((each.counts for each in chunks[1:]), chunks[0].counts),
+        td.merge(torch.stack(digests)).numpy(),
+        np.asarray(slots),
+        np.asarray(counts),
         labels,
         label_totals[labels],
-        tail.numpy(),
-        documents,
-        document_totals,
-        np.array([(each + [np.nan] * HEADS)[:HEADS] for each in heads]).reshape(-1, HEADS),
-        np.array(sum(int(each.halved) for each in chunks)),
+        merge_tails(torch.stack(tails)).numpy(),
+        np.array(documents, np.int64),
+        np.array([parts[each][0] for each in documents]),
+        np.array([(parts[each][1] + [np.nan] * HEADS)[:HEADS] for each in documents]),
+        np.array(halved),
     )
 
 

@@ -19,13 +19,12 @@ from lightning_pce.scoring.data import Dataset, read_all
 from lightning_pce.scoring.models import ModelSource, choose_device, content_key, find_models
 from lightning_pce.scoring.processes import Together, place_here, run_on, together
 from lightning_pce.scoring.records_file import check_records, replace_lines
-from lightning_pce.scoring.settings import PIECE_SHARE, Settings, bytes_of, check_settings
+from lightning_pce.scoring.settings import Settings, bytes_of, check_settings, piece_bytes_on
 from lightning_pce.scoring.tokens_file import check_tokens_file
 
 if TYPE_CHECKING:
     from lightning_pce.scoring.scored_dataset import ScoredDataset
 
-PIECE_BYTES = 64 << 20
 _TRIES = 20
 # Before a command began another one may have finished a record and not yet put it into the file.
 _MARGIN = 60.0  # seconds
@@ -86,7 +85,9 @@ def evaluate(
     Raises:
         UserError: for what the user can mend: one line that says what.
     """
-    check_settings(protocol=protocol, context=context, stride=stride, batch_tokens=batch_tokens, step=step)
+    check_settings(
+        protocol=protocol, context=context, stride=stride, dtype=dtype, batch_tokens=batch_tokens, step=step
+    )
     limit = bytes_of(memory)
     place = place_here()
     if devices < 1:
@@ -95,7 +96,7 @@ def evaluate(
         raise UserError("--devices starts processes on one machine: leave it out under torchrun or SLURM.")
     check_records(out)
     if save_tokens is not None:
-        check_tokens_file(save_tokens)
+        check_tokens_file(save_tokens, keep=[out, *data])
     sources = find_models(models, base=base)
     if step is not None and len(sources) > 1:
         raise UserError(f"--step {step} is that of one model but {len(sources)} are to be scored.")
@@ -104,18 +105,19 @@ def evaluate(
         paths: dict[str, Any] = {"out": os.fspath(out)}
         for name, path in (("base", base), ("save_tokens", save_tokens)):
             paths[name] = None if path is None else os.fspath(path)
-        paths |= {"models": list(map(os.fspath, models)), "data": list(map(os.fspath, data))}
+        paths |= {"models": [os.fspath(each) for each in models], "data": [os.fspath(each) for each in data]}
         options = {"protocol": protocol, "context": context, "stride": stride, "bos": bos, "dtype": dtype}
         options |= {"batch_tokens": batch_tokens, "memory": memory, "group": group, "step": step}
         return run_on(devices, {**paths, **options, "text": text, "trust": trust})
-    piece_bytes = min(PIECE_BYTES, limit // PIECE_SHARE)
+    device = choose_device()
+    piece_bytes = piece_bytes_on(device, limit)
     settings = Settings(
         protocol, context, stride, bos, dtype, batch_tokens, piece_bytes, text=text, step=step, trust=trust
     )
     with together(place) as processes:
-        return _Evaluation(processes, settings, limit, Path(out).expanduser(), save_tokens).run(
-            sources, datasets
-        )
+        return _Evaluation(
+            processes, settings, device, limit, Path(os.path.expanduser(out)), save_tokens
+        ).run(sources, datasets)
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,14 @@ class _Evaluation:
         self,
         processes: Together,
         settings: Settings,
+        device: str,
         memory: int,
         out: Path,
         save_tokens: str | os.PathLike[str] | None,
     ) -> None:
         self.processes, self.settings, self.memory, self.out = processes, settings, memory, out
         self.save_tokens = save_tokens
-        self.device = choose_device()
+        self.device = device
         self.done: list[ScoredDataset] = []
 
     def run(self, sources: Sequence[ModelSource], datasets: Sequence[Dataset]) -> list[str]:
@@ -172,7 +175,8 @@ class _Evaluation:
         return [job.key for job in jobs]
 
     def _contents(self, sources: Sequence[ModelSource]) -> tuple[list[str], float]:
-        since = moment_of(folder_of(self.out)) - _MARGIN
+        # Without a file there is none to be put into: its record was removed.
+        since = moment_of(folder_of(self.out)) - (_MARGIN if self.out.exists() else 0.0)
         return [content_key(source) for source in sources], since
 
     def _key(self, model: str, dataset: Dataset) -> str:
@@ -200,8 +204,10 @@ class _Evaluation:
         if model.content != jobs[0].content:
             raise UserError(f"{jobs[0].source.name} was changed while it was loaded: run this again.")
         for job in jobs:
-            scored = ScoredDataset(model, job.dataset, job.key, self.settings, self.out, self.device)
-            scored.score(self.processes, self.memory, self.save_tokens is not None)
+            scored = ScoredDataset(
+                model, job.dataset, job.key, self.settings, self.out, self.device, self.memory
+            )
+            scored.score(self.processes, self.save_tokens is not None)
             self.processes.meet()
             if self.processes.is_first:
                 line = scored.line(self.save_tokens is not None)

@@ -15,12 +15,7 @@ from lightning_pce.integrations.output_layer import output_layer
 from lightning_pce.metrics.tail_tokens import TailTokens
 from lightning_pce.tokens.batch import score_tokens
 from lightning_pce.tokens.from_hidden_states import scale_and_cap
-
-# Of the logits of a piece. How many rows a product has may change its last bits, so this is no matter of the
-# memory that is there. SmolLM2 on a CPU: 341 rows.
-PIECE_BYTES = 64 << 20
-# Beside the logits of a piece: what a head that scales, a bfloat16 product and the statistics allocate.
-_COPIES = 3
+from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
 
 _Ints: TypeAlias = NDArray[np.int64]
 
@@ -71,7 +66,7 @@ class Scorer:
         piece_bytes: for the logits of a piece in float32.
     """
 
-    def __init__(self, model: Any, *, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(self, model: Any, *, piece_bytes: int) -> None:
         self.model, self.piece_bytes = model, piece_bytes
         self.device = next(model.parameters()).device
         with torch.inference_mode():
@@ -91,7 +86,7 @@ class Scorer:
     @property
     def bytes(self) -> int:
         """Memory for logits and all that is made of them, where they are not those of whole batches."""
-        return _COPIES * 4 * self.vocabulary * self.rows
+        return 4 * self.vocabulary * self.rows + SCRATCH_BYTES
 
     def another(self) -> Scorer:
         """One for another thread: it shares the weights and nothing else.
@@ -163,8 +158,9 @@ class _Head:
 def _layers(model: Any) -> tuple[Callable[..., Any] | None, _Head | None]:
     """What gives a model's hidden states, and what makes logits of them; Nones if that is not sure."""
     try:
-        backbone, head = model.base_model, _Head(*output_layer(model))
-        if backbone is model:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # with an adapter in it
+        backbone, head = inner.base_model, _Head(*output_layer(inner))
+        if backbone is inner:
             return None, None
         ids = torch.arange(min(16, model.config.get_text_config().vocab_size), device=model.device)[None]
         made, own = head(_first(backbone(input_ids=ids, use_cache=False))), _logits_of(model, ids)

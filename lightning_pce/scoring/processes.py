@@ -1,7 +1,4 @@
-"""Several processes that score together: started here on one machine, or by torchrun or SLURM on many.
-
-``python -m lightning_pce.scoring.processes`` is one of those that :func:`run_on` starts.
-"""
+"""Several processes that score together: started here on one machine, or by torchrun or SLURM on many."""
 
 from __future__ import annotations
 
@@ -24,6 +21,7 @@ _T = TypeVar("_T")
 _MEETING = timedelta(minutes=10)  # for all to be there
 _WORKING = timedelta(days=1)  # for the slowest to have done its share
 _ENDING = 5.0  # seconds that a process has to end by itself
+_OTHER = "Another of the processes has ended"
 _RESUME = "What is finished is kept: run the same command again to go on"
 
 
@@ -61,7 +59,8 @@ def place_here(environment: Mapping[str, str] | None = None) -> Place:
     if world > 1 and missing:
         raise UserError(
             f"{world} processes were started but {' and '.join(missing)} not set, so they cannot meet: "
-            'export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" MASTER_PORT=29500'
+            'export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" and '
+            "MASTER_PORT=29500"
         )
     return place
 
@@ -121,7 +120,7 @@ def _met(wait: Callable[[], object]) -> None:
         wait()
     except RuntimeError as error:  # of gloo, whose connection has ended or whose time is over
         said = " ".join(str(error).split())[-160:]
-        raise UserError(f"Another of the processes has ended ({said}). {_RESUME}.") from error
+        raise UserError(f"{_OTHER} ({said}). {_RESUME}.") from error
 
 
 @contextmanager
@@ -168,10 +167,13 @@ def run_on(devices: int, arguments: Mapping[str, Any]) -> list[str]:
             processes += [_Process(rank, devices, port, arguments)]
         while any(each.code is None for each in processes) and not any(each.code for each in processes):
             time.sleep(0.05)
-        # What the others say, once one has failed, is that it has ended.
-        for each in processes:
-            if each.code:
-                each.fail(devices)
+        deadline = time.monotonic() + _ENDING
+        while any(each.code is None for each in processes) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # What the others say, once one has failed, is that it has ended: that comes last.
+        failed = [each for each in processes if each.code]
+        for each in sorted(failed, key=lambda each: _OTHER.encode() in each.answer()):
+            each.fail(devices)
         keys: list[str] = json.loads(processes[0].answer())
         return keys
     finally:
@@ -194,10 +196,16 @@ class _Process:
             # An installed package is found anyway; one that was put on sys.path is not.
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        command = [sys.executable, "-m", "lightning_pce.scoring.processes"]
+        command = [sys.executable, "-m", "lightning_pce.scoring.one_of_several"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - the command is ours, no word of it is the user's
-            command, env=environment, stdin=pipe, stdout=pipe
+            command,
+            env=environment,
+            stdin=pipe,
+            stdout=pipe,
+            # A Ctrl-C is for this process, which ends the others.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -248,31 +256,3 @@ class _Process:
     def _read(self) -> None:
         assert self._process.stdout is not None
         self._said = self._process.stdout.read()
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)  # not of the buffered file, whose lock would be held at the end
-    os._exit(1)
-
-
-def _work() -> int:
-    from lightning_pce.scoring.evaluate import evaluate
-
-    arguments = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    stdout = os.fdopen(os.dup(1), "w")  # for our answer alone, whatever a library prints
-    os.dup2(2, 1)
-    try:
-        json.dump(evaluate(**arguments), stdout)
-    except UserError as error:
-        json.dump({"error": str(error)}, stdout)
-        return 2
-    except KeyboardInterrupt:
-        return 130  # the one that has started this one says it
-    finally:
-        stdout.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_work())

@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring.models import DTYPES
 from lightning_pce.scoring.windows import PROTOCOLS
 
 CONTEXT = 2048  # by default at most
 # On a CPU each thread has a batch of its own. SmolLM2 gains nothing by more than 500 tokens there.
 BATCH_TOKENS = {"cpu": 1024}
 BATCH_TOKENS_ELSEWHERE = 8192
-PIECE_SHARE = 4  # pieces of logits take at most this part of the memory
+# Logits that are made at once. How many rows a product has may change its last bits, so that this does not
+# follow the memory that is free. SmolLM2 on a CPU: 170 rows.
+PIECE_BYTES = {"cpu": 32 << 20}
+PIECE_BYTES_ELSEWHERE = 256 << 20
+PIECE_SHARE = 4  # of the memory at most this part: an accelerator also holds what statistics make of them
 # Of the way in which records are made: raised when the same settings would give other numbers.
 _VERSION = 1
 _UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -77,8 +82,19 @@ class Settings:
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def piece_bytes_on(device: str, memory: int) -> int:
+    """How many bytes of logits are made at once."""
+    return min(PIECE_BYTES.get(device, PIECE_BYTES_ELSEWHERE), memory // PIECE_SHARE)
+
+
 def check_settings(
-    *, protocol: str, context: int | None, stride: int | None, batch_tokens: int | None, step: int | None
+    *,
+    protocol: str,
+    context: int | None,
+    stride: int | None,
+    dtype: str,
+    batch_tokens: int | None,
+    step: int | None,
 ) -> None:
     """Refuse what no data and model make possible.
 
@@ -87,6 +103,8 @@ def check_settings(
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"--protocol {protocol}: take one of {', '.join(PROTOCOLS)}.")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     if context is not None and context < 2:
         raise UserError(f"--context {context} has no room for a token and the one before it: take 2 or more.")
     if stride is not None and protocol == "llama.cpp":

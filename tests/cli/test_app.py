@@ -1,7 +1,6 @@
 """The command line as a whole: exit statuses, one line for each mistake, and nothing heavy before it."""
 
 import errno
-import json
 import subprocess
 import sys
 
@@ -12,48 +11,38 @@ from lightning_pce import __version__
 from lightning_pce._errors import UserError
 from lightning_pce.cli import _app, main
 from lightning_pce.cli._failures import failures_as_lines
+from tests.helpers.command_line import assert_refused, ended
 
 # What a subcommand refuses, and words of the line that says so. It is found without torch.
 REFUSED = {
     "no such command": (["nothing"], "No such command 'nothing'. See: lightning-pce --help"),
     "no such option": (["compare", "--nope", "x"], "No such option"),
     "compare nothing": (["compare"], "Missing argument 'RECORDS'"),
+    "evaluate no data": (["evaluate", "x", "-o", "r.jsonl"], "Missing option '--data'"),
+    "evaluate no model": (["evaluate", "/no/x", "--data", "/no/y", "-o", "r"], "/no/x: no such file"),
+    "compare of nobody": (["compare", "~no-such-user/r.jsonl"], "No such file"),
+    "evaluate an odd type": (["evaluate", "x", "--data", "y", "-o", "r", "--dtype", "int8"], "--dtype int8"),
+    "evaluate into a device": (["evaluate", "x", "--data", "y", "-o", "/dev/full"], "is a device"),
+    "evaluate into a file": (["evaluate", "x", "--data", "y", "-o", f"{__file__}/r"], "is a file"),
+    "evaluate over code": (["evaluate", "x", "--data", "y", "-o", __file__], "is no history"),
+    "evaluate by halves": (["evaluate", "x", "--data", "y", "-o", "r", "--stride", "0"], "--stride 0"),
+    "evaluate in no memory": (["evaluate", "x", "--data", "y", "-o", "r", "--memory", "1"], "--memory 1"),
     "import nothing": (["import", "nothing.jsonl", "-f", "vllm", "-o", "x"], "No such file"),
     "import no format": (["import", "a.jsonl", "-f", "csv", "-o", "x"], "There is no format 'csv'"),
     "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
     "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
-# In one process after the other, and whether torch was imported by then.
-RUN = """
-import contextlib, io, json, sys
-from lightning_pce.cli import main
-for arguments in json.load(sys.stdin):
-    stderr, out = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(out):
-        status = main(arguments)
-    print(json.dumps([status, stderr.getvalue(), out.getvalue(), "torch" in sys.modules]))
-"""
 
 
 @pytest.fixture(scope="module")
 def refused():
-    """Status, standard error, standard output and torch of each of REFUSED, all by one new process."""
-    arguments = [each for each, _ in REFUSED.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN], input=json.dumps(arguments), capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(REFUSED, map(json.loads, done.stdout.splitlines()), strict=True))
+    """How each of REFUSED has ended."""
+    return dict(zip(REFUSED, ended(arguments for arguments, _ in REFUSED.values()), strict=True))
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
-    status, stderr, stdout, torch = refused[case]
-    assert (status, stdout, torch) == (2, "", False)
-    assert stderr.startswith("lightning-pce: ")
-    assert stderr.endswith("\n")
-    assert stderr.count("\n") == 1
-    assert REFUSED[case][1] in stderr
+    assert_refused(refused[case], REFUSED[case][1])
 
 
 @pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report"])

@@ -1,8 +1,6 @@
 """``lightning-pce compare``: what it prints, what it refuses, and how it ends."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from lightning_pce.cli import main
 from lightning_pce.runs.history import write_validation
 from tests.helpers import checkpoint_runs as generators
 from tests.helpers.checkpoint_runs import losses_of
+from tests.helpers.command_line import assert_refused, ended
 from tests.helpers.scored_records import HOW, write_scored
 
 DOCUMENTS = 60
@@ -121,7 +120,7 @@ REFUSED = {
     "not JSON": (["text"], "text is no history: none of its 2 lines is one of a history."),
     "binary": (["binary"], "binary is no history"),
     "other JSON": (["other.json"], "other.json is no history"),
-    "only torn": (["only_torn"], "There are no records in only_torn, but 1 torn lines"),
+    "only torn": (["only_torn"], "There are no records in only_torn, but 1 torn line:"),
     "newer": (["newer"], "newer, line 1, has schema 99"),
     "second file": (["agree.jsonl", "none.jsonl"], "none.jsonl: No such file"),
     "other data": (
@@ -160,17 +159,14 @@ REFUSED = {
     ),
     "group": (["agree.jsonl", "--group", "x"], "has no digest of ce of x"),
     "no digests": (["fits_only"], "it was kept without digests"),
+    "of several data": (
+        ["two_data.jsonl", "--reference", "x"],
+        "Of the data 'web': There is no record 'x' to be the reference: choose one of 'step-0', 'step-5'. "
+        "Choose others by --name.",
+    ),
+    "nested": (["nested"], "nested is no history"),
+    "other kinds": (["kinds"], "There are no records in kinds, but 5 torn lines"),
 }
-# All by one process, which has not imported torch by then.
-RUN = """
-import contextlib, io, json, sys
-from lightning_pce.cli import main
-for arguments in json.load(sys.stdin):
-    stderr, out = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(out):
-        status = main(["compare", *arguments])
-    print(json.dumps([status, stderr.getvalue(), out.getvalue(), "torch" in sys.modules]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +179,15 @@ def refused(folder):
     (folder / "others.csv").write_text("step-99,1\n")
     whole = (folder / "one.jsonl").read_bytes()
     (folder / "only_torn").write_bytes(whole[:500])
+    (folder / "nested").write_text("[" * 100_000)
+    kinds = [
+        (b'"name":"topics"', b'"name":null'),
+        (b'"how":{', b'"how":[],"x":{'),
+        (b'"metadata":{}', b'"metadata":[1]'),
+        (b'"step":null', b'"step":"x"'),
+        (b'"checkpoint":"out/step-5"', b'"checkpoint":5'),
+    ]
+    (folder / "kinds").write_bytes(b"".join(whole.replace(*each) for each in kinds))
     (folder / "newer").write_bytes(whole.replace(b'"schema":1', b'"schema":99'))
     ids, losses = losses_of(generators.agreeing, 1, DOCUMENTS)
     write_scored(folder / "data", "x", losses[0], ids, how={"data": "e1", "token_ids": "e2"}, name="x")
@@ -192,26 +197,14 @@ def refused(folder):
     for step in (1, 2):
         write_validation(folder / "fits", run="r", name="val", step=step, fingerprint=f"f{step}")
         write_validation(folder / "fits_only", run="r", name="val", step=step, fingerprint="f1")
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input=json.dumps([arguments for arguments, _ in REFUSED.values()]),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=folder,
-        env={"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""},
+    return dict(
+        zip(REFUSED, ended((["compare", *each] for each, _ in REFUSED.values()), folder), strict=True)
     )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(REFUSED, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
-    status, stderr, stdout, torch_imported = refused[case]
-    assert (status, stdout, torch_imported) == (2, "", False), stderr
-    assert REFUSED[case][1] in stderr
-    assert stderr.startswith("lightning-pce: ")
-    assert stderr.count("\n") == 1
+    assert_refused(refused[case], REFUSED[case][1])
 
 
 def test_what_the_digests_tell_is_refused_in_one_line_too(folder, capsys):

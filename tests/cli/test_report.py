@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lightning_pce.cli import main
-from tests.cli.test_app import RUN
+from tests.helpers.command_line import RUN
 from tests.helpers.scored_runs import scored
 
 RECORDS, PAGE = "{folder}/records.jsonl", "{folder}/new/page.html"
@@ -26,7 +26,7 @@ REFUSED = {
     "no such task": ([RECORDS, "-o", PAGE, "--task", "recall"], "No record has 'recall'"),
     "two tasks": ([RECORDS, "-o", PAGE, "--task", "a", "--task-file", "b"], "choose one"),
     "no such reference": ([RECORDS, "-o", PAGE, "--reference", "x"], "There is no record 'x'"),
-    "no such name": ([RECORDS, "-o", PAGE, "--name", "web"], "No record of name='web'"),
+    "no such name": ([RECORDS, "-o", PAGE, "--name", "web"], "There are no records of 'web': --name is"),
 }
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     scored(folder / "records.jsonl", 3)
     scored(folder / "other.jsonl", 1)
-    scored(folder / "other.jsonl", 1, model=lambda _: "b", how={"protocol": "llama.cpp"}, run="b")
+    scored(folder / "other.jsonl", 1, model=lambda _: "b", how={"protocol": "llama.cpp"})
     (folder / "empty.jsonl").touch()
     (folder / "text.jsonl").write_text("no records\n")
     line = (folder / "other.jsonl").read_text().splitlines()[0]

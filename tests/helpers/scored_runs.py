@@ -1,13 +1,11 @@
 """Histories as the command line writes them: records of checkpoints with everything that a page can show."""
 
-import math
-
 import torch
 
-from lightning_pce.runs.document_totals import DocumentTotals
-from lightning_pce.runs.history import History, write_validation
+from lightning_pce.runs.history import History
 from lightning_pce.runs.tail import TailToken
 from tests.helpers import checkpoint_runs
+from tests.helpers.scored_records import write_scored
 
 # What must be seen as it is written: markup, mathematics of matplotlib, templates, ends of styles, controls
 # of direction, NUL, half a surrogate pair, scripts of other widths, and words without a place to break.
@@ -66,53 +64,20 @@ def scored(
     documents_kept=True,
     **more,
 ):
-    """A file of records, one a checkpoint, and its history."""
+    """A file of records, one a checkpoint, and its history; ``more`` goes to ``write_scored``."""
     ids, losses = checkpoint_runs.losses_of(curve, count, documents)
-    for k, ((_, digest, counts), each) in enumerate(
-        zip(checkpoint_runs.records_of(ids, losses), losses, strict=True)
-    ):
+    for k, each in enumerate(losses):
         labels = torch.arange(len(each)) % len(TEXTS)
         totals = torch.zeros(len(TEXTS), 2, dtype=torch.float64)
         totals.index_add_(0, labels, torch.stack([torch.ones_like(each), each], 1))
-        sizes, nats = torch.bincount(ids).double(), torch.zeros(documents).double().index_add_(0, ids, each)
-        ends = torch.zeros(documents, 0, 2, dtype=torch.float64)
-        write_validation(
-            path,
-            **{
-                "run": f"{k + 1:016x}",
-                "name": name,
-                "step": None,
-                "function": "score",
-                "checkpoint": model(k + 1),
-                "values": {
-                    "ce_mean": float(each.mean()),
-                    "ce_count": len(each),
-                    "bits_per_byte": float(nats.sum() / sizes.sum() / 4 / math.log(2)),
-                },
-                "scalars": {} if scalars is None else scalars[k],
-                "how": {
-                    "data": "3f2a90cc81d5e2b7",
-                    "protocol": "windows",
-                    "context": 2048,
-                    "stride": 1024,
-                    "bos": None,
-                    "masking": "all tokens",
-                    "tokenizer": "9c1b22aa07f3d4e5",
-                    "dtype": "float32",
-                    "device": "cpu",
-                    "model": f"{k + 77:016x}",
-                    "notes": [],
-                }
-                | (how or {}),
-                "digests": {"ce": {"": digest}},
-                "documents": {"ce": {"": counts}} if documents_kept else {},
-                "label_totals": {"labels": totals},
-                "label_texts": {label: text(label) for label in range(len(TEXTS))},
-                "document_totals": DocumentTotals(
-                    torch.arange(documents), sizes, nats, 4 * sizes, 0 * sizes, ends
-                ),
-                "tail": tail_of(each, ids, text, context),
-            }
-            | more,
-        )
+        contents = {
+            "name": name,
+            "values": {"ce_mean": float(each.mean()), "ce_count": len(each)},
+            "scalars": {} if scalars is None else scalars[k],
+            "label_totals": {"labels": totals},
+            "label_texts": {label: text(label) for label in range(len(TEXTS))},
+            "tail": tail_of(each, ids, text, context),
+        }
+        contents |= {} if documents_kept else {"documents": {}}
+        write_scored(path, model(k + 1), each, ids, how=how, **contents | more)
     return History.load(path)

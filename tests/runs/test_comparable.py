@@ -62,6 +62,9 @@ def test_what_is_shown_is_not_refused():
     assert found.kind == "tokens"
     assert found.notes == ("dtype is float32 (a), bfloat16 (b).", "device is cpu (a), cuda (b).")
     assert relation(A, scored("b")).notes == ()
+    noted = [scored(model, notes=["cut at 16 nats", model]) for model in "ab"]
+    assert relation(*noted).notes == ("a and b: cut at 16 nats", "a: a", "b: b")
+    assert relation_of_all(noted[:1]).notes == ("a: cut at 16 nats", "a: a")
 
 
 def test_another_tokenizer_leaves_bytes_of_the_same_data_in_the_same_windows():
@@ -76,6 +79,13 @@ def test_another_tokenizer_leaves_bytes_of_the_same_data_in_the_same_windows():
         UserError, match="tokenizer is a1a1a1a1a1a1a1a1 and a2, and one does not know its data"
     ):
         relation(A, scored("b", **other, without=["data"]))
+
+
+def test_the_protocol_of_llama_cpp_has_no_common_bytes_with_another_tokenizer():
+    other = scored("b", tokenizer="a2", token_ids="f2", protocol="llama.cpp")
+    with pytest.raises(UserError, match="scores other parts of the text; score both with --protocol windows"):
+        relation(scored("a", protocol="llama.cpp"), other)
+    assert relation(other, scored("c", tokenizer="a2", token_ids="f2", protocol="llama.cpp")).kind == "tokens"
 
 
 def test_another_tokenizer_that_gives_the_same_tokens_is_no_other():
@@ -221,6 +231,15 @@ def test_sums_of_documents_only_are_a_basis_too(tmp_path):
     for model in "ab":
         write_scored(path, model, LOSSES, IDS, digests={}, documents={}, document_totals=totals)
     assert basis_of(History.load(path))[:2] == ("documents", "ce")
+    imported = tmp_path / "lm_eval.jsonl"
+    for model in "ab":
+        without = ["context", "stride", "tokenizer", "token_ids"]
+        more = {"digests": {}, "documents": {}, "document_totals": totals, "function": "import"}
+        write_scored(imported, model, LOSSES, IDS, without=without, **more)
+    assert basis_of(History.load(imported)).notes == (
+        "context and stride are not known of a and b, so that they may have been scored in another way; "
+        "compared because their documents have the same ids.",
+    )
     write_scored(path, "c", LOSSES, IDS)
     with pytest.raises(UserError, match="'a' has no digest of ce"):
         basis_of(History.load(path))

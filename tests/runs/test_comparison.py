@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +100,7 @@ def test_labels_that_moved_the_mean_between_the_picks_of_mean_and_bulk(history, 
     assert found.moved == moved(*totals)
     assert found.text_of(7) == " w7"
     assert found.text_of(99) == "token 99"
+    assert replace(found, label_texts={5: "\ufffd"}).text_of(5) == "\ufffd (token 5)"  # a part of a character
 
 
 def test_labels_are_those_between_reference_and_last_where_there_is_one_pick(tmp_path):
@@ -205,6 +208,10 @@ def test_groups_and_other_statistics(tmp_path):
     found = compare(history.select(of="entropy"))
     assert (found.of, found.unit, found.moved) == ("entropy", "nats a token", None)
     assert str(found).startswith("topics: 1 record by their tokens, entropy in nats a token\n")
+    write_scored(path, "b", losses[3], ids, digests=digests, documents=documents)
+    history = History.load(path)
+    assert "bits a byte" in str(compare(history))
+    assert "bits a byte" not in str(compare(history.select(of="entropy")))
     assert compare(history.select(group="completion")).group == "completion"
 
 
@@ -324,6 +331,35 @@ def test_of_very_many_records_the_tables_show_the_picks_the_reference_and_the_la
     assert 3 <= len(rows) < 10
     assert rows[1].startswith("step-0 ")
     assert rows[-1].startswith("step-23 ")
+
+
+def test_numbers_have_as_many_decimals_as_the_narrowest_interval_needs(tmp_path):
+    ids, losses = losses_of(generators.agreeing, 1, 60)
+    for name, own in (("a", losses[0]), ("b", losses[0] * 1.00001)):
+        write_scored(tmp_path / "r.jsonl", name, own, ids)
+    found = compare(History.load(tmp_path / "r.jsonl"))
+    row = next(line for line in str(found).split("\n") if line.startswith("b") and "+" in line)
+    change = found.differences["b"]["mean"]
+    assert change.high - change.low < 1e-4
+    shown = float(row.split()[1])
+    assert 0.9 < shown / change.value < 1.1
+
+
+def keys_of(value):
+    """All keys of plain values but labels and statistics."""
+    if isinstance(value, list):
+        return {key for each in value for key in keys_of(each)}
+    if not isinstance(value, dict):
+        return set()
+    inner = {key for each in value.values() for key in keys_of(each)}
+    return inner if "mean" in value or "protocol" in value else {*value, *inner}
+
+
+def test_the_page_names_every_key(found):
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    keys = keys_of(found.to_plain())
+    assert {"records", "within_error", "tokens_after", "reason", "text"} <= keys
+    assert {key for key in keys if f"`{key}`" not in page} == set()
 
 
 def test_plain_values_are_json_without_nan(history, found, tmp_path):

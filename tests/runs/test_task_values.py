@@ -106,5 +106,7 @@ def test_what_was_logged_comes_before_what_is_known_of_the_tokens():
     ]
     assert logged(records, "acc") == {"a": 1.0, "b": 3.0}
     assert logged(records, "accuracy") == {"a": 0.5}
-    with pytest.raises(UserError, match=r"No record has 'f1' among what was logged .*: there is acc\."):
+    with pytest.raises(
+        UserError, match=r"No record has 'f1' among what was logged .*: there is acc, accuracy\."
+    ):
         logged(records, "f1")

@@ -52,7 +52,7 @@ CHUNKS = plan(DATA.documents, 8, batch_tokens=64)
 
 def scored(model, streams=1):
     found, seen = {}, []
-    scorer = ChunkScorer(Scorer(model), DATA, 64, seen.append)
+    scorer = ChunkScorer(Scorer(model, piece_bytes=1 << 20), DATA, 64, seen.append)
     run(scorer, CHUNKS, lambda chunk, tokens, totals: found.update({chunk.number: (tokens, totals)}), streams)
     assert sum(seen) == 12 * 7 + 9 * 4
     return [found[number] for number in sorted(found)]
@@ -148,7 +148,7 @@ def test_scores_are_those_of_the_models_own_logits(kind):
 
 
 def test_threads_share_weights_and_nothing_else():
-    scorer = Scorer(Small())
+    scorer = Scorer(Small(), piece_bytes=1 << 20)
     other = scorer.another()
     assert other.model is not scorer.model
     assert other.model.table is scorer.model.table

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.helpers.tiny_checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 SECONDS = 120
+ROOT = Path(__file__).parents[2]
 COMMAND = [
     sys.executable,
     "-m",
@@ -43,11 +45,11 @@ def whole(folder):
     return (folder / "whole.jsonl").read_bytes()
 
 
-def started(folder, out, *more, command=COMMAND, **environment):
+def started(folder, out, *more, command=COMMAND):
     return subprocess.Popen(
         [*command, "-o", out, *more],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
