@@ -10,18 +10,12 @@ from torch import Tensor
 from lightning_pce._errors import UserError
 from lightning_pce.tokens._linear_log_prob_rows import Layer, gradients_from_hidden, rows_from_hidden
 from lightning_pce.tokens._log_prob_rows import RowLogProb, gradient_of_one_label
+from lightning_pce.tokens._operators import operator
 from lightning_pce.tokens.from_hidden_states import check_weights
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
 
 
-@torch.library.custom_op(
-    "lightning_pce::linear_token_log_prob",
-    mutates_args=(),
-    schema="(Tensor hidden, Tensor head, Tensor? bias, Tensor labels, int ignore_index, bool shift,"
-    " float scale, float? softcap, int max_logits_bytes)"
-    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)",
-)
-def scored_labels(
+def _scored_labels(
     hidden: Tensor,
     head: Tensor,
     bias: Tensor | None,
@@ -50,8 +44,9 @@ def scored_labels(
     return log_prob, logsumexp, found.valid, rows.peak, target.clone()
 
 
-@scored_labels.register_fake
-def _(hidden: Tensor, head: Tensor, bias: Tensor | None, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _fake_scored_labels(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, labels: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
     exact = torch.float32 if hidden.device.type == "mps" else torch.float64
     count = labels.numel()
     return (
@@ -63,14 +58,7 @@ def _(hidden: Tensor, head: Tensor, bias: Tensor | None, labels: Tensor, *_: Any
     )
 
 
-@torch.library.custom_op(
-    "lightning_pce::linear_token_log_prob_backward",
-    mutates_args=(),
-    schema="(Tensor hidden, Tensor head, Tensor? bias, Tensor log_prob, Tensor logsumexp, Tensor peak,"
-    " Tensor target, Tensor? by_log_prob, Tensor? by_logsumexp, bool[] wanted, float scale, float? softcap,"
-    " int max_logits_bytes) -> (Tensor of_hidden, Tensor of_head, Tensor of_bias)",
-)
-def gradient_of_labels(
+def _gradient_of_labels(
     hidden: Tensor,
     head: Tensor,
     bias: Tensor | None,
@@ -100,8 +88,9 @@ def gradient_of_labels(
     return of_hidden.view(hidden.shape if by_hidden else 0), of_head, of_bias
 
 
-@gradient_of_labels.register_fake
-def _(hidden: Tensor, head: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_gradient_of_labels(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     by_hidden, by_head, by_bias = others[6]
     return (
         torch.empty(hidden.shape if by_hidden else 0, dtype=hidden.dtype, device=hidden.device),
@@ -133,5 +122,21 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
     )
 
 
-scored_labels.register_autograd(_backward, setup_context=_remember)
-gradient_of_labels.register_autograd(_not_twice)
+gradient_of_labels: Any = operator(
+    "linear_token_log_prob_backward(Tensor hidden, Tensor head, Tensor? bias, Tensor log_prob,"
+    " Tensor logsumexp, Tensor peak, Tensor target, Tensor? by_log_prob, Tensor? by_logsumexp,"
+    " bool[] wanted, float scale, float? softcap, int max_logits_bytes)"
+    " -> (Tensor of_hidden, Tensor of_head, Tensor of_bias)",
+    _gradient_of_labels,
+    _fake_gradient_of_labels,
+    _not_twice,
+)
+scored_labels: Any = operator(
+    "linear_token_log_prob(Tensor hidden, Tensor head, Tensor? bias, Tensor labels, int ignore_index,"
+    " bool shift, float scale, float? softcap, int max_logits_bytes)"
+    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)",
+    _scored_labels,
+    _fake_scored_labels,
+    _backward,
+    _remember,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -155,7 +156,8 @@ def _module(
 
     def fill(states: Tensor, out: Tensor) -> None:
         if len(states):
-            logits = logits_of(states)
+            with _nothing_cached(states.device.type):
+                logits = logits_of(states)
             if logits.shape != out.shape:
                 raise ValueError(
                     f"Expected argument `head` to return {tuple(out.shape)} logits but got "
@@ -194,7 +196,7 @@ def checked_module(
         return _plain_logits(logits)
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _nothing_cached(hidden.device.type):
             one = logits_of(hidden.new_zeros(1, width))
     except RuntimeError as error:
         raise ValueError(
@@ -202,6 +204,17 @@ def checked_module(
             f"{str(error).strip()}"
         ) from error
     return logits_of, one.shape[1], one.dtype
+
+
+def _nothing_cached(device: str) -> AbstractContextManager[Any]:
+    """Keep autocast from remembering weights that were cast where no gradients are recorded.
+
+    In torch 2.4 a layer that is called again in the same autocast region would take them, and its
+    weight would get no gradient.
+    """
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
 
 
 @plain_tensors

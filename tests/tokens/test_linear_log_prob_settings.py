@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from lightning_pce.objectives import DCO, NLL, Power, Threshold, Unlikelihood
 from lightning_pce.tokens._linear_log_prob_operator import gradient_of_labels, scored_labels
+from lightning_pce.tokens.from_hidden_states import linear_token_statistics
 from lightning_pce.tokens.linear_log_prob import linear_token_log_prob
+from lightning_pce.tokens.log_prob import token_log_prob
 from tests.helpers.linear_heads import H, V, WithAdapter, layer, linear_layer
 
 
@@ -55,6 +58,8 @@ def test_under_autocast_logits_are_those_of_f_linear(module):
     made = linear_layer(*layer(1)[1:3])
     head = torch.nn.Sequential(made) if module else made
     with torch.autocast("cpu", torch.bfloat16):
+        if module:
+            linear_token_statistics(hidden, head, labels)  # whose weights autocast may not keep
         scored = linear_token_log_prob(hidden, head, labels)
         logits = made(hidden)
     assert logits.dtype == torch.bfloat16
@@ -173,3 +178,16 @@ def test_a_mean_far_above_guessing_asks_for_the_scale(monkeypatch):
     hidden, head, _, labels = layer(64)
     with pytest.warns(UserWarning, match="scale or cap its logits"):
         linear_token_log_prob(hidden, 9 * head, labels)
+
+
+@pytest.mark.parametrize("objective", [NLL(), Power(0.5), Threshold(NLL(), 0.01), Unlikelihood(), DCO(8)])
+def test_objectives_take_its_result(objective):
+    parts, labels = parts_of(3, 9, dtype=torch.float64, ignored=0.3)
+    hidden, head, bias = parts
+    losses = [
+        objective(linear_token_log_prob(hidden, head, labels, bias=bias)),
+        objective(token_log_prob(torch.nn.functional.linear(*parts), labels)),
+    ]
+    torch.testing.assert_close(*losses)
+    found, expected = (torch.autograd.grad(loss, parts) for loss in losses)
+    torch.testing.assert_close(found, expected)
