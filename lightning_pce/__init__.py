@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_pce.objectives.topk import distillation, store_topk, teacher_rest, topk_distillation
     from lightning_pce.runs.history import History
     from lightning_pce.tokens.from_hidden_states import linear_token_statistics
+    from lightning_pce.tokens.linear_log_prob import linear_token_log_prob
     from lightning_pce.tokens.log_prob import TokenLogProb, token_log_prob
     from lightning_pce.tokens.statistics import TokenStatistics, token_statistics
     from lightning_pce.tokens.topk_log_prob import TopKLogProb, topk_log_prob
@@ -45,6 +46,7 @@ __all__ = [
     "TopKLogProb",
     "__version__",
     "distillation",
+    "linear_token_log_prob",
     "linear_token_statistics",
     "percentile_checkpoints",
     "proxy_names",
@@ -76,6 +78,7 @@ _HOMES = {
     "TokenStatistics": "tokens.statistics",
     "TopKLogProb": "tokens.topk_log_prob",
     "distillation": "objectives.topk",
+    "linear_token_log_prob": "tokens.linear_log_prob",
     "linear_token_statistics": "tokens.from_hidden_states",
     "percentile_checkpoints": "integrations.lightning.checkpoints",
     "proxy_names": "metrics.proxies",

@@ -79,16 +79,15 @@ class DCO(nn.Module):
         Raises:
             UserError: if shapes or numbers do not fit.
         """
-        length = scored.valid.shape[-1] if scored.valid.ndim else 1
-        valid, log_prob = (values.reshape(-1, length) for values in (scored.valid, scored.log_prob))
+        valid, log_prob = _rows(scored.valid), _rows(scored.log_prob)
         columns = [log_prob.to(exact_dtype(log_prob)), valid.to(exact_dtype(log_prob))]
         if weights is not None:
-            given = of_tokens_checked(weights, scored.log_prob).reshape(-1, length)
+            given = _rows(of_tokens_checked(weights, scored.log_prob))
             columns.append(torch.where(valid, given.to(columns[0]), 0.0))
         if answer is None:
             sums = [column.sum(-1) for column in columns]
         else:
-            slots = _slots(_checked_answer(answer, scored.valid).reshape(-1, length))
+            slots = _slots(_rows(_checked_answer(answer, scored.valid)))
             sums = [torch.zeros_like(column).scatter_add(-1, slots, column).reshape(-1) for column in columns]
         counted = sums[1] > 0
         of_answers = sums[2] / sums[1].clamp(min=1) if weights is not None else None
@@ -117,6 +116,11 @@ def dco(
         tensor(1.1197)
     """
     return DCO(n).forward(scored, answer=answer, weights=weights, normalizer=normalizer)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """``[..., T]`` as ``[B, T]``."""
+    return values.reshape(values.shape[:-1].numel(), values.shape[-1] if values.ndim else 1)
 
 
 def _checked_answer(answer: Tensor, like: Tensor) -> Tensor:

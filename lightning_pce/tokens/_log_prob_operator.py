@@ -23,7 +23,8 @@ from lightning_pce.tokens.labels import check_logits_and_labels, targets
 
 # Not torch.library.custom_op: at its first call that imports torch._dynamo, 3 seconds. The schemas are
 # written out because torch 2.4 cannot read annotations that are strings.
-_LIBRARY = torch.library.Library("lightning_pce", "FRAGMENT")
+_torch_library: Any = torch.library  # some of whose functions have no types
+_LIBRARY = _torch_library.Library("lightning_pce", "FRAGMENT")
 _LIBRARY.define(
     "token_log_prob(Tensor logits, Tensor labels, int ignore_index, bool shift)"
     " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)"
@@ -107,10 +108,9 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
 
 
 def _register(name: str, real: Any, fake: Any, backward: Any, remember: Any) -> None:
-    library: Any = torch.library  # some of whose functions have no types
     _LIBRARY.impl(name, real, "CompositeExplicitAutograd")
-    library.register_fake(f"lightning_pce::{name}", fake, lib=_LIBRARY)
-    library.register_autograd(f"lightning_pce::{name}", backward, setup_context=remember, lib=_LIBRARY)
+    _torch_library.register_fake(f"lightning_pce::{name}", fake, lib=_LIBRARY)
+    _torch_library.register_autograd(f"lightning_pce::{name}", backward, setup_context=remember, lib=_LIBRARY)
 
 
 _register("token_log_prob", _scored_labels, _fake_scored_labels, _backward, _remember)

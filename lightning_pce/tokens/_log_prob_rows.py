@@ -130,7 +130,9 @@ def _write_in_chunks(rows: Tensor, peak: Tensor, gradient: RowGradient, out: Ten
                 chosen = used[piece].nonzero()[:, 0]
                 if not len(chosen):
                     continue
-                some, here = some[chosen], start + chosen
+                here = start + chosen
+                out_of_place = first[: len(chosen)] if some.dtype == dtype else None
+                some = torch.index_select(some, 0, chosen, out=out_of_place)
             z = some if some.dtype == dtype else first[: len(some)].copy_(some)
             p = torch.softmax(z, -1, out=second[: len(some)])
             scale = factor[here] if coarse else factor[here] / p.amax(-1, keepdim=True)

@@ -86,7 +86,7 @@ def linear_token_statistics(
         tensor([0.3133, 1.3133, 0.0000])
     """
     check_statistics(statistics)
-    _check_scale(scale, softcap)
+    check_scale(scale, softcap)
     fill, vocabulary, dtype = _layer(hidden, head, bias)
     # What the logits would look like, for the checks and messages of logits.
     check_logits_and_labels(hidden.new_empty((), dtype=dtype).expand(*hidden.shape[:-1], vocabulary), labels)
@@ -95,7 +95,7 @@ def linear_token_statistics(
     everything = "entropy" in statistics or "rank" in statistics
     counted = (flat >= 0).nonzero()[:, 0]
     width = hidden.shape[-1] + (0 if isinstance(head, Tensor) else vocabulary)  # a module's own logits
-    step = max(1, min(len(counted), _rows_in(max_logits_bytes, vocabulary, width, dtype.itemsize)))
+    step = max(1, min(len(counted), rows_in(max_logits_bytes, vocabulary, width, dtype.itemsize)))
     logits = scratch(step, vocabulary, dtype=dtype, device=hidden.device)
     kernel = choose(backend, logits) if len(counted) else choose("eager", logits)
     hidden = hidden if hidden.ndim > 1 else hidden[None]
@@ -109,11 +109,11 @@ def linear_token_statistics(
     sums = _scattered(joined(parts), counted, len(flat))
     found = finished(sums, statistics, target, vocabulary)
     if isinstance(head, Tensor) and scale == 1 and softcap is None:
-        _warn_of_a_missing_scale(found.ce, counted, vocabulary)
+        warn_of_a_missing_scale(found.ce, counted, vocabulary)
     return found
 
 
-def _warn_of_a_missing_scale(ce: Tensor | None, counted: Tensor, vocabulary: int) -> None:
+def warn_of_a_missing_scale(ce: Tensor | None, counted: Tensor, vocabulary: int) -> None:
     """A weight alone does not say what its model does to the logits. Only on a CPU, where looking is free."""
     if ce is None or ce.device.type != "cpu" or len(counted) < _ENOUGH_TOKENS:
         return
@@ -142,7 +142,7 @@ def _layer(
     """How logits are made, how many there are for a token, and their dtype."""
     if not isinstance(head, Tensor) and callable(head):
         return _module(hidden, head, bias)
-    _check_weights(hidden, head, bias)
+    check_weights(hidden, head, bias)
     if bias is None:
         return (lambda states, out: torch.mm(states, head.T, out=out)), len(head), hidden.dtype
     return (lambda states, out: torch.addmm(bias, states, head.T, out=out)), len(head), hidden.dtype
@@ -151,6 +151,28 @@ def _layer(
 def _module(
     hidden: Tensor, head: Callable[[Tensor], Tensor], bias: Tensor | None
 ) -> tuple[_Fill, int, torch.dtype]:
+    logits_of, vocabulary, dtype = checked_module(hidden, head, bias)
+
+    def fill(states: Tensor, out: Tensor) -> None:
+        if len(states):
+            logits = logits_of(states)
+            if logits.shape != out.shape:
+                raise ValueError(
+                    f"Expected argument `head` to return {tuple(out.shape)} logits but got "
+                    f"{tuple(logits.shape)}."
+                )
+            out.copy_(logits)
+
+    return fill, vocabulary, dtype
+
+
+def checked_module(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], bias: Tensor | None
+) -> tuple[Callable[[Tensor], Tensor], int, torch.dtype]:
+    """An output layer whose results are checked, how many logits it makes of a token, and their dtype.
+
+    For that it is called on a row of zeros, without a gradient.
+    """
     if bias is not None:
         raise ValueError("Expected no argument `bias` beside a `head` that is called: it adds its own.")
     if not isinstance(hidden, Tensor) or hidden.ndim == 0 or not hidden.is_floating_point():
@@ -172,24 +194,14 @@ def _module(
         return _plain_logits(logits)
 
     try:
-        one = logits_of(hidden.new_zeros(1, width))
+        with torch.no_grad():
+            one = logits_of(hidden.new_zeros(1, width))
     except RuntimeError as error:
         raise ValueError(
             f"Expected argument `head` to take hidden states [n, {width}] in {hidden.dtype} but it raised: "
             f"{str(error).strip()}"
         ) from error
-
-    def fill(states: Tensor, out: Tensor) -> None:
-        if len(states):
-            logits = logits_of(states)
-            if logits.shape != out.shape:
-                raise ValueError(
-                    f"Expected argument `head` to return {tuple(out.shape)} logits but got "
-                    f"{tuple(logits.shape)}."
-                )
-            out.copy_(logits)
-
-    return fill, one.shape[1], one.dtype
+    return logits_of, one.shape[1], one.dtype
 
 
 @plain_tensors
@@ -197,7 +209,8 @@ def _plain_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-def _check_scale(scale: float, softcap: float | None) -> None:
+def check_scale(scale: float, softcap: float | None) -> None:
+    """Raise a ``ValueError`` if nothing can be scaled or capped so."""
     if not math.isfinite(scale) or scale == 0:
         raise ValueError(f"Expected argument `scale` to be a finite number other than 0 but got {scale}.")
     if softcap is not None and not 0 < softcap < math.inf:
@@ -217,14 +230,15 @@ def _scattered(sums: RowSums, index: Tensor, count: int) -> RowSums:
     return RowSums(spread(top), spread(own), spread(others), some_dot, some_ahead)
 
 
-def _rows_in(limit: int, vocabulary: int, width: int, size: int) -> int:
+def rows_in(limit: int, vocabulary: int, width: int, size: int) -> int:
     """How many rows of logits fit the limit, with their hidden states and what the eager kernel needs."""
     row, wide = (vocabulary + width) * size, vocabulary * max(size, 4)
     limit -= wide  # positions in the vocabulary
     return max(limit // (row + 2 * wide), (limit - SCRATCH_BYTES) // row)
 
 
-def _check_weights(hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
+def check_weights(hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
+    """Raise a ``ValueError`` with what was seen if these do not fit each other."""
     given = {"hidden": hidden, "head": head} | ({} if bias is None else {"bias": bias})
     for name, value in given.items():
         if not isinstance(value, Tensor):

@@ -24,8 +24,11 @@ def loaded_by(code):
         "from lightning_pce import token_statistics",
         "from lightning_pce import linear_token_statistics, TokenStatistics",
         "import lightning_pce.digest",
-        "import torch; from lightning_pce import token_statistics\n"
-        "token_statistics(torch.zeros(99, 30_000), torch.zeros(99, dtype=torch.long)).rank",
+        "import torch; from lightning_pce import token_log_prob, token_statistics\n"
+        "from lightning_pce.objectives import Power\n"
+        "logits, labels = torch.zeros(99, 30_000), torch.zeros(99, dtype=torch.long)\n"
+        "token_statistics(logits, labels).rank\n"
+        "Power(1)(token_log_prob(logits.requires_grad_(), labels)).backward()",
         "import torch; from lightning_pce import digest; digest.from_values(torch.ones(9))",
     ],
 )
