@@ -6,7 +6,9 @@
 import pytest
 import torch
 
-from lightning_pce.tokens.kernels.triton import BLOCK
+from lightning_pce.tokens._log_prob_rows import gradient_of_one_label, row_log_prob
+from lightning_pce.tokens.kernels import read_rows
+from lightning_pce.tokens.kernels.triton import BLOCK, write_gradient
 from lightning_pce.tokens.statistics import STATISTICS, token_cross_entropy, token_statistics
 from tests.helpers.token_cases import VIEW_NAMES, VIEWS, assert_statistics, hard_rows, reference
 
@@ -86,3 +88,29 @@ def test_with_shift_the_last_position_does_not_count():
 def test_float64_is_refused():
     with pytest.raises(ValueError, match=r"float64.*eager"):
         scored(torch.zeros(1, 5, dtype=torch.float64), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("view", [lambda logits: logits, lambda logits: logits.T.contiguous().T])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [1, 17, BLOCK, 2 * BLOCK + 905])
+def test_gradients_are_those_of_float64_and_0_where_a_row_is_not_used(vocabulary, dtype, offset, view):
+    random = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(6, vocabulary, generator=random) + offset).to(dtype)
+    labels = torch.randint(0, vocabulary, (6,), generator=random)
+    logits[0, vocabulary // 2 + 1 :] = -float("inf")
+    labels[0] = 0
+    labels[3] = -100
+    rows = row_log_prob(read_rows(logits, labels, everything=False, backend="eager"))
+    u = torch.randn(6, generator=random, dtype=torch.float64)
+    part = gradient_of_one_label(rows.log_prob, labels, u, None)
+    logits[3] = float("nan")
+    given = view(logits.to(DEVICE))
+    out = torch.full_like(logits, 7.0, device=DEVICE).contiguous()
+    where = [each.to(DEVICE) for each in (rows.logsumexp, part.others, part.used)]
+    write_gradient(given, *where, out)
+    p = logits.double().softmax(-1)
+    wanted = (-u[:, None] * p).masked_fill(labels[:, None] < 0, 0.0)
+    # The interpreter cuts float32 off to bfloat16 where a GPU rounds.
+    rounding = 2**-7 if dtype == torch.bfloat16 else 3e-6
+    torch.testing.assert_close(out.cpu().double(), wanted, rtol=rounding, atol=1e-30)

@@ -1,5 +1,6 @@
 """DCO: whole answers, by rows and in packed rows, and its numbers where no float holds p."""
 
+import mpmath
 import pytest
 import torch
 
@@ -12,7 +13,6 @@ AT = [-1e5, -3000.0, -745.0, -100.0, -48.5, -48.0, -40.0, -20.0, -8.3, -1.0, -0.
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 64, 1000, 4096])
 def test_loss_and_gradient_factor_are_those_of_mpmath(n):
-    mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 700
     log_p = torch.tensor(AT, dtype=torch.float64, requires_grad=True)
     losses = DCO(n).of_answers(log_p)

@@ -1,5 +1,6 @@
 """Each objective of tokens: its value and gradient by the definition and in closed form."""
 
+import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,6 @@ def test_the_z_loss_is_the_mean_square_of_the_logsumexp_beside_another():
 
 
 def test_values_and_derivatives_far_from_and_close_to_probability_1():
-    mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 700
     at = [-1e5, -700.0, -50.0, -30.0, -1.0, -0.694, -0.693, -1e-3, -1e-10, -1e-20]
     x = torch.tensor(at, dtype=torch.float64, requires_grad=True)

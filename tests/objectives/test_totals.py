@@ -111,6 +111,7 @@ def test_a_normalizer_beside_dividing_by_kept_tokens_is_refused():
         Threshold(NLL(), 0.2, divide_by_kept=True)(scored, normalizer=3)
 
 
+@pytest.mark.slow
 def test_compiled_whole_each_gives_the_same():
     logits, labels = batch(3, 6, dtype=torch.float32)
 
