@@ -101,4 +101,5 @@ def _checked(logits: Tensor, index: Tensor, labels: Tensor | None) -> tuple[Tens
     check_topk("index", logits, index)
     if labels is not None:
         check_logits_and_labels(logits, labels)
-    return logits, index, labels
+    # What the gradient needs must not be of inference mode, as a teacher's columns often are.
+    return logits, index.clone() if index.is_inference() else index, labels
