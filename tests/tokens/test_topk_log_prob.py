@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from lightning_pce import topk_log_prob
 from lightning_pce._threads import single_threaded
-from lightning_pce.tokens import _topk_operator
+from lightning_pce.tokens import _topk_operator, _topk_slots
 from tests.helpers.token_cases import VIEW_NAMES, VIEWS, Allocations
 
 N, V, K = 24, 37, 5
@@ -209,7 +209,7 @@ def test_nothing_and_no_labels_give_a_gradient_of_zeros(shape):
 
 def test_where_looking_would_make_the_host_wait_odd_indexes_are_none():
     index = torch.tensor([[3, 5, 3, -1, 3], [1, V, 2, -7, 2]])
-    slots = _topk_operator._slots(index, torch.tensor([5, 9]), V)  # what an accelerator does, unchecked
+    slots = _topk_slots.slots_of(index, torch.tensor([5, 9]), V)  # what an accelerator does, unchecked
     assert slots.present.tolist() == [[True, True] + [False] * 4, [True, False, True, False, False, True]]
     assert (slots.label.gather(-1, slots.source) == slots.label).all()
 
