@@ -79,7 +79,7 @@ def counted_targets(
                 f"Expected argument `mask` to be bool of the shape of the tokens, {tuple(like.shape)}, but "
                 f"got {mask.dtype} {tuple(mask.shape)}."
             )
-        counted = mask
+        counted = counted & mask
     ignored = NONE_IGNORED if ignore_index is None else ignore_index
     if labels is None:
         return counted, None, ignored

@@ -134,14 +134,17 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     logits, teacher, wanted, labels, ctx.temperature, _, _ = inputs
     ctx.mark_non_differentiable(*output[2:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, teacher, wanted, None if labels is None else output[2], *output[3:])
+    # Not among the saved tensors, which must not be of inference mode, as a teacher's logits often are.
+    ctx.teacher = teacher
+    ctx.save_for_backward(logits, wanted, None if labels is None else output[2], *output[3:])
 
 
 def _backward(ctx: Any, *by: Tensor | None) -> tuple[Tensor | None, ...]:
     found = None
     if by[0] is not None or by[1] is not None:
-        logits, teacher, wanted, label, *kept = ctx.saved_tensors
-        found = gradient_of_divergence(logits, teacher, wanted, label, ctx.temperature, *kept, by[0], by[1])
+        logits, wanted, label, *kept = ctx.saved_tensors
+        given = (logits, ctx.teacher, wanted, label, ctx.temperature)
+        found = gradient_of_divergence(*given, *kept, by[0], by[1])
     return found, None, None, None, None, None, None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,84 +11,8 @@ from lightning_pce._errors import UserError
 from lightning_pce._threads import single_threaded
 from lightning_pce.tokens._operators import operator
 from lightning_pce.tokens._softmax_rows import Softmax, Term, exact_dtype, gradient_of, read_softmax
-from lightning_pce.tokens.labels import check_ids, check_logits_and_labels, targets
-
-
-class Slots(NamedTuple):
-    """The labels of each row: K of them, then the one of the NLL if it is read with them."""
-
-    label: Tensor
-    """``[N, S]`` int64 in ``[0, V)``; where there is none, another of the row."""
-    present: Tensor
-    """``[N, S]`` bool."""
-    source: Tensor
-    """``[N, S]``, the slot whose label it is."""
-
-
-@single_threaded()
-def _slots(index: Tensor, label: Tensor | None, vocabulary: int) -> Slots:
-    """Slots of index ``[N, K]`` and label ``[N]``, negative where there is none.
-
-    On an accelerator, where looking would make the host wait, an index outside the vocabulary is none, and
-    one that comes again counts once. A label among the K has no slot of its own.
-    """
-    present = (index >= 0) & (index < vocabulary) & ~_repeated(index)
-    if label is not None:
-        extra = (label >= 0) & ~(index == label[:, None]).any(-1)
-        index, present = torch.cat([index, label[:, None]], -1), torch.cat([present, extra[:, None]], -1)
-    here = torch.arange(index.shape[-1], device=index.device).expand(index.shape)
-    source = torch.where(present, here, present.int().argmax(-1, keepdim=True))
-    return Slots(index.gather(-1, source).clamp(0, vocabulary - 1), present, source)
-
-
-def _repeated(index: Tensor) -> Tensor:
-    """Which of index ``[N, K]`` have come before in their row; negative ones never."""
-    ordered, order = index.sort(dim=-1, stable=True)
-    again = torch.zeros_like(index, dtype=torch.bool)
-    again[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    return torch.zeros_like(again).scatter_(-1, order, again)
-
-
-def check_topk(name: str, logits: Tensor, index: Tensor) -> None:
-    """Raise a ``ValueError`` if index is no ``[..., K]`` integers for logits ``[..., V]``."""
-    try:
-        check_ids(index)
-    except ValueError as error:
-        raise UserError(str(error).replace("`labels`", f"`{name}`")) from error
-    if index.ndim == 0 or index.shape[-1] == 0:
-        raise UserError(f"Expected argument `{name}` [..., K] with K >= 1 but got {tuple(index.shape)}.")
-    if isinstance(logits, Tensor) and logits.ndim and index.shape[:-1] != logits.shape[:-1]:
-        raise UserError(
-            f"Expected argument `{name}` to have the shape of the logits but for the last dimension, "
-            f"{tuple(logits.shape[:-1])}, but got {tuple(index.shape)} for logits {tuple(logits.shape)}."
-        )
-    check_logits_and_labels(logits, index[..., 0])
-    if index.shape[-1] > logits.shape[-1]:
-        raise UserError(
-            f"Expected argument `{name}` with at most {logits.shape[-1]} token ids a token, the vocabulary, "
-            f"but got {tuple(index.shape)}."
-        )
-
-
-@single_threaded()
-def check_values(index: Tensor, vocabulary: int) -> None:
-    """Raise a ``ValueError`` if on a CPU an index ``[N, K]`` is outside the vocabulary or comes twice."""
-    if index.device.type != "cpu":
-        return
-    if bool((index >= vocabulary).any()):
-        raise UserError(
-            f"Expected argument `index` to hold token ids in [0, {vocabulary}), for {vocabulary} logits a "
-            f"token, or -1 for none, but got {int(index.max())}. Usual causes: a teacher with another "
-            "vocabulary, or one padded further: cut its logits before storing."
-        )
-    again = _repeated(index)
-    if bool(again.any()):
-        row = int(again.any(-1).int().argmax())
-        raise UserError(
-            "Expected argument `index` to hold different token ids for each token but got "
-            f"{int(index[row][again[row]][0])} twice for token {row} (flattened). Use -1 where there are "
-            "fewer than K."
-        )
+from lightning_pce.tokens._topk_slots import check_topk, check_values, place_of, slots_of
+from lightning_pce.tokens.labels import check_logits_and_labels, targets
 
 
 def log_softmax_of(items: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +60,7 @@ def _scored_topk(
         target = targets(labels, vocabulary, ignore_index=ignore_index, shift=shift).labels
     label = None if labels is None else target.reshape(-1)
     together = temperature == 1.0
-    slots = _slots(flat, label if together else None, vocabulary)
+    slots = slots_of(flat, label if together else None, vocabulary)
     read = read_softmax(logits, slots.present.any(-1), slots.label, temperature)
     items, logsumexp = items_of(read, slots.present)
     count = flat.shape[-1]
@@ -145,7 +69,7 @@ def _scored_topk(
     label_log_prob = items.new_zeros(len(flat))
     if label is not None and together:
         log_rest = torch.logaddexp(items[:, -2], log_rest)
-        label_log_prob = items.gather(-1, _place_of(label, flat)[:, None])[:, 0]
+        label_log_prob = items.gather(-1, place_of(label, flat)[:, None])[:, 0]
     elif label is not None:
         alone = read_softmax(logits, label >= 0, label.clamp(min=0)[:, None], 1.0)
         label_items, _ = items_of(alone, label[:, None] >= 0)
@@ -178,13 +102,6 @@ def items_of(read: Softmax, present: Tensor) -> tuple[Tensor, Tensor]:
     items, logsumexp = log_softmax_of(torch.cat([own, read.logsumexp[:, None]], -1))
     some = present.any(-1)
     return torch.where(some[:, None], items, 0.0), torch.where(some, logsumexp, 0.0)
-
-
-@single_threaded()
-def _place_of(label: Tensor, index: Tensor) -> Tensor:
-    """The slot of each label ``[N]``: among those of index ``[N, K]``, or K."""
-    same = (index == label[:, None]) & (index >= 0)
-    return torch.where(same.any(-1), same.int().argmax(-1), index.shape[-1])
 
 
 def _fake_scored_topk(
@@ -251,7 +168,7 @@ def _terms(
     flat = index.reshape(number, count)
     label = None if label is None else label.reshape(-1)
     together = temperature == 1.0
-    slots = _slots(flat, label if together else None, logits.shape[-1])
+    slots = slots_of(flat, label if together else None, logits.shape[-1])
     valid = slots.present[:, :count]
     some = valid.any(-1)
 
@@ -268,7 +185,7 @@ def _terms(
         # The rest of the K is the label, if it is not one of them, and all others.
         shares = items[:, -2:].softmax(-1)
         by_items[:, -2:] = torch.where(shares.isnan(), 0.0, shares) * rest[:, None]
-        place = _place_of(label, flat)[:, None]
+        place = place_of(label, flat)[:, None]
         by_items.scatter_add_(-1, place, upstream(by_label, label >= 0)[:, None])
     whole = upstream(by_logsumexp, some)
     entry, factor = entries_of(items, by_items, whole)

@@ -10,7 +10,8 @@ from torch.autograd.forward_ad import unpack_dual
 
 from lightning_pce._checks import is_transformed, plain_tensors
 from lightning_pce._errors import UserError
-from lightning_pce.tokens._topk_operator import check_topk, scored_topk
+from lightning_pce.tokens._topk_operator import scored_topk
+from lightning_pce.tokens._topk_slots import check_topk
 from lightning_pce.tokens.labels import NONE_IGNORED, check_logits_and_labels
 
 
@@ -101,4 +102,5 @@ def _checked(logits: Tensor, index: Tensor, labels: Tensor | None) -> tuple[Tens
     check_topk("index", logits, index)
     if labels is not None:
         check_logits_and_labels(logits, labels)
-    return logits, index, labels
+    # What the gradient needs must not be of inference mode, as a teacher's columns often are.
+    return logits, index.clone() if index.is_inference() else index, labels

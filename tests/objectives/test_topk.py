@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_pce import distillation, store_topk, teacher_rest, topk_distillation
+from lightning_pce import distillation, store_topk, teacher_rest, topk_distillation, topk_log_prob
 from lightning_pce.objectives import _teacher
 from lightning_pce.tokens._divergence_operator import scored_divergence
 
@@ -328,6 +328,29 @@ def test_a_compiled_step_is_one_graph_and_gives_the_same(name):
     torch.testing.assert_close(compiled(student), loss(student), rtol=1e-6, atol=0)
     own, theirs = (torch.autograd.grad(each(student), student)[0] for each in (compiled, loss))
     torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_teacher_of_inference_mode(name):
+    student, teacher, labels = case()
+    expected = LOSSES[name](student, teacher, labels=labels)
+    with torch.inference_mode():
+        index, log_prob = stored(teacher)
+        logits = teacher.clone()
+    loss = (
+        topk_distillation(student, index, log_prob, rest="bucket", labels=labels)
+        if name == "K tokens"
+        else LOSSES[name](student, logits, labels=labels)
+    )
+    same(loss, expected.double(), student, 1e-7)
+    topk_log_prob(student, index).log_rest.sum().backward()
+
+
+def test_a_single_token():
+    student, teacher, labels = (each[1, 2] for each in case())
+    student = student.detach().requires_grad_()
+    expected = by_hand(student, *stored(teacher), "bucket")
+    same(topk_distillation(student, *stored(teacher), rest="bucket", labels=labels), expected, student)
 
 
 # ---------------------------------------------------------------------------------------------------- refused
