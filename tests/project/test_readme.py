@@ -116,6 +116,9 @@ OUTCOMES = {
     "change = reshaping(": lambda names: 0 <= names["change"].better_share <= 1,
     "page = report(": lambda names: "error bars: step 200" in names["page"].read_text(encoding="utf-8"),
     "by_hand = verdict(": lambda names: names["by_hand"].shortlist == ("epoch 2",),
+    "known = capability(": lambda names: (
+        names["known"].mean.low < float((-names["losses"].double()).exp().mean()) < names["known"].mean.high
+    ),
     'read_data("facts.jsonl")': lambda names: (
         names["data"].groups == ("prompt", "completion")
         and [document.unit for document in names["data"].documents] == ["cats", "cats"]
