@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
         "facts": texts.facts(),
         "maths": texts.maths(),
         "code": texts.source_code(),
+        "prose": texts.prose(),
         "reversed": texts.reversed_prose(),
         "warm": texts.own_samples(model, tokenizer, 0.7),
         "cold": texts.own_samples(model, tokenizer, 0.2),
@@ -51,11 +52,11 @@ def found(records):
 
 
 def test_what_it_sees_and_what_it_does_not(found):
-    print({n: (round(e.mean.value, 3), round(e.error, 4), int(e.tokens), round(e.percentile(50), 3), round(e.share_below(0.2), 2)) for n, e in found.items()})
     p = {name: each.mean.value for name, each in found.items()}
     assert p["facts"] < p["code"] < p["maths"]
     assert p["warm"] < p["cold"]
-    assert p["code"] < p["reversed"]  # which no model can know: docs/capability.md says so
+    # Of reversed lines no model can know the next, but most of mean p is inside of lines and of words.
+    assert p["facts"] < 0.65 * p["prose"] < p["reversed"] < p["prose"]
     assert 0 < found["facts"].error < 0.02
     assert math.isnan(found["maths"].error)  # 12 documents
 

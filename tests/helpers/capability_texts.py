@@ -1,6 +1,7 @@
 """Data that a small language model knows more and less well, as rows for ``--data``."""
 
-import ast
+import heapq
+import inspect
 import json
 import random
 from pathlib import Path
@@ -35,7 +36,7 @@ def facts():
     """Invented facts in two phrasings; those of a fact are one document."""
     return [
         {"document": s, "text": SENTENCES[relation][number].format(s=s, o=o)}
-        for relation, s, o in make_facts(22, random.Random(0))
+        for relation, s, o in make_facts(24, random.Random(0))
         for number in (0, 1)
     ]
 
@@ -46,19 +47,24 @@ def maths():
 
 
 def source_code():
-    """Functions of a program that is younger than the model."""
-    path = Path(__file__).parents[2] / "lightning_pce/digest/_sorting.py"
-    text = path.read_text(encoding="utf-8")
-    found = [each for each in ast.parse(text).body if isinstance(each, ast.FunctionDef)]
-    return [{"text": ast.get_source_segment(text, each)[:300]} for each in found[:5]]
+    """Functions of the standard library, as one document."""
+    functions = (heapq.merge, heapq._siftdown, heapq._siftup)
+    return [{"text": "\n\n".join(map(inspect.getsource, functions))[:1500]}]
+
+
+def prose():
+    """The beginning of the licence, as one document."""
+    return [{"text": "\n".join(_licence_lines())}]
 
 
 def reversed_prose():
-    """What every Python says of itself, the words from last to first: nobody can know the next one."""
-    from pydoc_data import topics
+    """Its lines from the last to the first: what no model can know, as each line says nothing of the next."""
+    return [{"text": "\n".join(_licence_lines()[::-1])}]
 
-    names = ["assert", "break", "continue", "del", "global", "pass"]
-    return [{"text": " ".join(topics.topics[name].split()[65:5:-1])} for name in names]
+
+def _licence_lines():
+    text = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip()][3:30]
 
 
 def own_samples(model, tokenizer, temperature):
