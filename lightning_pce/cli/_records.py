@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
     from lightning_pce.runs.task_values import TaskFile
 
 
-def load(paths: Sequence[Path]) -> History:
-    """The records of files, in their order.
+def load(paths: Sequence[Path], name: str | None) -> History:
+    """The records of files, in their order; with a name those of this data.
 
     Raises:
         OSError: if a file is missing or can't be read.
-        UserError: if one is no file of records, is of a newer version, or there are no records at all.
+        UserError: if one is no file of records, is of a newer version, or there are no records, or none of
+            this name.
     """
     from lightning_pce.runs.history import History
 
@@ -29,11 +31,15 @@ def load(paths: Sequence[Path]) -> History:
             raise UserError(f"{path} is no file but a device or a pipe: records are read more than once.")
     history = History.load(*paths)
     if not len(history):
-        torn = f", but {history.torn} torn lines" if history.torn else ""
+        torn = f", but {history.torn} torn line{'s' * (history.torn > 1)}" if history.torn else ""
         raise UserError(
             f"There are no records in {', '.join(map(str, paths))}{torn}: write them with evaluate or import."
         )
-    return history
+    if name is None:
+        return history
+    if name not in history.names:
+        raise UserError(f"There are no records of {name!r}: --name is one of {', '.join(history.names)}.")
+    return history.select(name=name)
 
 
 def checked_sections(history: History, reference: str | None, task: str | TaskFile | None) -> list[History]:
@@ -47,10 +53,22 @@ def checked_sections(history: History, reference: str | None, task: str | TaskFi
 
     parts = sections(history)
     for part in parts:
-        reference_in(part, reference)
-        basis_of(part)
-        if isinstance(task, str):
-            logged(part, task)
-        elif task is not None:
-            task.matched(part)
+        with _named(part, parts):
+            reference_in(part, reference)
+            basis_of(part)
+            if isinstance(task, str):
+                logged(part, task)
+            elif task is not None:
+                task.matched(part)
     return parts
+
+
+@contextmanager
+def _named(part: History, parts: Sequence[History]) -> Iterator[None]:
+    """Of several data what is wrong is said with the name of the data."""
+    try:
+        yield
+    except UserError as error:
+        if len(parts) == 1:
+            raise
+        raise UserError(f"Of the data {part[0].name!r}: {error} Choose others by --name.") from error

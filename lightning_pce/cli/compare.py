@@ -55,15 +55,12 @@ def compare(
     """
     if task is not None and task_file is not None:
         raise UserError("Both --task and --task-file are given: choose one.")
+    from lightning_pce.cli._failures import printable
     from lightning_pce.cli._records import checked_sections, load
     from lightning_pce.runs.history import History
     from lightning_pce.runs.task_values import TaskFile
 
-    history = load(records)
-    if name is not None and name not in history.names:
-        raise UserError(f"There are no records of {name!r}: --name is one of {', '.join(history.names)}.")
-    if name is not None:
-        history = history.select(name=name)
+    history = load(records, name)
     metric = task if task_file is None else TaskFile.read(task_file)
     parts = checked_sections(History(history, of=of, group=group, torn=history.torn), reference, metric)
 
@@ -78,6 +75,6 @@ def compare(
         plain = {"schema": 1, "agree": agree, "comparisons": [each.to_plain() for each in found]}
         print(json.dumps(plain, indent=1, allow_nan=False))
     else:
-        print("\n\n\n".join(map(str, found)))
+        print(printable("\n\n\n".join(map(str, found))))
     if not agree:
         raise typer.Exit(DISAGREE)

@@ -45,9 +45,7 @@ def report(
     from lightning_pce.reports._files import check_packages, checked_target
     from lightning_pce.runs.task_values import TaskFile
 
-    history = load(records)
-    if name is not None:
-        history = history.select(name=name)
+    history = load(records, name)
     checked_target(output, history)
     check_packages()
     metric = task if task_file is None else TaskFile.read(task_file)

@@ -161,7 +161,7 @@ def moved(comparison: Comparison) -> Part:
         same = each.tokens_before == each.tokens_after
         tokens = f"{each.tokens_before:,.10g}" + ("" if same else f" → {each.tokens_after:,.10g}")
         known = each.label in texts
-        label = cut(texts[each.label], LONGEST_LABEL) if known else f"token {each.label}"
+        label = cut(comparison.text_of(each.label), LONGEST_LABEL)
         change = Cell(signed(each.change), "", "worse" if each.change > 0 else "better")
         means = Cell(number(each.before)), Cell(number(each.after))
         rows.append((Cell(label, "", "text" if known else ""), change, Cell(tokens), *means))
@@ -187,8 +187,9 @@ def _why_not_moved(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> tuple[str, ...]:
-    """What to know when reading the page."""
+    """What to know when reading the page, without what the verdict has said."""
     found = [*comparison.notes, *(() if comparison.table is None else comparison.table.notes)]
     if comparison.no_intervals is not None and len(comparison.records) > 1:
         found.append(advice(comparison.no_intervals))
-    return tuple(dict.fromkeys(found))
+    said = sentences(comparison)
+    return tuple(each for each in dict.fromkeys(found) if each not in said)

@@ -40,7 +40,7 @@ class Comparison:
         reference: the label of the record that differences are from.
         values: by record and statistic; records with more NaN than others are left out, as the table notes.
         differences: the same less the reference, paired by document.
-        bits_per_byte: by record, of all its tokens, where bytes are known.
+        bits_per_byte: by record, of all its tokens where bytes are known; by bytes over those in common.
         table: what each statistic picks; None if only the mean is known.
         verdict: the shortlist and the sentences; None if only the mean is known.
         mean: the records within error of the lowest mean.
@@ -80,8 +80,11 @@ class Comparison:
         return not set(self.mean.names).isdisjoint(self.verdict.ties[self.verdict.bulk].names)
 
     def text_of(self, label: int) -> str:
-        """The text of a token id."""
-        return self.label_texts.get(label, f"token {label}")
+        """The text of a token id, and the id too if it is a part of a character: others look the same."""
+        text = self.label_texts.get(label)
+        if text is None:
+            return f"token {label}"
+        return f"{text} (token {label})" if "\ufffd" in text else text
 
     def __str__(self) -> str:
         names = tuple(self.values)

@@ -43,18 +43,39 @@ def header_of(line: bytes) -> Header | None:
     if place >= 0 and line.rstrip().endswith(_END_OF_PAYLOAD) and line.find(_BEGINNING, place) < 0:
         try:
             return _checked(json.loads(line[:place] + b"}"), True)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # another program has written it anew, with blanks everywhere
     try:
         values = json.loads(line)
         return _checked(values, isinstance(values, dict) and values.pop("payload", None) is not None)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets a thousand deep
         return None
 
 
 def _checked(values: Any, has_payload: bool) -> Header | None:
     ours = isinstance(values, dict) and type(values.get("schema")) is int and "kind" in values
     return Header(values, has_payload) if ours else None
+
+
+def check_kinds(line: Mapping[str, Any]) -> None:
+    """Raise a ``TypeError`` unless what a validation's line holds is of the kinds that it was written in."""
+    how = line.get("how", {})
+    for name in ("run", "function", "name"):
+        _check_kind(name, line[name], str)
+    for name in ("fingerprint", "checkpoint"):
+        _check_kind(name, line.get(name), str | None)
+    for name in ("step", "epoch", "batch"):
+        _check_kind(name, line[name], float | int | None)
+    for name, value in (("metadata", line["metadata"]), ("how", how)):
+        _check_kind(name, value, dict)
+    for name in how.keys() & {"data", "tokenizer", "token_ids", "protocol"}:
+        _check_kind(name, how[name], str | None)
+    _check_kind("notes", how.get("notes", []), list)
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r:.40}")
 
 
 def check_schema(header: Header, path: Path, number: int) -> None:

@@ -166,8 +166,9 @@ def _text(array: np.ndarray[Any, Any], dtype: str = "<f8") -> str:
 
 
 def _numbers(text: str, dtype: str = "<f8") -> np.ndarray[Any, Any]:
+    data = _bytes(text)
     try:
-        numbers = np.frombuffer(_bytes(text), dtype=dtype)
+        numbers = np.frombuffer(data, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"The payload of a record is damaged ({error}).") from error
     return numbers.astype(numbers.dtype.newbyteorder("="))

@@ -34,6 +34,7 @@ _COMPARED = (*_EQUAL, "tokenizer", "token_ids")
 _AS_MANY = {
     "tokens": "their slots of documents hold as many tokens",
     "bytes": "their documents have as many bytes",
+    "documents": "their documents have the same ids",
 }
 _MISSING = object()
 
@@ -71,7 +72,7 @@ def relation(a: Record, b: Record) -> Relation:
         'small' and 'large' cannot be compared: context is 512 and 256; score both with the same --context.
     """
     kind = _checked_kind(a, b)
-    return Relation(kind, (*_unknown((a, b), kind), *_shown((a, b))))
+    return Relation(kind, _notes((a, b), kind))
 
 
 def relation_of_all(records: Sequence[Record]) -> Relation:
@@ -80,13 +81,21 @@ def relation_of_all(records: Sequence[Record]) -> Relation:
     Raises:
         UserError: as :func:`relation`, of the first pair that may not be compared.
     """
+    kind = _kind_of_all(records)
+    return Relation(kind, _notes(records, kind))
+
+
+def _kind_of_all(records: Sequence[Record]) -> str:
     cases: dict[str, Record] = {}
     for record in records:  # ten thousand validations of a training have one fingerprint, and are one case
         known = [record.how.get(name, _MISSING) for name in _COMPARED]
         cases.setdefault(repr((record.fingerprint, known)), record)
     kinds = {_checked_kind(a, b) for a, b in itertools.combinations(cases.values(), 2)}
-    kind = "bytes" if "bytes" in kinds else "tokens"
-    return Relation(kind, (*_unknown(records, kind), *_shown(records)))
+    return "bytes" if "bytes" in kinds else "tokens"
+
+
+def _notes(records: Sequence[Record], by: str) -> tuple[str, ...]:
+    return (*_unknown(records, by), *_shown(records))
 
 
 def sections(history: History) -> list[History]:
@@ -154,16 +163,17 @@ def basis_of(history: History) -> Basis:
         UserError: if two may not be compared, or one has no digest of this statistic and group; it says what
             there is.
     """
-    by, notes = relation_of_all(history)
+    by = _kind_of_all(history)
     if by == "tokens":
         of = _statistic_of(history)
-        return Basis("documents", "ce", notes) if of is None else Basis(by, of, notes)
+        by = "documents" if of is None else by
+        return Basis(by, of or "ce", _notes(history, by))
     if history.of not in (None, "ce") or history.group:
         raise UserError(
             "Records of other tokenizers are compared by bits per byte of all tokens: leave out "
             f"{'--group' if history.group else '--of'}."
         )
-    return Basis(by, "ce", notes)
+    return Basis(by, "ce", _notes(history, by))
 
 
 def _statistic_of(history: History) -> str | None:
@@ -211,6 +221,9 @@ def _checked_kind(a: Record, b: Record) -> str:
         name, pair = ("tokenizer", tokenizers) if _differ(*tokenizers) else ("token_ids", ids)
         what = f"{name} is {_word(pair[0])} and {_word(pair[1])}, and one does not know its data"
         raise _refused(a, b, what, "score both with evaluate on the same file")
+    if "llama.cpp" in _both(a, b, "protocol"):  # its chunks are of so many tokens, and scored in part
+        what = "they are of other tokenizers, of which the protocol llama.cpp scores other parts of the text"
+        raise _refused(a, b, what, "score both with --protocol windows")
     return "bytes"
 
 
@@ -219,7 +232,7 @@ def _differ(ours: Any, theirs: Any) -> bool:
     return _MISSING not in (ours, theirs) and bool(ours != theirs)
 
 
-def _unknown(records: Sequence[Record], kind: str) -> Iterator[str]:
+def _unknown(records: Sequence[Record], by: str) -> Iterator[str]:
     """A note on the fields that some records do not know."""
     if len(records) < 2 or not any(record.how for record in records):
         return
@@ -229,11 +242,12 @@ def _unknown(records: Sequence[Record], kind: str) -> Iterator[str]:
         if labels:
             fields.setdefault(labels, []).append(name)
     ids = {record.how.get("token_ids", _MISSING) for record in records}
-    agreed = "the ids of all tokens agree" if len(ids) == 1 and _MISSING not in ids else _AS_MANY[kind]
+    agreed = "the ids of all tokens agree" if len(ids) == 1 and _MISSING not in ids else _AS_MANY[by]
     for labels, names in fields.items():
         yield (
-            f"{listed(names)} {'is' if len(names) == 1 else 'are'} not known of {listed(labels)}, so that it "
-            f"may have been scored in another way; compared because {agreed}."
+            f"{listed(names)} {'is' if len(names) == 1 else 'are'} not known of {listed(labels)}, so that "
+            f"{'it' if len(labels) == 1 else 'they'} may have been scored in another way; compared because "
+            f"{agreed}."
         )
 
 

@@ -18,6 +18,7 @@ from lightning_pce.runs._headers import (
     Header,
     Payload,
     begins_like_one,
+    check_kinds,
     check_schema,
     header_of,
     numbers_of,
@@ -84,7 +85,7 @@ class History(Sequence[Record]):
             raise ValueError("Expected the path of a history, or several, but got none.")
         records, torn = Records(), 0
         for path in paths:
-            torn += _read(Path(path).expanduser(), records)
+            torn += _read(Path(os.path.expanduser(path)), records)
         return cls(records.all(), torn=torn)
 
     def select(
@@ -239,6 +240,7 @@ def _take(header: Header, path: Path, offset: int, length: int, records: Records
 
 
 def _record(line: Mapping[str, Any], payload: Payload | None) -> Record:
+    check_kinds(line)
     path = line.get("checkpoint")
     return Record(
         **{name: line[name] for name in _RECOGNISED},

@@ -36,10 +36,11 @@ def logged(records: Sequence[Record], task: str) -> dict[str, float]:
         if task in record.scalars or task in record.values
     }
     if not found:
-        there = sorted({name for record in records for name in record.scalars})
+        there = {name for record in records for name in record.scalars}
+        there |= {name for record in records for name in record.values if name.endswith("accuracy")}
         raise UserError(
             f"No record has {task!r} among what was logged in its validation: there is "
-            f"{', '.join(there) or 'nothing'}."
+            f"{', '.join(sorted(there)) or 'nothing'}. A file of values is --task-file."
         )
     return found
 
@@ -67,7 +68,7 @@ class TaskFile(NamedTuple):
             >>> TaskFile.read(path)[1:]
             ('recall', (('out/step-1', 0.25), ('out/step-2', 0.5)))
         """
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         if path.is_dir() or path.is_char_device():  # /dev/zero has no end
             raise UserError(f"{path} is no file: give a CSV file of two columns, record and value.")
         lines = _lines(path)
@@ -154,7 +155,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python takes for nothing: 1_000
 
 
 def _same_label(record: Record, name: str) -> bool:

@@ -120,15 +120,24 @@ def _all_loaded(name: str, model: Any, report: Mapping[str, Any]) -> tuple[str, 
 def described(model: Any, quantisation: str | None, notes: tuple[str, ...]) -> LoadedModel:
     config = model.config.get_text_config()
     positions = [getattr(config, name, None) for name in _POSITIONS]
+    known = next((each for each in positions if isinstance(each, int) and each > 0), None)
     dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
     return LoadedModel(
         model,
         str(dtype).removeprefix("torch."),
         quantisation,
-        next((each for each in positions if isinstance(each, int) and each > 0), None),
+        None if known is None else known - _before_positions(model),
         int(model.get_input_embeddings().weight.shape[0]),
         notes,
     )
+
+
+def _before_positions(model: Any) -> int:
+    """How many rows of position embeddings are of no position: those up to that of padding, in RoBERTa's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx) + 1
+    return 0
 
 
 def _quantisation_in(config: Any) -> str | None:

@@ -27,7 +27,7 @@ _KEPT = ("plan.json", "record.json")
 
 def folder_of(records: str | os.PathLike[str]) -> Path:
     """The folder beside a file of records in which work is kept."""
-    path = Path(records).expanduser()
+    path = Path(os.path.expanduser(records))
     return path.with_name(path.name + ".work")
 
 
@@ -50,7 +50,7 @@ class Work:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
         write(self.folder / "plan.json", text.encode() + b"\n")
 
     def chunk_path(self, number: int, suffix: str = ".json") -> Path:
@@ -122,7 +122,7 @@ def moment_of(folder: Path) -> float:
         path.touch()
         return path.stat().st_mtime
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     finally:
         with suppress(OSError):
             path.unlink()
@@ -139,7 +139,7 @@ def write(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
         os.replace(beside, path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             beside.unlink()
@@ -150,7 +150,8 @@ def hash_of(rows: Sequence[Sequence[int]]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to say where work can't be kept."""
     return UserError(
         f"{path} cannot be written ({error.strerror or error}). What is finished is kept: make room or name "
         "another file of records, then run the same command again."

@@ -53,7 +53,7 @@ def read_all(
     """
     if not paths:
         raise UserError("No data: name a file of text, .jsonl or .parquet, or a folder of them.")
-    named = [Path(path).expanduser() for path in paths]
+    named = [Path(os.path.expanduser(path)) for path in paths]
     twice = [str(path) for path, times in Counter(path.resolve() for path in named).items() if times > 1]
     if twice:
         raise UserError(f"{twice[0]} is given twice as data: name it once.")

@@ -85,7 +85,9 @@ def evaluate(
     Raises:
         UserError: for what the user can mend: one line that says what.
     """
-    check_settings(protocol=protocol, context=context, stride=stride, batch_tokens=batch_tokens, step=step)
+    check_settings(
+        protocol=protocol, context=context, stride=stride, dtype=dtype, batch_tokens=batch_tokens, step=step
+    )
     limit = bytes_of(memory)
     place = place_here()
     if devices < 1:
@@ -94,7 +96,7 @@ def evaluate(
         raise UserError("--devices starts processes on one machine: leave it out under torchrun or SLURM.")
     check_records(out)
     if save_tokens is not None:
-        check_tokens_file(save_tokens)
+        check_tokens_file(save_tokens, keep=[out, *data])
     sources = find_models(models, base=base)
     if step is not None and len(sources) > 1:
         raise UserError(f"--step {step} is that of one model but {len(sources)} are to be scored.")
@@ -113,9 +115,9 @@ def evaluate(
         protocol, context, stride, bos, dtype, batch_tokens, piece_bytes, text=text, step=step, trust=trust
     )
     with together(place) as processes:
-        return _Evaluation(processes, settings, device, limit, Path(out).expanduser(), save_tokens).run(
-            sources, datasets
-        )
+        return _Evaluation(
+            processes, settings, device, limit, Path(os.path.expanduser(out)), save_tokens
+        ).run(sources, datasets)
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class _Evaluation:
         return [job.key for job in jobs]
 
     def _contents(self, sources: Sequence[ModelSource]) -> tuple[list[str], float]:
-        since = moment_of(folder_of(self.out)) - _MARGIN
+        # Without a file there is none to be put into: its record was removed.
+        since = moment_of(folder_of(self.out)) - (_MARGIN if self.out.exists() else 0.0)
         return [content_key(source) for source in sources], since
 
     def _key(self, model: str, dataset: Dataset) -> str:
@@ -201,8 +204,10 @@ class _Evaluation:
         if model.content != jobs[0].content:
             raise UserError(f"{jobs[0].source.name} was changed while it was loaded: run this again.")
         for job in jobs:
-            scored = ScoredDataset(model, job.dataset, job.key, self.settings, self.out, self.device)
-            scored.score(self.processes, self.memory, self.save_tokens is not None)
+            scored = ScoredDataset(
+                model, job.dataset, job.key, self.settings, self.out, self.device, self.memory
+            )
+            scored.score(self.processes, self.save_tokens is not None)
             self.processes.meet()
             if self.processes.is_first:
                 line = scored.line(self.save_tokens is not None)

@@ -68,6 +68,10 @@ class Model:
         return cls(source, tokenizer, loaded, content_key(source), scorer, context, step)
 
 
+class _Gone(Exception):  # noqa: N818 - it is no error
+    """A chunk is not there any more."""
+
+
 class ScoredDataset:
     """What becomes a record.
 
@@ -78,16 +82,24 @@ class ScoredDataset:
         settings: how.
         out: the file of records.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        memory: for logits and what is made of them, in bytes.
 
     Raises:
         UserError: if the tokenizer finds nothing to score, or the work folder can't be written to.
     """
 
     def __init__(
-        self, model: Model, dataset: Dataset, key: str, settings: Settings, out: Path, device: str
+        self,
+        model: Model,
+        dataset: Dataset,
+        key: str,
+        settings: Settings,
+        out: Path,
+        device: str,
+        memory: int,
     ) -> None:
         self.model, self.dataset, self.key, self.settings = model, dataset, key, settings
-        self.device = device
+        self.device, self.memory = device, memory
         self.data: Tokenized = tokenize(
             dataset, model.tokenizer, bos=settings.bos, protocol=settings.protocol, context=model.context
         )
@@ -96,7 +108,9 @@ class ScoredDataset:
         self.chunks = plan(
             self.data.documents, model.context, stride=settings.stride, batch_tokens=batch_tokens
         )
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = self.at_most = batch_tokens
+        if model.scorer.holds_all_logits:  # as the model makes them, and in float32
+            self.at_most = min(batch_tokens, max(1, memory // (8 * model.scorer.vocabulary)))
         self.counted = _counted(self.chunks, self.data)
         self.work = Work(out, key, self._plan())
 
@@ -118,6 +132,7 @@ class ScoredDataset:
             **settings,
             "context": self.model.context,
             "batch_tokens": self.batch_tokens,
+            "at_most": self.at_most,  # the memory of another command may have cut batches elsewhere
             "tokens": int(sum(map(len, self.counted))),
             "chunks": [hash_of(each) for each in windows],
         }
@@ -126,7 +141,7 @@ class ScoredDataset:
         """The parts of the file of all tokens."""
         return [self.work.chunk_path(chunk.number, ".parquet") for chunk in self.chunks]
 
-    def score(self, processes: Together, memory: int, with_tokens: bool) -> None:
+    def score(self, processes: Together, with_tokens: bool) -> None:
         """Score the chunks that are open and this process's.
 
         Raises:
@@ -137,14 +152,14 @@ class ScoredDataset:
             lambda: [each.number for each in self.chunks if self._open(each, with_tokens)]
         )
         mine = [self.chunks[number] for number in still[place.rank :: place.world]]
-        self._score(mine, memory, with_tokens, processes)
+        self._score(mine, with_tokens, processes)
 
     def _open(self, chunk: Chunk, with_tokens: bool) -> bool:
         if with_tokens and not self.work.chunk_path(chunk.number, ".parquet").exists():
             return True
         return self.work.kept(chunk.number) is None
 
-    def _score(self, chunks: list[Chunk], memory: int, with_tokens: bool, processes: Together) -> None:
+    def _score(self, chunks: list[Chunk], with_tokens: bool, processes: Together) -> None:
         if not chunks:
             return
         scorer, documents = self.model.scorer, self.data.documents
@@ -154,9 +169,6 @@ class ScoredDataset:
             for batch in chunk.batches
             for window in batch
         )
-        at_most = self.batch_tokens
-        if scorer.holds_all_logits:  # as the model makes them, and in float32
-            at_most = min(at_most, max(1, memory // (8 * scorer.vocabulary)))
         progress = None
         if processes.is_first:
             what = f"{Path(self.model.source.name).name} on {self.dataset.name}"
@@ -175,20 +187,20 @@ class ScoredDataset:
 
         try:
             run(
-                ChunkScorer(scorer, self.data, at_most, seen),
+                ChunkScorer(scorer, self.data, self.at_most, seen),
                 chunks,
                 keep,
-                self._streams(memory, processes.place.world),
+                self._streams(processes.place.world),
             )
         finally:
             if progress is not None:
                 progress.end()
 
-    def _streams(self, memory: int, world: int) -> int:
+    def _streams(self, world: int) -> int:
         """How many chunks are scored side by side in this process."""
         if self.device != "cpu" or self.model.scorer.holds_all_logits:
             return 1
-        return max(1, min(torch.get_num_threads() // world, memory // self.model.scorer.bytes))
+        return max(1, min(torch.get_num_threads() // world, self.memory // self.model.scorer.bytes))
 
     def line(self, with_tokens: bool) -> bytes:
         """The record, of all chunks.
@@ -196,13 +208,17 @@ class ScoredDataset:
         Raises:
             UserError: if a chunk that is missing can't be scored.
         """
-        if not self._complete(
-            with_tokens
-        ):  # the same command in another process was faster, and has tidied up
-            line = self.work.line
-            assert line is not None
-            return line
         vocabulary = self.model.scorer.vocabulary
+        try:
+            self._complete(with_tokens)
+            totals = joined(map(self._totals, self.chunks), vocabulary)
+        except _Gone as error:  # the same command in another process was faster, and has tidied up
+            line = self.work.line
+            if line is None or with_tokens:
+                raise UserError(
+                    f"{self.work.folder} was changed by another process: run the same command again."
+                ) from error
+            return line
         settings, loaded = self.settings, self.model.loaded
         how = {
             "data": self.dataset.content,
@@ -220,7 +236,7 @@ class ScoredDataset:
             "notes": [*loaded.notes, *self.data.notes],
         }
         return line_of(
-            joined(map(self._totals, self.chunks), vocabulary),
+            totals,
             self.data,
             self.counted,
             key=self.key,
@@ -232,19 +248,18 @@ class ScoredDataset:
             tokenizer=self.model.tokenizer if settings.text else None,
         )
 
-    def _complete(self, with_tokens: bool) -> bool:
-        """Whether all chunks are there, scored here if need be; False if the record is in their place."""
+    def _complete(self, with_tokens: bool) -> None:
+        """Score what is still open, unless the record is there in its place."""
         for chunk in self.chunks:
             if self._open(chunk, with_tokens):
                 if self.work.line is not None and not with_tokens:
-                    return False
-                self._score([chunk], 1 << 30, with_tokens, Together(Place()))
-        return True
+                    raise _Gone
+                self._score([chunk], with_tokens, Together(Place()))
 
     def _totals(self, chunk: Chunk) -> ChunkTotals:
         arrays = self.work.kept(chunk.number)
         if arrays is None:
-            raise UserError(f"{self.work.folder} was changed by another process: run the same command again.")
+            raise _Gone
         return ChunkTotals.of(arrays)
 
     def _stride(self) -> int | None:

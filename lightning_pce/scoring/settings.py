@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring.models import DTYPES
 from lightning_pce.scoring.windows import PROTOCOLS
 
 CONTEXT = 2048  # by default at most
@@ -87,7 +88,13 @@ def piece_bytes_on(device: str, memory: int) -> int:
 
 
 def check_settings(
-    *, protocol: str, context: int | None, stride: int | None, batch_tokens: int | None, step: int | None
+    *,
+    protocol: str,
+    context: int | None,
+    stride: int | None,
+    dtype: str,
+    batch_tokens: int | None,
+    step: int | None,
 ) -> None:
     """Refuse what no data and model make possible.
 
@@ -96,6 +103,8 @@ def check_settings(
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"--protocol {protocol}: take one of {', '.join(PROTOCOLS)}.")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     if context is not None and context < 2:
         raise UserError(f"--context {context} has no room for a token and the one before it: take 2 or more.")
     if stride is not None and protocol == "llama.cpp":

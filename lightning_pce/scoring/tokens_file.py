@@ -10,21 +10,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring.chunks import unwritable
 
 if TYPE_CHECKING:
     from lightning_pce.scoring.chunk_totals import Tokens
 
 
-def check_tokens_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that :func:`join` could not write, before any work is done for it.
+_PARQUET = b"PAR1"  # how such a file begins
+
+
+def check_tokens_file(path: str | os.PathLike[str], *, keep: Sequence[str | os.PathLike[str]] = ()) -> None:
+    """Refuse a path that :func:`join` could not or must not write, before any work is done for it.
+
+    Args:
+        path: for the tokens.
+        keep: files that are needed: of records, of data.
 
     Raises:
-        UserError: if pyarrow is missing, or the path is no place for a file.
+        UserError: if pyarrow is missing, the path is no place for a file, or there is one that is not parquet
+            or is to be kept.
     """
     _pyarrow()
     target = Path(os.path.realpath(os.path.expanduser(path)))
     if target.exists() and not target.is_file():
         raise UserError(f"{path} is no file: name one for the tokens, such as tokens.parquet.")
+    if str(target) in {os.path.realpath(os.path.expanduser(each)) for each in keep}:
+        raise UserError(f"{path} is also named for records or data: name another file for the tokens.")
+    if target.exists() and _begin(target) not in (b"", _PARQUET):
+        raise UserError(f"{path} is no parquet file, and stays as it is: name another one for the tokens.")
     above = next(folder for folder in target.parents if folder.exists())
     if not above.is_dir():
         raise UserError(f"{path} cannot be made, as {above} is a file and no folder: name another file.")
@@ -39,6 +52,9 @@ def write_part(path: Path, tokens: Tokens, *, run: str, name: str, documents: Se
         run: the key of the record.
         name: of the data.
         documents: the ids of all documents.
+
+    Raises:
+        UserError: if it can't be written.
     """
     pa, pq = _pyarrow()
     size = len(tokens.ce)
@@ -54,8 +70,11 @@ def write_part(path: Path, tokens: Tokens, *, run: str, name: str, documents: Se
         "ce": pa.array(tokens.ce, pa.float32()),
         "rank": pa.array(tokens.rank, pa.float64(), from_pandas=True).cast(pa.int64()),
     }
-    with _in_place(path) as beside:
-        pq.write_table(pa.table(columns), beside)
+    try:
+        with _in_place(path) as beside:
+            pq.write_table(pa.table(columns), beside)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def join(parts: Sequence[Path], path: str | os.PathLike[str]) -> None:
@@ -76,6 +95,11 @@ def join(parts: Sequence[Path], path: str | os.PathLike[str]) -> None:
             f"{path} cannot be written ({error.strerror or error}). The parts are kept: make room or name "
             "another file, then run the same command again."
         ) from error
+
+
+def _begin(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET))
 
 
 class _in_place:  # noqa: N801 - it is called like a function

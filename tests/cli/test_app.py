@@ -20,6 +20,8 @@ REFUSED = {
     "compare nothing": (["compare"], "Missing argument 'RECORDS'"),
     "evaluate no data": (["evaluate", "x", "-o", "r.jsonl"], "Missing option '--data'"),
     "evaluate no model": (["evaluate", "/no/x", "--data", "/no/y", "-o", "r"], "/no/x: no such file"),
+    "compare of nobody": (["compare", "~no-such-user/r.jsonl"], "No such file"),
+    "evaluate an odd type": (["evaluate", "x", "--data", "y", "-o", "r", "--dtype", "int8"], "--dtype int8"),
     "evaluate into a device": (["evaluate", "x", "--data", "y", "-o", "/dev/full"], "is a device"),
     "evaluate into a file": (["evaluate", "x", "--data", "y", "-o", f"{__file__}/r"], "is a file"),
     "evaluate over code": (["evaluate", "x", "--data", "y", "-o", __file__], "is no history"),

@@ -112,6 +112,16 @@ def test_a_torn_last_line_is_skipped_and_said(folder, capsys):
     assert "1 line was torn" in out
 
 
+def test_a_name_cannot_send_controls_to_the_terminal(tmp_path, capsys):
+    path = tmp_path / "r.jsonl"
+    ids, losses = losses_of(generators.agreeing, 1, DOCUMENTS)
+    write_scored(path, "out/\x1b[31mred\u202e", losses[0], ids)
+    status, out, _ = ran(capsys, path)
+    assert status == 0
+    assert "There is one record, \\x1b[31mred\\u202e" in out
+    assert out.replace("\n", "").isprintable()
+
+
 REFUSED = {
     "missing": (["none.jsonl"], "none.jsonl: No such file or directory."),
     "a folder": (["folder"], "folder is a folder: give the file of records in it."),
@@ -120,7 +130,7 @@ REFUSED = {
     "not JSON": (["text"], "text is no history: none of its 2 lines is one of a history."),
     "binary": (["binary"], "binary is no history"),
     "other JSON": (["other.json"], "other.json is no history"),
-    "only torn": (["only_torn"], "There are no records in only_torn, but 1 torn lines"),
+    "only torn": (["only_torn"], "There are no records in only_torn, but 1 torn line:"),
     "newer": (["newer"], "newer, line 1, has schema 99"),
     "second file": (["agree.jsonl", "none.jsonl"], "none.jsonl: No such file"),
     "other data": (
@@ -159,6 +169,13 @@ REFUSED = {
     ),
     "group": (["agree.jsonl", "--group", "x"], "has no digest of ce of x"),
     "no digests": (["fits_only"], "it was kept without digests"),
+    "of several data": (
+        ["two_data.jsonl", "--reference", "x"],
+        "Of the data 'web': There is no record 'x' to be the reference: choose one of 'step-0', 'step-5'. "
+        "Choose others by --name.",
+    ),
+    "nested": (["nested"], "nested is no history"),
+    "other kinds": (["kinds"], "There are no records in kinds, but 5 torn lines"),
 }
 
 
@@ -172,6 +189,15 @@ def refused(folder):
     (folder / "others.csv").write_text("step-99,1\n")
     whole = (folder / "one.jsonl").read_bytes()
     (folder / "only_torn").write_bytes(whole[:500])
+    (folder / "nested").write_text("[" * 100_000)
+    kinds = [
+        (b'"name":"topics"', b'"name":null'),
+        (b'"how":{', b'"how":[],"x":{'),
+        (b'"metadata":{}', b'"metadata":[1]'),
+        (b'"step":null', b'"step":"x"'),
+        (b'"checkpoint":"out/step-5"', b'"checkpoint":5'),
+    ]
+    (folder / "kinds").write_bytes(b"".join(whole.replace(*each) for each in kinds))
     (folder / "newer").write_bytes(whole.replace(b'"schema":1', b'"schema":99'))
     ids, losses = losses_of(generators.agreeing, 1, DOCUMENTS)
     write_scored(folder / "data", "x", losses[0], ids, how={"data": "e1", "token_ids": "e2"}, name="x")

@@ -26,7 +26,7 @@ REFUSED = {
     "no such task": ([RECORDS, "-o", PAGE, "--task", "recall"], "No record has 'recall'"),
     "two tasks": ([RECORDS, "-o", PAGE, "--task", "a", "--task-file", "b"], "choose one"),
     "no such reference": ([RECORDS, "-o", PAGE, "--reference", "x"], "There is no record 'x'"),
-    "no such name": ([RECORDS, "-o", PAGE, "--name", "web"], "No record of name='web'"),
+    "no such name": ([RECORDS, "-o", PAGE, "--name", "web"], "There are no records of 'web': --name is"),
 }
 
 

@@ -81,6 +81,13 @@ def test_another_tokenizer_leaves_bytes_of_the_same_data_in_the_same_windows():
         relation(A, scored("b", **other, without=["data"]))
 
 
+def test_the_protocol_of_llama_cpp_has_no_common_bytes_with_another_tokenizer():
+    other = scored("b", tokenizer="a2", token_ids="f2", protocol="llama.cpp")
+    with pytest.raises(UserError, match="scores other parts of the text; score both with --protocol windows"):
+        relation(scored("a", protocol="llama.cpp"), other)
+    assert relation(other, scored("c", tokenizer="a2", token_ids="f2", protocol="llama.cpp")).kind == "tokens"
+
+
 def test_another_tokenizer_that_gives_the_same_tokens_is_no_other():
     # Such as one to which a chat's tokens were added.
     assert relation(A, scored("b", tokenizer="a2")).kind == "tokens"
@@ -224,6 +231,15 @@ def test_sums_of_documents_only_are_a_basis_too(tmp_path):
     for model in "ab":
         write_scored(path, model, LOSSES, IDS, digests={}, documents={}, document_totals=totals)
     assert basis_of(History.load(path))[:2] == ("documents", "ce")
+    imported = tmp_path / "lm_eval.jsonl"
+    for model in "ab":
+        without = ["context", "stride", "tokenizer", "token_ids"]
+        more = {"digests": {}, "documents": {}, "document_totals": totals, "function": "import"}
+        write_scored(imported, model, LOSSES, IDS, without=without, **more)
+    assert basis_of(History.load(imported)).notes == (
+        "context and stride are not known of a and b, so that they may have been scored in another way; "
+        "compared because their documents have the same ids.",
+    )
     write_scored(path, "c", LOSSES, IDS)
     with pytest.raises(UserError, match="'a' has no digest of ce"):
         basis_of(History.load(path))

@@ -213,3 +213,26 @@ def test_sums_of_documents_are_compared_by_document():
     change = chosen.differences("a", "b", ["mean"])["mean"]
     assert change.paired
     assert change.low < float((nats[1] - nats[0])[kept].mean()) < change.high
+
+
+def test_error_bars_of_percentiles_are_those_of_a_bootstrap_of_documents(tmp_path):
+    # Bits a byte within a few percent, as of real text: all of them lie in one bin of the usual counts.
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.arange(DOCUMENTS)
+    losses = 4 + 0.1 * torch.randn(2, DOCUMENTS, generator=generator, dtype=torch.float64)
+    records = two(tmp_path, *((ids, each, torch.full_like(ids, 6)) for each in losses))
+    chosen, _ = by_bytes(records)
+    bits = losses / 6 / math.log(2)
+    drawn = torch.randint(DOCUMENTS, (4000, DOCUMENTS), generator=generator)
+    for statistic, q in (("p25", 0.25), ("p50", 0.5), ("p90", 0.9)):
+        resampled = bits[:, drawn].quantile(q, dim=2)
+        errors = chosen.replicates(statistic)[0].std(1)
+        torch.testing.assert_close(errors, resampled.std(1), rtol=0.35, atol=0)
+        for name, own in zip(chosen.names, resampled, strict=True):
+            bar = chosen.error_bars(name, [statistic])[statistic]
+            low, high = own.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+            assert bar.high - bar.low == pytest.approx(high - low, rel=0.35)
+            assert "one bin" not in bar.reason
+        change = chosen.differences("small", "large", [statistic])[statistic]
+        low, high = (resampled[1] - resampled[0]).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+        assert change.high - change.low == pytest.approx(high - low, rel=0.35)

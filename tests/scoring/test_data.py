@@ -211,3 +211,8 @@ def test_reading_data_imports_neither_torch_nor_transformers(tmp_path):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=root)
     assert done.stdout == "none\n"
+
+
+def test_a_home_that_is_not_there_is_no_file():
+    with pytest.raises(UserError, match="no such file or folder"):
+        read_data("~no-such-user/text.txt")

@@ -126,11 +126,25 @@ def test_a_record_that_another_command_has_overwritten_is_put_back(folder, tmp_p
 def test_records_that_were_removed_long_ago_stay_removed(folder, tmp_path):
     out = tmp_path / "r.jsonl"
     scored(folder, out, steps=(100,))
-    out.unlink()
+    out.write_bytes(b"")
     for path in folder_of(out).glob("*/record.json"):
         os.utime(path, (1e9, 1e9))
     scored(folder, out, steps=(200,))
     assert [record.step for record in History.load(out)] == [200]
+
+
+def test_a_file_that_was_removed_begins_anew(folder, tmp_path):
+    out = tmp_path / "r.jsonl"
+    scored(folder, out, steps=(100,))
+    out.unlink()  # a moment ago: another command that is just putting its record there looks alike
+    scored(folder, out, steps=(200,))
+    assert [record.step for record in History.load(out)] == [200]
+
+
+def test_a_home_that_is_not_there_is_a_name_like_others(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scored(folder, "~no-such-user.jsonl", steps=(100,))
+    assert len(History.load("~no-such-user.jsonl")) == 1
 
 
 def test_step_is_that_of_one_model(folder, tmp_path):
@@ -141,7 +155,8 @@ def test_step_is_that_of_one_model(folder, tmp_path):
 
 
 def test_every_token_in_a_file(folder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     out, tokens = tmp_path / "r.jsonl", tmp_path / "tokens.parquet"
     keys = scored(folder, out, batch_tokens=50, save_tokens=tokens)
     table = parquet.read_table(tokens)
@@ -167,13 +182,32 @@ def test_every_token_in_a_file(folder, tmp_path):
     assert not list(folder_of(out).glob("*/*.parquet"))
 
 
+def test_the_file_of_tokens_takes_the_place_of_nothing_but_parquet(folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    out, tokens, text = tmp_path / "r.jsonl", tmp_path / "tokens.parquet", tmp_path / "notes.txt"
+    text.write_text("kept", encoding="utf-8")
+    with pytest.raises(UserError, match="also named for records or data"):
+        scored(folder, out, save_tokens=tmp_path / "." / "r.jsonl")
+    with pytest.raises(UserError, match="also named for records or data"):
+        scored(folder, out, save_tokens=folder / "text.txt")
+    with pytest.raises(UserError, match="is no parquet file, and stays"):
+        scored(folder, out, save_tokens=text)
+    assert text.read_bytes() == b"kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for _ in range(2):  # over its own
+        scored(folder, out, steps=(100,), save_tokens=tokens)
+    assert tokens.read_bytes()[:4] == b"PAR1"
+
+
 def test_nothing_is_left_of_what_could_not_begin(folder, tmp_path):
     with pytest.raises(UserError, match="--context 999"):
         scored(folder, tmp_path / "r.jsonl", context=999)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder, tmp_path, monkeypatch):
+def test_a_file_that_others_write_to_all_the_time_is_one_line_and_left_as_it_is(
+    folder, tmp_path, monkeypatch
+):
     out = tmp_path / "r.jsonl"
     scored(folder, out, steps=(100,))
     before = out.read_bytes()
@@ -183,3 +217,21 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder, tmp_path, monke
     assert out.read_bytes() == before
     plan = json.loads(next(folder_of(out).glob("*/plan.json")).read_bytes())
     assert plan["tokens"] > 0
+
+
+def test_chunks_that_go_while_they_are_put_together_are_no_failure(folder, tmp_path, monkeypatch):
+    out, again = tmp_path / "r.jsonl", tmp_path / "again.jsonl"
+    (key,) = scored(folder, out, steps=(100,))
+    kept = Work.kept
+
+    def kept_once(self, number):
+        # The other process puts its record down and removes the chunks after this one has looked for them.
+        found = kept(self, number)
+        if found is not None and not (self.folder / "record.json").exists():
+            shutil.copy(folder_of(out) / key / "record.json", self.folder)
+            self.clear()
+        return found
+
+    monkeypatch.setattr(Work, "kept", kept_once)
+    scored(folder, again, steps=(100,))
+    assert again.read_bytes() == out.read_bytes()

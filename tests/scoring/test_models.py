@@ -47,6 +47,18 @@ def test_a_folder_gives_the_logits_of_its_model(folder):
     assert found.model.device.type == choose_device()
 
 
+def test_positions_begin_behind_that_of_padding(tmp_path):
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=262, max_position_embeddings=34, is_decoder=True, **sizes)
+    RobertaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    found = loaded(tmp_path)
+    assert found.context == 32
+    assert found.model(input_ids=torch.zeros(1, found.context, dtype=torch.int64)).logits.shape[1] == 32
+
+
 @pytest.mark.parametrize(("saved", "asked", "got"), [
     ("bfloat16", "auto", "bfloat16"),
     ("float16", "auto", "float16"),

@@ -10,13 +10,21 @@ from lightning_pce.scoring.processes import Place, place_here
 from lightning_pce.scoring.progress import Progress
 from lightning_pce.scoring.settings import bytes_of, check_settings, context_of
 
-OPTIONS = {"protocol": "windows", "context": None, "stride": None, "batch_tokens": None, "step": None}
+OPTIONS = {
+    "protocol": "windows",
+    "context": None,
+    "stride": None,
+    "dtype": "auto",
+    "batch_tokens": None,
+    "step": None,
+}
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"protocol": "packed"}, "--protocol packed: take one of windows, llama.cpp"),
+        ({"dtype": "int8"}, "--dtype int8: expected one of auto, float32"),
         ({"context": 1}, "--context 1"),
         ({"stride": 0}, "--stride 0: take 1 to 2048"),
         ({"context": 8, "stride": 9}, "--stride 9: take 1 to 8"),

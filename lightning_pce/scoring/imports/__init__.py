@@ -95,7 +95,7 @@ def import_records(
     """
     options = Options(column, kind, document, group)
     check_import(path, format, out, options, name=name)
-    source, collected, file = Source(), Collected(), Path(path).expanduser()
+    source, collected, file = Source(), Collected(), Path(os.path.expanduser(path))
     reader = FORMATS[format]
     if reader is None:
         contents, values = _of_documents(file, source)
@@ -157,7 +157,7 @@ def _check_options(format: str, options: Options, name: str | None) -> None:  # 
 
 
 def _check_file(path: str | os.PathLike[str], format: str) -> None:  # noqa: A002 - as above
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if file.is_dir():
         raise UserError(f"{path} is a folder: name one file in it.")
     with file.open("rb") as opened:

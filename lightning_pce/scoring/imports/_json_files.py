@@ -84,7 +84,7 @@ def _items(value: Any, where: str) -> Iterator[Item]:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
