@@ -172,7 +172,10 @@ def reading_of(record: Record) -> str:
     tokens = f"tokens of {group}" if group else "all scored tokens"
     model = record.saved[0].path if record.saved else record.run
     lines = [f"{model} on {record.name}, {tokens}:"]
-    lines += [f"note: {note}" for note in record.how.get("notes", [])]
+    notes = list(record.how.get("notes", []))
+    if record.how.get("quantisation") is not None:
+        notes.append(f"the weights are quantised ({record.how['quantisation']})")
+    lines += [f"note: {note}" for note in notes]
     lines.append(str(found(group)))
     for each in record.groups:
         if each not in ("", "prompt", "completion") and td.count(record.digest(group=each)) > 0:
