@@ -130,6 +130,7 @@ OUTCOMES = {
     "passed = DCO(8)": lambda names: names["passed"].item() > 10,
     "compute_loss_func=loss_func": lambda names: (
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
+    ),
     "known = capability(": lambda names: (
         names["known"].mean.low < float((-names["losses"].double()).exp().mean()) < names["known"].mean.high
     ),
