@@ -262,3 +262,11 @@ def test_rounding_below_0_is_a_p_of_1():
 def test_near_certainty_the_gradient_weight_keeps_its_digits():
     ce = torch.tensor([1e-12, 3e-12, 5e-12, 1e-11], dtype=torch.float64)
     assert capability(td.from_values(ce)).weight_below(math.exp(-4e-12)) == pytest.approx(15 / 19, rel=1e-3)
+
+
+def test_a_token_at_the_threshold_is_not_below_it():
+    ce = torch.tensor([-math.log(0.25)] * 3 + [2.0], dtype=torch.float64)
+    found = capability(td.from_values(ce))
+    assert found.share_below(0.25) == 0.25
+    assert found.share_below(0.26) == 1
+    assert found.weight_below(0.25) == pytest.approx((1 - math.exp(-2)) / (3 * 0.75 + 1 - math.exp(-2)))
