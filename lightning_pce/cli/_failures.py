@@ -70,11 +70,15 @@ def _of_file(error: OSError) -> str:
 
 
 def _say(line: str) -> None:
-    shown = "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1] for letter in line.replace("\n", " ")
-    )
     with contextlib.suppress(OSError):  # where standard error is full too there is nobody to tell
-        print(f"lightning-pce: {shown}", file=sys.stderr)
+        print(f"lightning-pce: {printable(line.replace(chr(10), ' '))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text whose controls are written out: names and texts of strangers may hold those of a terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
+    )
 
 
 def _escape_what_a_terminal_cannot_show() -> None:

@@ -55,6 +55,7 @@ def compare(
     """
     if task is not None and task_file is not None:
         raise UserError("Both --task and --task-file are given: choose one.")
+    from lightning_pce.cli._failures import printable
     from lightning_pce.cli._records import checked_sections, load
     from lightning_pce.runs.history import History
     from lightning_pce.runs.task_values import TaskFile
@@ -74,6 +75,6 @@ def compare(
         plain = {"schema": 1, "agree": agree, "comparisons": [each.to_plain() for each in found]}
         print(json.dumps(plain, indent=1, allow_nan=False))
     else:
-        print("\n\n\n".join(map(str, found)))
+        print(printable("\n\n\n".join(map(str, found))))
     if not agree:
         raise typer.Exit(DISAGREE)

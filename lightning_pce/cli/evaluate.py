@@ -80,6 +80,7 @@ def evaluate(
     Run it again to go on where it was ended. On several machines that share a folder, start it by torchrun or
     as a SLURM step.
     """
+    from lightning_pce.cli._failures import printable
     from lightning_pce.scoring import evaluate as scoring
     from lightning_pce.scoring.processes import place_here
 
@@ -104,4 +105,4 @@ def evaluate(
     )
     if place_here().rank == 0:
         for line in scoring.summary(out, keys):
-            print(line)
+            print(printable(line))

@@ -41,6 +41,7 @@ def import_(
     ] = None,
 ) -> None:
     """Make a record of log-probabilities that another program has written."""
+    from lightning_pce.cli._failures import printable
     from lightning_pce.scoring.imports import import_records
 
     key = import_records(
@@ -65,6 +66,6 @@ def import_(
         said = (
             f"{values['document_count']:.0f} documents of {values['document_nats_mean']:.2f} nats in the mean"
         )
-    print(f"{out}: {record.saved[0].path}, {record.name}: {said}")
+    print(printable(f"{out}: {record.saved[0].path}, {record.name}: {said}"))
     for note in record.how.get("notes", ()):
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))

@@ -187,8 +187,9 @@ def _why_not_moved(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> tuple[str, ...]:
-    """What to know when reading the page."""
+    """What to know when reading the page, without what the verdict has said."""
     found = [*comparison.notes, *(() if comparison.table is None else comparison.table.notes)]
     if comparison.no_intervals is not None and len(comparison.records) > 1:
         found.append(advice(comparison.no_intervals))
-    return tuple(dict.fromkeys(found))
+    said = sentences(comparison)
+    return tuple(each for each in dict.fromkeys(found) if each not in said)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_pce.reports._drawing import shown_names
+from lightning_pce.runs._comparison_text import surely
 from lightning_pce.runs._words import number
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def with_difference(value: Interval | None) -> Cell:
     if value is None or math.isnan(value.value):
         return Cell("-")
     ends = "" if math.isnan(value.low) else f"{signed(value.low)} to {signed(value.high)}"
-    kind = "lower" if value.high < 0 else "higher" if value.low > 0 else ""
+    kind = "" if not surely(value) else "lower" if value.high < 0 else "higher"
     return Cell(signed(value.value), ends, kind)
 
 

@@ -40,7 +40,7 @@ class Comparison:
         reference: the label of the record that differences are from.
         values: by record and statistic; records with more NaN than others are left out, as the table notes.
         differences: the same less the reference, paired by document.
-        bits_per_byte: by record, of all its tokens, where bytes are known.
+        bits_per_byte: by record, of all its tokens where bytes are known; by bytes over those in common.
         table: what each statistic picks; None if only the mean is known.
         verdict: the shortlist and the sentences; None if only the mean is known.
         mean: the records within error of the lowest mean.

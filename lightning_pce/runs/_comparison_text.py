@@ -13,6 +13,8 @@ _WIDTH = 100
 MOST_ROWS = 20
 _DECIMALS, _MOST_DECIMALS = 3, 9
 
+_ROUNDED = 1e-12  # of numbers below 100
+
 Intervals = Mapping[str, Mapping[str, Interval]]
 
 
@@ -41,6 +43,11 @@ def differences_table(
     return f"Differences from {reference}{how}\n{_table(shown, found)}"
 
 
+def surely(difference: Interval) -> bool:
+    """Whether 0 lies outside of the interval of a difference, by more than numbers are rounded."""
+    return difference.low > _ROUNDED or difference.high < -_ROUNDED
+
+
 def wrapped(sentences: Sequence[str]) -> str:
     """Each on lines of its own."""
     return "\n".join(
@@ -64,13 +71,13 @@ def _table(names: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:
 
 def _column(every: Sequence[Interval], sign: str = "") -> list[str]:
     """Values with as many decimals as the narrowest interval needs; with a sign also with stars."""
-    widths = [each.high - each.low for each in every if each.high > each.low]
-    if not widths:
+    if all(math.isnan(each.low) for each in every):
         return [f"{'+' if sign and each.value > 0 else ''}{number(each.value)}" for each in every]
+    widths = [each.high - each.low for each in every if each.high > each.low] or [1.0]
     decimals = min(max(_DECIMALS, math.ceil(-math.log10(min(widths)))), _MOST_DECIMALS)
     cells = []
     for each in every:
         value, low, high = (f"{end:{sign}.{decimals}f}" for end in each[:3])
-        star = ("*" if each.low > 0 or each.high < 0 else " ") if sign else ""
+        star = ("*" if surely(each) else " ") if sign else ""
         cells.append(f"{value}{star}" if math.isnan(each.low) else f"{value} [{low}, {high}]{star}")
     return cells

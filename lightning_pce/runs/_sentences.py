@@ -138,7 +138,10 @@ def tasks(
 
 
 def checkpoints(chosen: Candidates, kept: tuple[str, ...]) -> Iterator[str]:
-    """Where the weights of the shortlist are; files that are deleted only where there is no other."""
+    """Where the weights of the shortlist are; files that are deleted only where there is no other.
+
+    What the command line has scored is named by the end of its path, which is not said twice.
+    """
     saved = {item.name: item.record.checkpoints for item in chosen.items if item.record is not None}
     if any(saved.values()):
         said = []
@@ -146,8 +149,13 @@ def checkpoints(chosen: Candidates, kept: tuple[str, ...]) -> Iterator[str]:
             there = [each.path for each in saved[name] if not each.deleted]
             gone = [f"{each.path} (deleted)" for each in saved[name]][-1:]
             found = there or gone
-            said.append(f"{name} in {listed(found)}" if found else f"none of {name}")
-        yield f"Checkpoints: {'; '.join(said)}."
+            where = listed(found)
+            if found:
+                said.append(where if where.replace("\\", "/").endswith(name) else f"{name} in {where}")
+            else:
+                said.append(f"none of {name}")
+        if said != list(kept):
+            yield f"Checkpoints: {'; '.join(said)}."
 
 
 def missing(chosen: Candidates, task: Task | None, kept: tuple[str, ...]) -> Iterator[str]:

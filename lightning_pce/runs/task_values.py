@@ -155,7 +155,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python takes for nothing: 1_000
 
 
 def _same_label(record: Record, name: str) -> bool:

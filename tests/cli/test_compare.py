@@ -112,6 +112,16 @@ def test_a_torn_last_line_is_skipped_and_said(folder, capsys):
     assert "1 line was torn" in out
 
 
+def test_a_name_cannot_send_controls_to_the_terminal(tmp_path, capsys):
+    path = tmp_path / "r.jsonl"
+    ids, losses = losses_of(generators.agreeing, 1, DOCUMENTS)
+    write_scored(path, "out/\x1b[31mred\u202e", losses[0], ids)
+    status, out, _ = ran(capsys, path)
+    assert status == 0
+    assert "There is one record, \\x1b[31mred\\u202e" in out
+    assert out.replace("\n", "").isprintable()
+
+
 REFUSED = {
     "missing": (["none.jsonl"], "none.jsonl: No such file or directory."),
     "a folder": (["folder"], "folder is a folder: give the file of records in it."),

@@ -82,7 +82,9 @@ OUTCOMES = {
     ),
     "PlainLM(model)": lambda names: logged(names["plain_trainer"], "val_ce_mean", "val_ce_p50", "val_ce_p95"),
     "percentiles=(50, 99.9))": lambda names: names["result"]["count"] == 64,
-    "TrainingArguments(": lambda names: names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0,
+    "hf_trainer = PercentileTrainer(": lambda names: (
+        names["hf_trainer"].state.log_history[-1]["eval_ce_p50"] > 0
+    ),
     "is_completion = ": lambda names: (
         names["result"]["completion_count"] == 12 and names["result"]["prompt_count"] == 18
     ),
@@ -123,6 +125,7 @@ OUTCOMES = {
     "gated = NLL()": lambda names: 0 < names["gated"].item() < math.log(64) + 1,
     "weighting = suffix_weights(": lambda names: 40 < names["weighting"].effective.item() <= 44,
     "passed = DCO(8)": lambda names: names["passed"].item() > 10,
+    "linear_token_log_prob(hidden, layer": lambda names: names["layer"].weight.grad.abs().sum() > 0,
     "compute_loss_func=loss_func": lambda names: (
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),

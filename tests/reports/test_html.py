@@ -10,6 +10,7 @@ import pytest
 
 from lightning_pce._errors import UserError
 from lightning_pce.reports import _drawing
+from lightning_pce.reports import _sections as sections
 from lightning_pce.reports._svg import on_dark
 from lightning_pce.reports._words import visible
 from lightning_pce.reports.html import LARGEST, report
@@ -348,3 +349,10 @@ def test_folders_are_made_and_links_followed(history, tmp_path):
     report(history[:1], link)
     assert link.is_symlink()
     assert page.read_bytes() == before
+
+
+def test_what_the_verdict_says_is_not_said_again_below(tmp_path):
+    found = compare(scored(tmp_path / "r.jsonl", 3, documents=30))
+    said = [each for each in sections.sentences(found) if "Error bars are rough" in each]
+    assert len(said) == 1
+    assert said[0] not in sections.notes(found)

@@ -93,6 +93,13 @@ def test_it_opens_by_itself_in_light_and_dark_and_fits(browser, pages, name, sch
     page.context.close()
 
 
+def test_the_tables_of_values_fit_a_desk(browser, pages):
+    page, _, _ = opened(browser, pages["plain"], viewport={"width": 1200, "height": 900})
+    fits = "[...document.querySelectorAll('.scroll')].map(each => each.scrollWidth <= each.clientWidth)"
+    assert all(page.evaluate(fits))
+    page.context.close()
+
+
 def test_hostile_words_are_seen_as_they_are(browser, pages):
     page, _, _ = opened(browser, pages["hostile"], viewport=DESK)
     words = page.evaluate("document.body.textContent")

@@ -10,7 +10,9 @@ import torch
 
 from lightning_pce import digest, intervals
 from lightning_pce._errors import UserError
+from lightning_pce.intervals import Interval
 from lightning_pce.runs import table, verdict
+from lightning_pce.runs._comparison_text import surely
 from lightning_pce.runs.comparison import compare
 from lightning_pce.runs.history import History, write_validation
 from lightning_pce.runs.task_values import TaskFile
@@ -378,3 +380,26 @@ def test_plain_values_are_json_without_nan(history, found, tmp_path):
     assert plain["sentences"] == list(found.verdict.sentences)
     few = compare(History.load(write(tmp_path / "r.jsonl", generators.agreeing, one_document=True)))
     assert json.loads(json.dumps(few.to_plain(), allow_nan=False))["no_intervals"].startswith("only 1 of 128")
+
+
+def test_a_record_and_itself_differ_by_0_and_say_so(tmp_path):
+    ids, losses = losses_of(generators.agreeing, 1, 120)
+    for model in ("out/a", "out/b"):
+        path = write_scored(tmp_path / "r.jsonl", model, losses[0], ids)
+    found = compare(History.load(path))
+    assert {each[:3] for each in found.differences["b"].values()} == {(0, 0, 0)}
+    assert "+0.000 [+0.000, +0.000]" in str(found)
+
+
+def test_a_path_that_a_label_is_the_end_of_is_not_said_twice(tmp_path):
+    ids, losses = losses_of(generators.agreeing, 1, 120)
+    path = write_scored(tmp_path / "r.jsonl", "out/step-1", losses[0], ids)
+    assert "Checkpoints: out/step-1." in compare(History.load(path)).verdict.sentences
+    path = write_scored(tmp_path / "hub.jsonl", "model", losses[0], ids)
+    assert not any("Checkpoints" in each for each in compare(History.load(path)).verdict.sentences)
+
+
+@pytest.mark.parametrize(("low", "sure"), [(1e-17, False), (0.0, False), (1e-9, True), (math.nan, False)])
+def test_what_is_rounded_is_not_surely_another_number(low, sure):
+    assert surely(Interval(0.1, low, low + 0.2, True, None)) == sure
+    assert surely(Interval(-0.1, -low - 0.2, -low, True, None)) == sure

@@ -43,6 +43,7 @@ def test_with_and_without_a_header(tmp_path):
         ("a,b\nstep-1,0.5,7\n", "line 2: expected two columns"),
         ("a,b\nstep-1,0.5\n\nstep-2,high\n", "line 4: the value of 'step-2' is no number but 'high'"),
         ("a,b\nstep-1,\n", "is no number but ''"),
+        ("a,b\nstep-1,1_000\n", "is no number but '1_000'"),
         (b"caf\xe9,0.5\n", "no UTF-8 text"),
         (b"\xff\xfes\x00t\x00", "no UTF-8 text"),
         (b"a\x00,0.5\x00\n\x00", "picks.csv"),

@@ -92,6 +92,7 @@ def test_a_statistic_that_some_documents_lack_is_left_out(tmp_path):
         (b'{"prompt_logprobs": [null, {"5": -1.0}]}\n{"prompt', "line 2 is torn or no JSON"),
         (b'{"prompt_logprobs": [null, {"5": -1.0}]}\n\xff\xfe', "line 2 is not UTF-8"),
         (b"text of a book\n", "is torn or no JSON"),
+        (b"[" * 100_000, "is nested too deeply"),
         (b"1\n", "expected an object in braces but got '1'"),
         (b"\x00\x01\x02", "is torn or no JSON"),
         (b"PAR1....", "try --format columns"),
