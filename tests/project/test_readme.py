@@ -128,6 +128,7 @@ OUTCOMES = {
     "gated = NLL()": lambda names: 0 < names["gated"].item() < math.log(64) + 1,
     "weighting = suffix_weights(": lambda names: 40 < names["weighting"].effective.item() <= 44,
     "passed = DCO(8)": lambda names: names["passed"].item() > 10,
+    "linear_token_log_prob(hidden, layer": lambda names: names["layer"].weight.grad.abs().sum() > 0,
     "compute_loss_func=loss_func": lambda names: (
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),
