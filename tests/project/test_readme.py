@@ -132,7 +132,6 @@ OUTCOMES = {
     "compute_loss_func=loss_func": lambda names: (
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),
-    "linear_token_log_prob(hidden, layer": lambda names: names["scored"].valid.sum() == 8,
     "known = capability(": lambda names: (
         names["known"].mean.low < float((-names["losses"].double()).exp().mean()) < names["known"].mean.high
     ),
