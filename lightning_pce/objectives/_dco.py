@@ -16,6 +16,7 @@ from lightning_pce.objectives._objective import (
     few_numbers,
     of_tokens_checked,
 )
+from lightning_pce.tokens.labels import GroupIds, checked_answers
 from lightning_pce.tokens.log_prob import TokenLogProb
 
 # p and n p are so small that log(1 - (1 - p)^n) is log(n p) to the last digit, and p may be 0 in any float.
@@ -64,7 +65,7 @@ class DCO(nn.Module):
         self,
         scored: TokenLogProb,
         *,
-        answer: Tensor | None = None,
+        answer: GroupIds | None = None,
         weights: Tensor | None = None,
         normalizer: Normalizer = None,
     ) -> Tensor:
@@ -72,9 +73,10 @@ class DCO(nn.Module):
 
         Args:
             scored: of a batch ``[..., T]``.
-            answer: ``[..., T]`` integers, for packed rows: tokens of a row with one number are of one answer.
-                They stand at the positions of ``scored.log_prob``: after ``shift=True`` position t is that of
-                label t + 1. Left out: each row is an answer. An answer ends with its row.
+            answer: ``[..., T]`` integers, for packed rows, or one for each row or for all: tokens of a row
+                with one number are of one answer, those with a negative one of none. They stand at the
+                positions of ``scored.log_prob``: after ``shift=True`` position t is that of label t + 1. Left
+                out: each row is an answer. An answer ends with its row.
             weights: ``[..., T]``, numbers >= 0; an answer's is the mean of those of its valid tokens.
             normalizer: what the sum is divided by; left out: the number of answers of this batch, those
                 without a valid token apart.
@@ -83,23 +85,27 @@ class DCO(nn.Module):
             0-d, in the dtype of ``scored.log_prob``; 0, with a gradient of zeros, if there is no answer.
 
         Raises:
-            UserError: if shapes or numbers do not fit.
+            ValueError: if shapes or numbers do not fit, or there are no rows and no ``answer``: a flattened
+                batch would be one long answer.
         """
         with few_numbers():
             return self._total(scored, answer, weights, normalizer)
 
     def _total(
-        self, scored: TokenLogProb, answer: Tensor | None, weights: Tensor | None, normalizer: Normalizer
+        self, scored: TokenLogProb, answer: GroupIds | None, weights: Tensor | None, normalizer: Normalizer
     ) -> Tensor:
-        valid, log_prob = _rows(scored.valid), _rows(scored.log_prob)
-        columns = [log_prob.to(exact_dtype(log_prob)), valid.to(exact_dtype(log_prob))]
+        ids = _ids(answer, scored.valid)
+        valid = _rows(scored.valid if ids is None else scored.valid & (ids >= 0))
+        log_prob = _rows(scored.log_prob)
+        exact = torch.where(valid, log_prob, 0.0).to(exact_dtype(log_prob))
+        columns = [exact, valid.to(exact.dtype)]
         if weights is not None:
             given = _rows(of_tokens_checked(weights, scored.log_prob))
             columns.append(torch.where(valid, given.to(columns[0]), 0.0))
-        if answer is None:
+        if ids is None:
             sums = [column.sum(-1) for column in columns]
         else:
-            slots = _slots(_rows(_checked_answer(answer, scored.valid)))
+            slots = _slots(_rows(ids))
             sums = [torch.zeros_like(column).scatter_add(-1, slots, column).reshape(-1) for column in columns]
         counted = sums[1] > 0
         of_answers = sums[2] / sums[1].clamp(min=1) if weights is not None else None
@@ -114,7 +120,7 @@ def dco(
     scored: TokenLogProb,
     n: int,
     *,
-    answer: Tensor | None = None,
+    answer: GroupIds | None = None,
     weights: Tensor | None = None,
     normalizer: Normalizer = None,
 ) -> Tensor:
@@ -135,13 +141,16 @@ def _rows(values: Tensor) -> Tensor:
     return values.reshape(values.shape[:-1].numel(), values.shape[-1] if values.ndim else 1)
 
 
-def _checked_answer(answer: Tensor, like: Tensor) -> Tensor:
-    if answer.shape != like.shape or answer.is_floating_point() or answer.is_complex():
+def _ids(answer: GroupIds | None, like: Tensor) -> Tensor | None:
+    if answer is not None:
+        return checked_answers(answer, like)
+    if like.ndim < 2:
         raise UserError(
-            f"Expected argument `answer` to hold integers in the shape of the log-probabilities, "
-            f"{tuple(like.shape)}, but got {answer.dtype} {tuple(answer.shape)}."
+            "Expected log-probabilities [..., T], whose rows are answers, but got "
+            f"{tuple(like.shape)} without `answer`: do not flatten the batch, or pass the answer of each "
+            "token, answer=0 if all are of one."
         )
-    return answer.long()
+    return None
 
 
 def _slots(answer: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import torch
 
-from lightning_pce import TokenLogProb, token_log_prob
+from lightning_pce import ExpectedPassAtN, TokenLogProb, token_log_prob
 from lightning_pce.objectives import DCO, NLL, dco
 from tests.objectives.cases import batch, loss_and_gradient
 
@@ -63,9 +63,10 @@ def test_answers_in_packed_rows_are_apart_even_where_rows_use_the_same_numbers()
     places = {}
     for i in range(2):
         for j in range(6):
-            places.setdefault((i, int(answer[i, j])), []).append((i, j))
+            if answer[i, j] >= 0:  # else it is of no answer, as for ExpectedPassAtN
+                places.setdefault((i, int(answer[i, j])), []).append((i, j))
     expected = plain(scored.log_prob, scored.valid, places.values(), 8)
-    assert len(expected) >= 5
+    assert len(expected) == 5
     torch.testing.assert_close(dco(scored, 8, answer=answer), expected.mean(), rtol=1e-12, atol=0)
 
 
@@ -79,9 +80,39 @@ def test_an_answers_weight_is_the_mean_of_those_of_its_tokens():
     torch.testing.assert_close(dco(scored, 3, weights=weights), wanted, rtol=1e-12, atol=0)
 
 
-def test_one_sample_is_the_likelihood_and_a_flat_batch_is_one_answer():
+def test_what_is_of_no_answer_has_no_gradient_even_where_it_is_nan():
+    logits, labels = batch(2, 4, ignored=0)
+    logits[0, 3] = float("nan")
+    answer = torch.tensor([[0, 0, 1, -1], [-1, -1, -7, -1]])
+    loss, grad = loss_and_gradient(DCO(3), logits, labels, answer=answer)
+    expected_loss, expected_grad = loss_and_gradient(
+        DCO(3), logits[:1, :3], labels[:1, :3], answer=torch.tensor([[0, 0, 1]])
+    )
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad[:1, :3], expected_grad, rtol=1e-12, atol=1e-14)
+    assert (grad[0, 3] == 0).all()
+    assert (grad[1] == 0).all()
+    loss, grad = loss_and_gradient(DCO(3), logits, labels, answer=-1)
+    assert loss.item() == 0
+    assert (grad == 0).all()
+
+
+def test_dco_and_expected_pass_at_n_mean_the_same_answers():
+    logits, labels = batch(3, 5)
+    scored = token_log_prob(logits, labels)
+    answer = torch.tensor([[0, 0, 1, 1, -1], [-1, 4, 4, -2, 4], [-1] * 5])
+    metric = ExpectedPassAtN(n=(1,))
+    metric.update(losses=-scored.log_prob, answer=answer, mask=scored.valid)
+    torch.testing.assert_close(
+        dco(scored, 1, answer=answer), -metric.compute()["mean_log_prob"], rtol=1e-12, atol=0
+    )
+
+
+def test_a_flattened_batch_is_refused_unless_it_is_said_to_be_one_answer():
     logits, labels = batch(6, ignored=0)
-    loss, grad = loss_and_gradient(DCO(1), logits, labels)
+    with pytest.raises(ValueError, match="do not flatten"):
+        DCO(1)(token_log_prob(logits, labels))
+    loss, grad = loss_and_gradient(DCO(1), logits, labels, answer=0)
     expected_loss, expected_grad = loss_and_gradient(NLL(), logits, labels, normalizer=1)
     torch.testing.assert_close((loss, grad), (expected_loss, expected_grad), rtol=1e-12, atol=1e-14)
 
@@ -110,6 +141,7 @@ def test_impossible_numbers_of_samples_are_refused(n):
 
 def test_answers_that_do_not_fit_are_refused():
     scored = token_log_prob(*batch(2, 3))
-    for answer in (torch.zeros(2), torch.zeros(2, 3), torch.zeros(2, 4).long()):
-        with pytest.raises(ValueError, match="in the shape of the log-probabilities"):
+    wrong = (torch.zeros(2), torch.zeros(2, 3), torch.zeros(2, 4).long(), torch.zeros(2, 3).bool())
+    for answer in wrong:
+        with pytest.raises(ValueError, match="argument `answer`"):
             dco(scored, 2, answer=answer)
