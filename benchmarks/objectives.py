@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_pce.objectives import DCO, NLL, Power, Threshold, Unlikelihood, z_loss
+from lightning_pce.objectives.topk import topk_distillation
 from lightning_pce.tokens.linear_log_prob import linear_token_log_prob
 from lightning_pce.tokens.log_prob import token_log_prob
 
@@ -176,6 +177,14 @@ TOP_K: list[Row] = [
     ("F.cross_entropy(x)", lambda b: F.cross_entropy(b.logits, b.labels)),
     (f"plain torch, {K} renormalised", lambda b: plain_top_k(b, bucket=False)),
     (f"plain torch, {K} and a bucket", lambda b: plain_top_k(b, bucket=True)),
+    (
+        f"ours, {K} renormalised",
+        lambda b: topk_distillation(b.logits, b.teacher_index, b.teacher_log_prob),
+    ),
+    (
+        f"ours, {K} and a bucket",
+        lambda b: topk_distillation(b.logits, b.teacher_index, b.teacher_log_prob, rest="bucket"),
+    ),
 ]
 TABLES: dict[str, list[Row]] = {"logits": LOGITS, "hidden": HIDDEN, "top-K": TOP_K}
 # What the rows of a table read: made before the memory is measured.
