@@ -20,7 +20,7 @@ from lightning_pce.objectives._teacher import (
 from lightning_pce.tokens._divergence_operator import scored_divergence
 from lightning_pce.tokens._topk_operator import scored_topk
 from lightning_pce.tokens._topk_slots import check_topk
-from lightning_pce.tokens.labels import check_logits_and_labels
+from lightning_pce.tokens.labels import check_ignored, check_logits_and_labels
 from lightning_pce.tokens.log_prob import TokenLogProb
 from lightning_pce.tokens.topk_log_prob import check_temperature, refuse_transformed
 
@@ -158,6 +158,7 @@ def topk_distillation(
         logits, teacher_index, teacher_log_prob, labels = _checked(
             logits, teacher_index, teacher_log_prob, labels
         )
+        check_ignored("topk_distillation", labels, ignore_index)
     index = teacher_index.long()
     counted, target, ignored = counted_targets(labels, mask, index[..., 0], ignore_index, shift)
     index = torch.where(counted[..., None], index, -1)
@@ -222,6 +223,7 @@ def distillation(
     if not torch.compiler.is_compiling():  # what is compiled is checked in the operators
         refuse_transformed("distillation", _INSTEAD, logits, teacher_logits)
         logits, teacher_logits, labels = _checked_pair(logits, teacher_logits, labels)
+        check_ignored("distillation", labels, ignore_index)
     settings = (ignore_index, shift)
     counted, target, ignored = counted_targets(labels, mask, logits[..., 0], *settings)
     read = target if nll_weight else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
@@ -70,6 +71,13 @@ def never_ignored(labels: object, ignore_index: int | None) -> str | None:
         f"and {ignore_index} has become {ignore_index % (1 << 8 * labels.element_size())}. Keep labels in a "
         "signed dtype."
     )
+
+
+def check_ignored(caller: str, labels: object, ignore_index: int | None) -> None:
+    """A ``ValueError`` if that is no label (False would be token 0), a warning if no label can be that."""
+    unsigned = never_ignored(labels, checked_ignore_index(ignore_index))
+    if unsigned is not None:
+        warnings.warn(f"{caller}: {unsigned}", stacklevel=3)
 
 
 class Pairing(NamedTuple):

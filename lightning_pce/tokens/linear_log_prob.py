@@ -21,7 +21,7 @@ from lightning_pce.tokens.from_hidden_states import (
     warn_of_a_missing_scale,
 )
 from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
-from lightning_pce.tokens.labels import NONE_IGNORED, check_logits_and_labels, targets
+from lightning_pce.tokens.labels import NONE_IGNORED, check_ignored, check_logits_and_labels, targets
 from lightning_pce.tokens.log_prob import TokenLogProb, token_log_prob
 
 
@@ -92,6 +92,7 @@ def linear_token_log_prob(
     if not compiling:
         _refuse_transformed(hidden, head, labels, bias)
         hidden, head, labels, bias = _plain(hidden, head, labels, bias)
+        check_ignored("linear_token_log_prob", labels, ignore_index)
     if not isinstance(head, Tensor) and callable(head):
         settings = (scale, softcap, ignore_index, shift, max_logits_bytes)
         return _of_module(hidden, head, bias, labels, *settings)

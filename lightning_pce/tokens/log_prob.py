@@ -14,6 +14,7 @@ from lightning_pce.tokens._log_prob_operator import scored_labels
 from lightning_pce.tokens.labels import (
     NONE_IGNORED,
     Logits,
+    check_ignored,
     check_logits_and_labels,
     targets,
     vocabulary_of,
@@ -73,6 +74,7 @@ def token_log_prob(
     if not torch.compiler.is_compiling():  # what is compiled is checked in the operator
         _refuse_transformed(logits, labels)
         logits, labels = _checked(logits, labels)
+        check_ignored("token_log_prob", labels, ignore_index)
     ignored = NONE_IGNORED if ignore_index is None else ignore_index
     if isinstance(logits, Tensor):
         return _of_tensor(logits, labels, ignored, shift)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -18,8 +17,8 @@ from lightning_pce.tokens.kernels.row_sums import RowSums, totals
 from lightning_pce.tokens.labels import (
     Logits,
     Targets,
+    check_ignored,
     check_logits_and_labels,
-    never_ignored,
     shifted,
     targets,
     vocabulary_of,
@@ -128,9 +127,7 @@ def token_statistics(
     """
     check_statistics(statistics)
     check_logits_and_labels(logits, labels)
-    unsigned = never_ignored(labels, ignore_index)
-    if unsigned is not None:
-        warnings.warn(f"token_statistics: {unsigned}", stacklevel=2)
+    check_ignored("token_statistics", labels, ignore_index)
     target = targets(labels, vocabulary_of(logits), ignore_index=ignore_index, shift=shift)
     return statistics_of(logits, target, statistics, backend)
 

@@ -12,7 +12,7 @@ from lightning_pce._checks import is_transformed, plain_tensors
 from lightning_pce._errors import UserError
 from lightning_pce.tokens._topk_operator import scored_topk
 from lightning_pce.tokens._topk_slots import check_topk
-from lightning_pce.tokens.labels import NONE_IGNORED, check_logits_and_labels
+from lightning_pce.tokens.labels import NONE_IGNORED, check_ignored, check_logits_and_labels
 
 
 class TopKLogProb(NamedTuple):
@@ -72,6 +72,7 @@ def topk_log_prob(
     if not torch.compiler.is_compiling():  # what is compiled is checked in the operator
         refuse_transformed("topk_log_prob", "F.log_softmax(logits, -1).gather(-1, index)", logits)
         logits, index, labels = _checked(logits, index, labels)
+        check_ignored("topk_log_prob", labels, ignore_index)
     check_temperature(temperature)
     ignored = NONE_IGNORED if ignore_index is None else ignore_index
     found = scored_topk(logits, index.long(), labels, float(temperature), ignored, shift)

@@ -4,6 +4,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lightning_pce import (
+    distillation,
+    linear_token_log_prob,
+    token_log_prob,
+    topk_distillation,
+    topk_log_prob,
+)
 from lightning_pce.tokens.statistics import token_cross_entropy, token_statistics
 from tests.helpers.token_cases import V, message_of, tokens
 
@@ -115,3 +122,34 @@ def test_sharded_logits_are_refused_with_what_to_do(tmp_path):
             assert "full_tensor" in message
     finally:
         dist.destroy_process_group()
+
+
+LOSSES = {
+    "token_statistics": lambda logits, labels, **how: token_statistics(logits, labels, **how),
+    "token_log_prob": lambda logits, labels, **how: token_log_prob(logits, labels, **how),
+    "linear_token_log_prob": lambda logits, labels, **how: linear_token_log_prob(
+        logits[..., :4], torch.ones(300, 4), labels, **how
+    ),
+    "topk_log_prob": lambda logits, labels, **how: topk_log_prob(
+        logits, torch.zeros(2, 3, 1).long(), labels=labels, **how
+    ),
+    "topk_distillation": lambda logits, labels, **how: topk_distillation(
+        logits, torch.zeros(2, 3, 1).long(), -torch.ones(2, 3, 1), labels=labels, **how
+    ),
+    "distillation": lambda logits, labels, **how: distillation(logits, logits, labels=labels, **how),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_unsigned_labels_that_cannot_be_ignored_are_said(name):
+    logits, labels = torch.zeros(2, 3, 300), torch.full((2, 3), -100).to(torch.uint8)
+    with pytest.warns(UserWarning, match=f"{name}: the labels are torch.uint8") as said:
+        LOSSES[name](logits, labels)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("ignored", [False, -100.0, "none"])
+def test_what_is_no_label_is_not_ignored(name, ignored):
+    with pytest.raises(ValueError, match="None if no token is ignored"):
+        LOSSES[name](torch.zeros(2, 3, 300), torch.zeros(2, 3).long(), ignore_index=ignored)
