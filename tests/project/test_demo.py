@@ -91,7 +91,7 @@ def tiny(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("devices", ["1", "2"])
+@pytest.mark.parametrize("devices", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_demo_on_a_tiny_model(tiny, tmp_path, devices):
     report, stdout = run_demo(
         tmp_path / "out", "--model", tiny, "--epochs", "2", "--devices", devices, timeout=150

@@ -99,7 +99,8 @@ def check(outcome, dtype=torch.float32):
     assert_figures(outcome.epochs[best["epoch"]], all_losses(outcome.sequences, best["model"], dtype))
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_both_loops_print_the_figures_of_all_tokens_and_save_the_best_median(tmp_path, ranks):
     fabric, distributed = (Outcome(tmp_path, example, ranks, UNEVEN) for example in ("fabric", "distributed"))
     check(fabric)

@@ -37,6 +37,7 @@ def unpacked(tmp_path_factory):
     return folder / archive.name.removesuffix(".tar.gz")
 
 
+@pytest.mark.slow
 def test_every_test_of_an_unpacked_sdist_is_collected(unpacked):
     here, there = (
         {

@@ -22,7 +22,8 @@ def scored():
         return ids, torch.cat([model(input_ids=rows).logits for rows in ids.split(4)])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_percentiles_match_the_sorted_losses(scored, dtype):
     ids, logits = scored
     logits = logits.to(dtype)

@@ -73,6 +73,7 @@ def loops(sass):
             yield [mnemonic for _, mnemonic, _ in found[at[int(target[1], 16)] : index + 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "what", "most"),
     [("bf16", "everything", 15.0), ("fp32", "everything", 13.5), ("bf16", "ce", 9.0), ("fp32", "ce", 8.0)],
