@@ -132,6 +132,7 @@ OUTCOMES = {
     "compute_loss_func=loss_func": lambda names: (
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),
+    "Power(1.0)(scored)": lambda names: 0.9 < names["reshaped"].item() < 1,
     "known = capability(": lambda names: (
         names["known"].mean.low < float((-names["losses"].double()).exp().mean()) < names["known"].mean.high
     ),
