@@ -18,23 +18,9 @@ from lightning_pce.tokens._log_prob_rows import (
     logits_gradient,
     row_log_prob,
 )
+from lightning_pce.tokens._operators import operator
 from lightning_pce.tokens.kernels import read_rows
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
-
-# Not torch.library.custom_op: at its first call that imports torch._dynamo, 3 seconds. The schemas are
-# written out because torch 2.4 cannot read annotations that are strings.
-_torch_library: Any = torch.library  # some of whose functions have no types
-_LIBRARY = _torch_library.Library("lightning_pce", "FRAGMENT")
-_LIBRARY.define(
-    "token_log_prob(Tensor logits, Tensor labels, int ignore_index, bool shift)"
-    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)"
-)
-_LIBRARY.define(
-    "token_log_prob_backward(Tensor logits, Tensor log_prob, Tensor logsumexp, Tensor peak, Tensor target,"
-    " Tensor? by_log_prob, Tensor? by_logsumexp) -> Tensor"
-)
-scored_labels: Any = torch.ops.lightning_pce.token_log_prob.default
-gradient_of_labels: Any = torch.ops.lightning_pce.token_log_prob_backward.default
 
 
 def _scored_labels(
@@ -107,11 +93,18 @@ def _not_twice(ctx: Any, *by: Tensor | None) -> None:
     )
 
 
-def _register(name: str, real: Any, fake: Any, backward: Any, remember: Any) -> None:
-    _LIBRARY.impl(name, real, "CompositeExplicitAutograd")
-    _torch_library.register_fake(f"lightning_pce::{name}", fake, lib=_LIBRARY)
-    _torch_library.register_autograd(f"lightning_pce::{name}", backward, setup_context=remember, lib=_LIBRARY)
-
-
-_register("token_log_prob", _scored_labels, _fake_scored_labels, _backward, _remember)
-_register("token_log_prob_backward", _gradient_of_labels, _fake_gradient_of_labels, _not_twice, None)
+gradient_of_labels = operator(
+    "token_log_prob_backward(Tensor logits, Tensor log_prob, Tensor logsumexp, Tensor peak, Tensor target,"
+    " Tensor? by_log_prob, Tensor? by_logsumexp) -> Tensor",
+    _gradient_of_labels,
+    _fake_gradient_of_labels,
+    _not_twice,
+)
+scored_labels = operator(
+    "token_log_prob(Tensor logits, Tensor labels, int ignore_index, bool shift)"
+    " -> (Tensor log_prob, Tensor logsumexp, Tensor valid, Tensor peak, Tensor target)",
+    _scored_labels,
+    _fake_scored_labels,
+    _backward,
+    _remember,
+)
