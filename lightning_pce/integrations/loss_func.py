@@ -89,7 +89,7 @@ def _logits(outputs: Any, labels: Tensor | None) -> Tensor:
     if not isinstance(logits, Tensor):
         raise UserError(
             f"loss_func needs logits for labels {tuple(labels.shape)} but got {described(outputs)}: trl's "
-            " default loss_type='chunked_nll' gives none, SFTConfig(loss_type='nll') does; nor do fused "
+            "default loss_type='chunked_nll' gives none, SFTConfig(loss_type='nll') does; nor do fused "
             "losses such as use_liger_kernel."
         )
     return logits
