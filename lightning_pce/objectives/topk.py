@@ -18,11 +18,12 @@ from lightning_pce.objectives._teacher import (
     teacher_shares,
 )
 from lightning_pce.tokens._divergence_operator import scored_divergence
+from lightning_pce.tokens._operators import refuse_transformed
 from lightning_pce.tokens._topk_operator import scored_topk
 from lightning_pce.tokens._topk_slots import check_topk
 from lightning_pce.tokens.labels import check_ignored, check_logits_and_labels
 from lightning_pce.tokens.log_prob import TokenLogProb
-from lightning_pce.tokens.topk_log_prob import check_temperature, refuse_transformed
+from lightning_pce.tokens.topk_log_prob import check_temperature
 
 _INSTEAD = "F.kl_div of F.log_softmax(logits, -1)"
 RESTS = ("renormalise", "bucket", "drop")

@@ -54,7 +54,7 @@ def svg_of(draw: Callable[[], Figure], prefix: str, words: str) -> str:
         for patch in (figure.patch, *(ax.patch for ax in figure.axes)):
             patch.set_visible(False)  # the page's own background
         figure.savefig(text, format="svg")
-    root = ElementTree.fromstring(text.getvalue())  # noqa: S314  matplotlib's own
+    root = ElementTree.fromstring(text.getvalue())  # noqa: S314 - matplotlib has just written it
     for parent in list(root.iter()):
         # Metadata has the date, the style is for all of the page.
         for child in [each for each in parent if each.tag in (f"{_SVG}metadata", f"{_SVG}style")]:

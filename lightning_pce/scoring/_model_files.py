@@ -197,6 +197,7 @@ def check_torch_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+    # The last two are what zipfile says of a directory whose bytes are others.
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise UserError(f"{path}: torn, its end is missing (was it still being written?)") from error
     if not any(each.endswith("/data.pkl") for each in names):

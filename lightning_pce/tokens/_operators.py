@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from lightning_pce._checks import is_transformed
+from lightning_pce._errors import UserError
 
 # Not torch.library.custom_op: at its first call that imports torch._dynamo, 3 seconds. The schemas are
 # written out because torch 2.4 cannot read annotations that are strings.
@@ -31,3 +36,20 @@ def operator(schema: str, real: Any, fake: Any, backward: Any = None, remember: 
             f"lightning_pce::{name}", backward, setup_context=remember, lib=_LIBRARY
         )
     return getattr(torch.ops.lightning_pce, name).default
+
+
+def refuse_transformed(name: str, instead: str, *tensors: object) -> None:
+    """Raise a ``UserError`` of what torch.func transforms: the tangent would be lost without a word.
+
+    Args:
+        name: of the function that was called.
+        instead: what can be transformed.
+        tensors: what it was given; what is no tensor is not looked at.
+    """
+    for each in (each for each in tensors if isinstance(each, Tensor)):
+        tangent = unpack_dual(each).tangent  # type: ignore[no-untyped-call]  # torch has no type for it
+        if is_transformed(each) or tangent is not None:
+            raise UserError(
+                f"{name} does not go through torch.func (grad, vmap, jvp ...) nor forward-mode gradients: "
+                f"take {instead} there."
+            )

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
 from torch.utils.checkpoint import checkpoint
 
-from lightning_pce._checks import is_transformed, plain_tensors
+from lightning_pce._checks import plain_tensors
 from lightning_pce._compiling import not_compiled
-from lightning_pce._errors import UserError
 from lightning_pce.tokens._linear_log_prob_operator import scored_labels
+from lightning_pce.tokens._operators import refuse_transformed
 from lightning_pce.tokens.from_hidden_states import (
     check_scale,
     check_weights,
@@ -90,7 +89,8 @@ def linear_token_log_prob(
         head, bias = layer.weight, layer.bias
     compiling = torch.compiler.is_compiling()  # then the operator checks
     if not compiling:
-        _refuse_transformed(hidden, head, labels, bias)
+        instead = "-F.cross_entropy(F.linear(hidden, head), labels, reduction='none')"
+        refuse_transformed("linear_token_log_prob", instead, hidden, head, labels, bias)
         hidden, head, labels, bias = _plain(hidden, head, labels, bias)
         check_ignored("linear_token_log_prob", labels, ignore_index)
     if not isinstance(head, Tensor) and callable(head):
@@ -185,16 +185,3 @@ def _plain(
     hidden: Tensor, head: Tensor | Callable[[Tensor], Tensor], labels: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | Callable[[Tensor], Tensor], Tensor, Tensor | None]:
     return hidden, head, labels, bias
-
-
-def _refuse_transformed(*given: object) -> None:
-    for each in given:
-        if not isinstance(each, Tensor):
-            continue
-        # Without this the tangent of forward mode would be lost without a word.
-        tangent = unpack_dual(each).tangent  # type: ignore[no-untyped-call]  # torch has no type for it
-        if is_transformed(each) or tangent is not None:
-            raise UserError(
-                "linear_token_log_prob does not go through torch.func (grad, vmap, jvp ...) nor forward-mode "
-                "gradients: take -F.cross_entropy(F.linear(hidden, head), labels, reduction='none') there."
-            )

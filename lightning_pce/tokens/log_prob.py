@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
-from lightning_pce._checks import is_transformed, plain_tensors
-from lightning_pce._errors import UserError
+from lightning_pce._checks import plain_tensors
 from lightning_pce.tokens._log_prob_operator import scored_labels
+from lightning_pce.tokens._operators import refuse_transformed
 from lightning_pce.tokens.labels import (
     NONE_IGNORED,
     Logits,
@@ -72,7 +71,9 @@ def token_log_prob(
         tensor([-0.0938,  0.0312,  0.0312,  0.0312])
     """
     if not torch.compiler.is_compiling():  # what is compiled is checked in the operator
-        _refuse_transformed(logits, labels)
+        given = [logits] if isinstance(logits, Tensor) else logits
+        instead = "-F.cross_entropy(logits, labels, reduction='none')"
+        refuse_transformed("token_log_prob", instead, *given, labels)
         logits, labels = _checked(logits, labels)
         check_ignored("token_log_prob", labels, ignore_index)
     ignored = NONE_IGNORED if ignore_index is None else ignore_index
@@ -94,15 +95,3 @@ def _of_tensor(logits: Tensor, labels: Tensor, ignore_index: int, shift: bool) -
 def _checked(logits: Logits, labels: Tensor) -> tuple[Logits, Tensor]:
     check_logits_and_labels(logits, labels)
     return logits, labels
-
-
-def _refuse_transformed(logits: Logits, labels: Tensor) -> None:
-    given = [logits] if isinstance(logits, Tensor) else list(logits)
-    for each in (each for each in [*given, labels] if isinstance(each, Tensor)):
-        # Without this the tangent of forward mode would be lost without a word.
-        tangent = unpack_dual(each).tangent  # type: ignore[no-untyped-call]  # torch has no type for it
-        if is_transformed(each) or tangent is not None:
-            raise UserError(
-                "token_log_prob does not go through torch.func (grad, vmap, jvp ...) nor forward-mode "
-                "gradients: take -F.cross_entropy(logits, labels, reduction='none') there."
-            )

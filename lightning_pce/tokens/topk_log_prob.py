@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
-from lightning_pce._checks import is_transformed, plain_tensors
+from lightning_pce._checks import plain_tensors
 from lightning_pce._errors import UserError
+from lightning_pce.tokens._operators import refuse_transformed
 from lightning_pce.tokens._topk_operator import scored_topk
 from lightning_pce.tokens._topk_slots import check_topk
 from lightning_pce.tokens.labels import NONE_IGNORED, check_ignored, check_logits_and_labels
@@ -85,17 +85,6 @@ def check_temperature(temperature: float) -> None:
     """Raise a ``ValueError`` if it is no number above 0."""
     if isinstance(temperature, bool) or not 0 < temperature < float("inf"):
         raise UserError(f"Expected argument `temperature` to be a number above 0 but got {temperature!r}.")
-
-
-def refuse_transformed(name: str, instead: str, *tensors: object) -> None:
-    """Raise a ``ValueError`` of what torch.func transforms: the tangent would be lost without a word."""
-    for each in (each for each in tensors if isinstance(each, Tensor)):
-        dual: Any = unpack_dual  # has no types
-        if is_transformed(each) or dual(each).tangent is not None:
-            raise UserError(
-                f"{name} does not go through torch.func (grad, vmap, jvp ...) nor forward-mode gradients: "
-                f"take {instead} there."
-            )
 
 
 @plain_tensors
