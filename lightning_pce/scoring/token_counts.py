@@ -99,7 +99,13 @@ class TokenCounts:
     def _fitted(self, tokens: int, vocabulary: int, model: str) -> NDArray[np.int64]:
         assert self.table is not None
         least, most = sorted((tokens, vocabulary))
-        if not least <= len(self.table) <= most or self.table[vocabulary:].any():
+        beyond = vocabulary + np.flatnonzero(self.table[vocabulary:])
+        if least <= len(self.table) <= most and len(beyond):
+            raise UserError(
+                f"--token-counts {self.path} counts the token {beyond[0]}, but {model} has {vocabulary}: count "
+                "with its own tokenizer."
+            )
+        if not least <= len(self.table) <= most:
             ids = str(least) if least == most else f"{least} to {most}"
             raise UserError(
                 f"--token-counts {self.path} has {len(self.table)} numbers, but {model} has {ids} tokens: "

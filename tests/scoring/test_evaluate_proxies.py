@@ -1,6 +1,12 @@
 """Proxies of records are those of one TokenProxies over transformers' own logits of whole solutions."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +20,18 @@ from lightning_pce.runs.task_values import logged
 from lightning_pce.scoring import settings as settings_module
 from lightning_pce.scoring import solution_proxies
 from lightning_pce.scoring.chunk_totals import Tokens
-from lightning_pce.scoring.chunks import Work
+from lightning_pce.scoring.chunks import Work, folder_of
 from lightning_pce.scoring.data import read_data
 from lightning_pce.scoring.evaluate import evaluate, summary
 from lightning_pce.scoring.settings import Settings
 from lightning_pce.scoring.solution_proxies import SolutionProxies, Solutions
 from lightning_pce.scoring.token_counts import TokenCounts
 from lightning_pce.scoring.tokenizing import tokenize
+from tests.helpers.real_model import folder_of_smollm2, smollm2
 from tests.helpers.tiny_checkpoints import tiny_checkpoint, tiny_tokenizer
 
+SECONDS = 120
+ROOT = Path(__file__).parents[2]
 WORDS = ["other", "water", "winter", "finger", "thunder", "leather", "naïve", "漢字", "in the end"]
 ROWS = [
     {"prompt": f"{n} of {word}:", "completion": f" {word} " * (1 + n % 3)} for n, word in enumerate(WORDS)
@@ -133,8 +142,6 @@ def test_the_last_tokens_of_documents_cut_into_windows_batches_and_chunks_count(
     options = {"proxies": True, "context": 16, "batch_tokens": 40}
     evaluate([folder / "words"], [data], tmp_path / "r.jsonl", save_tokens=tmp_path / "t.parquet", **options)
     record = record_of(tmp_path / "r.jsonl")
-    evaluate([folder / "words"], [data], tmp_path / "again.jsonl", **options)
-    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "r.jsonl").read_bytes()
     table = parquet.read_table(tmp_path / "t.parquet").to_pylist()
     tokenizer = tiny_tokenizer("words")
     means, first = [], []
@@ -154,7 +161,7 @@ def test_the_last_tokens_of_documents_cut_into_windows_batches_and_chunks_count(
 def test_work_that_was_ended_goes_on_with_other_threads_and_gives_the_same_bytes(
     folder, tmp_path, monkeypatch
 ):
-    rows = [{"prompt": f"{n}:", "completion": " water" * (n % 17 + 1)} for n in range(60)]
+    rows = [{"prompt": f"{n}:", "completion": " water" * (n % 17 + 1)} for n in range(36)]
     data = write_rows(tmp_path / "rows.jsonl", rows)
     options = {"proxies": True, "context": 32, "batch_tokens": 64}
     evaluate([folder / "model"], [data], tmp_path / "whole.jsonl", **options)
@@ -335,6 +342,21 @@ def test_a_table_fits_the_tokenizer_the_model_or_what_lies_between(tmp_path):
             TokenCounts.read(tmp_path / "counts.npy").of(tokenizer, size + 3, "m")
 
 
+def test_ids_that_a_model_has_no_embeddings_of_count_0_or_are_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    size = len(tokenizer)
+    table = np.ones(size, int)
+    np.save(tmp_path / "counts.npy", table)
+    with pytest.raises(UserError, match=f"counts the token {size - 1}, but m has {size - 1}: count"):
+        TokenCounts.read(tmp_path / "counts.npy").of(tokenizer, size - 1, "m")
+    table[-1] = 0  # as of a padding token that was added to the tokenizer
+    np.save(tmp_path / "counts.npy", table)
+    assert len(TokenCounts.read(tmp_path / "counts.npy").of(tokenizer, size - 1, "m")) == size - 1
+    (tmp_path / "corpus.txt").write_text("the thing", encoding="utf-8")
+    with pytest.raises(UserError, match=r"has the token [0-9]+, but m has 100: its tokenizer is another"):
+        TokenCounts.read(tmp_path / "corpus.txt").of(tokenizer, 100, "m")
+
+
 def test_a_table_is_not_taken_for_models_of_two_tokenizers(folder, tmp_path):
     np.save(tmp_path / "counts.npy", np.ones(len(tiny_tokenizer()), int))
     with pytest.raises(UserError, match=r"counts the tokens of one tokenizer, but .*model and .*words have"):
@@ -346,3 +368,68 @@ def test_a_table_is_not_taken_for_models_of_two_tokenizers(folder, tmp_path):
             token_counts=tmp_path / "counts.npy",
         )
     assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_a_kill_and_a_corpus_give_the_bytes_of_one(folder, tmp_path):
+    """Where processes meet, merging a metric's state over ranks would wait without end."""
+    rows = [{"prompt": f"{n}:", "completion": " water in the end" * (1 + n % 9)} for n in range(400)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "corpus.txt").write_text("the water in the end", encoding="utf-8")
+    options = ["--proxies", "--token-counts", "corpus.txt", "--context", "32", "--batch-tokens", "64"]
+    command = [
+        sys.executable,
+        "-m",
+        "lightning_pce",
+        "evaluate",
+        folder / "model",
+        "--data",
+        data.name,
+        *options,
+    ]
+
+    def started(out, *more):
+        return subprocess.Popen(
+            [*command, "-o", out, *more],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    killed = started("two.jsonl", "--devices", "2")
+    deadline = time.monotonic() + SECONDS
+    while len(list(folder_of(tmp_path / "two.jsonl").glob("*/0*.json"))) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=SECONDS)
+    assert not (tmp_path / "two.jsonl").exists()
+    for out, more in (("two.jsonl", ["--devices", "2"]), ("one.jsonl", [])):
+        process = started(out, *more)
+        said, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+        assert "80 proxies of 400 solutions" in said
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_smollm2_has_the_proxies_of_its_own_logits(tmp_path):
+    from pydoc_data import topics
+
+    model, tokenizer = smollm2()
+    texts = sorted((text for text in topics.topics.values() if len(text) > 400), key=len)[:3]
+    rows = [{"prompt": text[:100], "completion": text[100:350]} for text in texts]
+    batches = []
+    for row in rows:
+        encoded = tokenizer(row["prompt"] + row["completion"], return_offsets_mapping=True)
+        ids = torch.tensor([encoded["input_ids"]])
+        ends = torch.tensor([[end for _, end in encoded["offset_mapping"]]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits
+        batches.append((logits, torch.where(ends > len(row["prompt"]), ids, -100)))
+    file = next(folder_of_smollm2().glob("*.gguf"))
+    evaluate([file], [write_rows(tmp_path / "t.jsonl", rows)], tmp_path / "r.jsonl", proxies=True)
+    assert_same(record_of(tmp_path / "r.jsonl"), proxies_of(batches))
