@@ -25,6 +25,7 @@ def app() -> typer.Typer:
     from lightning_pce.cli.capability import capability
     from lightning_pce.cli.compare import compare
     from lightning_pce.cli.evaluate import evaluate
+    from lightning_pce.cli.forecast import forecast
     from lightning_pce.cli.import_ import import_
     from lightning_pce.cli.report import report
 
@@ -41,6 +42,7 @@ def app() -> typer.Typer:
     made.command("compare")(compare)
     made.command("report")(report)
     made.command("capability")(capability)
+    made.command("forecast")(forecast)
     return made
 
 

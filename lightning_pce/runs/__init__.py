@@ -2,6 +2,7 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
+:func:`forecast` says where one of its numbers goes on to, or why nobody can say.
 The module ``runs.capability`` reads a model's first look at its training data.
 """
 
@@ -13,8 +14,9 @@ from lightning_pce.runs.history import History, Record
 if TYPE_CHECKING:
     from lightning_pce.runs import capability as capability
     from lightning_pce.runs.concordance import reshaping, saturated, shortlist, table, ties, verdict
+    from lightning_pce.runs.series import forecast
 
-__all__ = ["History", "Record", "reshaping", "saturated", "shortlist", "table", "ties", "verdict"]
+__all__ = ["History", "Record", "forecast", "reshaping", "saturated", "shortlist", "table", "ties", "verdict"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +25,10 @@ def __getattr__(name: str) -> Any:
         return import_module("lightning_pce.runs.capability")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "forecast":
+        from lightning_pce.runs.series import forecast
+
+        return forecast
     from lightning_pce.runs import concordance
 
     return getattr(concordance, name)
