@@ -2,7 +2,7 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
-The module ``runs.capability`` reads a model's first look at its training data.
+:func:`fit_power_law` says where a series is going. The module ``runs.capability`` reads a model's first look at its training data.
 """
 
 from importlib import import_module
@@ -13,8 +13,21 @@ from lightning_pce.runs.history import History, Record
 if TYPE_CHECKING:
     from lightning_pce.runs import capability as capability
     from lightning_pce.runs.concordance import reshaping, saturated, shortlist, table, ties, verdict
+    from lightning_pce.runs.forecasting import Forecast, fit_power_law
 
-__all__ = ["History", "Record", "reshaping", "saturated", "shortlist", "table", "ties", "verdict"]
+__all__ = [
+    "Forecast",
+    "History",
+    "Record",
+    "fit_power_law",
+    "reshaping",
+    "saturated",
+    "shortlist",
+    "table",
+    "ties",
+    "verdict",
+]
+_FORECASTING = ("Forecast", "fit_power_law")
 
 
 def __getattr__(name: str) -> Any:
@@ -23,9 +36,8 @@ def __getattr__(name: str) -> Any:
         return import_module("lightning_pce.runs.capability")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lightning_pce.runs import concordance
-
-    return getattr(concordance, name)
+    home = "forecasting" if name in _FORECASTING else "concordance"
+    return getattr(import_module(f"lightning_pce.runs.{home}"), name)
 
 
 def __dir__() -> list[str]:
