@@ -2,7 +2,8 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
-:func:`fit_power_law` says where a series is going. The module ``runs.capability`` reads a model's first look at its training data.
+:func:`fit_power_law` says where a series is going. The module ``runs.capability`` reads a model's first look
+at its training data.
 """
 
 from importlib import import_module
@@ -36,8 +37,13 @@ def __getattr__(name: str) -> Any:
         return import_module("lightning_pce.runs.capability")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "forecasting" if name in _FORECASTING else "concordance"
-    return getattr(import_module(f"lightning_pce.runs.{home}"), name)
+    if name in _FORECASTING:
+        from lightning_pce.runs import forecasting
+
+        return getattr(forecasting, name)
+    from lightning_pce.runs import concordance
+
+    return getattr(concordance, name)
 
 
 def __dir__() -> list[str]:
