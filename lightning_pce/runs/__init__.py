@@ -2,8 +2,8 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
-:func:`forecast` says where one of its numbers goes on to, or why nobody can say.
-The module ``runs.capability`` reads a model's first look at its training data.
+:func:`fit_power_law` says where a series is going, :func:`forecast` where a number of a history is. The
+module ``runs.capability`` reads a model's first look at its training data.
 """
 
 from importlib import import_module
@@ -14,9 +14,23 @@ from lightning_pce.runs.history import History, Record
 if TYPE_CHECKING:
     from lightning_pce.runs import capability as capability
     from lightning_pce.runs.concordance import reshaping, saturated, shortlist, table, ties, verdict
+    from lightning_pce.runs.forecasting import Forecast, fit_power_law
     from lightning_pce.runs.series import forecast
 
-__all__ = ["History", "Record", "forecast", "reshaping", "saturated", "shortlist", "table", "ties", "verdict"]
+__all__ = [
+    "Forecast",
+    "History",
+    "Record",
+    "fit_power_law",
+    "forecast",
+    "reshaping",
+    "saturated",
+    "shortlist",
+    "table",
+    "ties",
+    "verdict",
+]
+_FORECASTING = ("Forecast", "fit_power_law")
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from lightning_pce.runs.series import forecast
 
         return forecast
+    if name in _FORECASTING:
+        from lightning_pce.runs import forecasting
+
+        return getattr(forecasting, name)
     from lightning_pce.runs import concordance
 
     return getattr(concordance, name)
