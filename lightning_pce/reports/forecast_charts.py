@@ -37,7 +37,7 @@ _TIMES = 4.0  # the last step: so far a forecast goes without a warning
 # The values of a beginning are so far off that the band would be a line.
 _EARLIEST = 1 / 30
 _POINTS = 60
-_MOST_POINTS = 300  # each is 60 bytes of a page
+_MOST_POINTS = 150  # each is 130 bytes of a page
 _NEAR = 0.6  # so many heights of all else
 _MEASURED, _LIMIT = "#222222", "#00794a"
 _FAR = "beyond 4 times the last step"

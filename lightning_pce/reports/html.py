@@ -112,6 +112,10 @@ def page_of(
     for place, each in enumerate(comparisons):
         parts[place] = in_full_of(each, forecasts[place], f"s{place}-", text=text)
         longer = _rendered(parts, notes)
+        if len(longer.encode()) > LARGEST:  # of very many records: what the bands show is said in words too
+            without = [shown._replace(picture=None) for shown in parts[place]["forecasts"]]
+            parts[place] = parts[place] | {"forecasts": without}
+            longer = _rendered(parts, notes)
         if place and len(longer.encode()) > LARGEST:
             break
         page = longer
