@@ -52,10 +52,10 @@ def forecasts_of(comparison: Comparison) -> list[Forecasted]:
     for name, known, points in _measured(comparison):
         try:
             series = series_of(points, name, known)
-        except UserError:  # other models, several trainings, or no steps: nothing was promised
+            forecast = fit_power_law(series.steps, series.values, series.errors, series.bounds, series.rising)
+        except UserError:  # other models, several trainings, no steps, numbers that are none: nothing is said
             continue
         if len(series.steps) >= _FEWEST:
-            forecast = fit_power_law(series.steps, series.values, series.errors, series.bounds, series.rising)
             ahead = () if forecast.refused else tuple(ahead_of(forecast))
             found.append(Forecasted(series, forecast, ahead))
     return found

@@ -119,9 +119,9 @@ def _head(series: Series, forecast: Forecast) -> str:
     if not len(steps):
         return f"{series.name}: no finite value at a step above 0"
     way = {True: "rising", False: "falling", None: ""}[forecast.rising]
-    number_of = "1 value" if len(steps) == 1 else f"{len(steps)} values"
+    count = f"{len(steps)} values from step {step_of(steps[0])} to {step_of(steps[-1])}"
     said = [
-        f"{number_of} from step {step_of(steps[0])} to {step_of(steps[-1])}",
+        count if len(steps) > 1 else f"1 value at step {step_of(steps[0])}",
         *([way] if way and forecast.refused is None else []),
         f"the last {number(values[-1])}",
     ]

@@ -59,7 +59,7 @@ def series_of(
     Raises:
         UserError: as :func:`series`.
     """
-    stepped = [point for point in points if point.record.step is not None]
+    stepped = [point for point in points if _step_of(point.record) is not None]
     if not stepped:
         raise UserError(
             f"None of {len(points)} records with {name} knows the step of its training (models that are no "
@@ -73,16 +73,17 @@ def series_of(
         raise UserError("The records are of other tokenizers, whose tokens are no series: use bits_per_byte.")
     last = _last_of_each_step(stepped)
     said.append(left_out(len(stepped) - len(last), "a later one is of the same step"))
-    errors = np.array([point.error if math.isfinite(point.value) else math.nan for point in last])
-    lacking = sum(not math.isfinite(each.error) for each in last if math.isfinite(each.value))
-    if 0 < lacking < len(last):
-        said.append(f"{lacking} of {len(last)} values have no error bar, so that none is used.")
+    values, errors = (np.array([getattr(point, what) for point in last]) for what in ("value", "error"))
+    finite = np.isfinite(values)
+    lacking = int((finite & ~np.isfinite(errors)).sum())
+    if 0 < lacking < finite.sum():
+        said.append(f"{lacking} of {finite.sum()} values have no error bar, so that none is used.")
     said.append(known.note or "")
     return Series(
         name,
-        np.array([float(point.record.step or 0) for point in last]),
-        np.array([point.value for point in last]),
-        None if lacking else errors,
+        np.array([_step_of(point.record) for point in last], dtype=np.float64),
+        values,
+        None if lacking else np.where(finite, errors, np.nan),
         known.bounds,
         known.rising,
         tuple(filter(None, said)),
@@ -132,19 +133,28 @@ def _of_one_loader(points: Sequence[Point]) -> list[Point]:
 
 
 def _last_of_each_step(points: Sequence[Point]) -> list[Point]:
-    by_step: dict[int, Point] = {}
+    by_step: dict[float, Point] = {}
     for point in points:
-        step = point.record.step
+        step = _step_of(point.record)
         assert step is not None
         before = by_step.get(step)
         if before is not None and point.record.function in SCORED and not _same(before.value, point.value):
             names = listed([repr(each.record.label or each.record.run) for each in (before, point)])
             raise UserError(
-                f"{names} are both of step {step} but measure {number(before.value)} and "
+                f"{names} are both of step {step:g} but measure {number(before.value)} and "
                 f"{number(point.value)}: leave out one."
             )
         by_step[step] = point
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _step_of(record: Record) -> float | None:
+    """None also where a file has a number that is no step."""
+    try:
+        step = math.nan if record.step is None else float(record.step)
+    except OverflowError:  # a whole number of 400 digits
+        return None
+    return step if math.isfinite(step) else None
 
 
 def _same(a: float, b: float) -> bool:

@@ -127,9 +127,10 @@ def _place_of(record: Record, name: str) -> tuple[Mapping[str, float] | None, st
 
 
 def _error_of(there: Mapping[str, float], key: str) -> float:
-    if f"{key}_se" in there:
-        return there[f"{key}_se"]
-    return (there.get(f"{key}_high", math.nan) - there.get(f"{key}_low", math.nan)) / WIDTH
+    error = there.get(f"{key}_se", math.nan)
+    if math.isnan(error):
+        error = (there.get(f"{key}_high", math.nan) - there.get(f"{key}_low", math.nan)) / WIDTH
+    return error if error >= 0 else math.nan  # ends in the wrong order are of another program
 
 
 def _of_these(without: Sequence[Record], points: Sequence[Point]) -> int:

@@ -9,9 +9,11 @@ import pytest
 from lightning_pce.cli import main
 from lightning_pce.runs import forecast
 from lightning_pce.runs.history import History
+from lightning_pce.runs.series import series
 from tests.helpers.command_line import assert_refused, ended
 from tests.helpers.scored_runs import hostile
 from tests.helpers.series_runs import STEPS, checkpoints, numbers, rising, training
+from tests.helpers.tiny_checkpoints import tiny_checkpoint
 
 STRANGE = hostile(0).replace("\ud83d", "")  # which no terminal's arguments can hold
 HISTORY, BOTH = "{folder}/history.jsonl", "{folder}/both.jsonl"
@@ -169,3 +171,23 @@ def test_hostile_names_are_written_out(capsys, folder):
     assert status == 0
     assert all(letter.isprintable() or letter == "\n" for letter in out)
     assert "\\x1b[31m" in out
+
+
+@pytest.mark.slow
+def test_checkpoints_that_evaluate_has_scored_are_a_series(capsys, tmp_path):
+    for step in (100, 200, 1000):
+        tiny_checkpoint(tmp_path / "out" / f"checkpoint-{step}", seed=step)
+    (tmp_path / "web.txt").write_text("\n\n".join(f"the {k} in the then {k * 7} winner" for k in range(60)))
+    models, records = str(tmp_path / "out" / "checkpoint-*"), tmp_path / "records.jsonl"
+    assert main(["evaluate", models, "--data", str(tmp_path / "web.txt"), "-o", str(records)]) == 0
+    capsys.readouterr()
+    status, out = run(capsys, tmp_path, "records.jsonl", "web_ce_p50", "--json")
+    plain, history = json.loads(out), History.load(records)
+    assert (status, plain["steps"]) == (3, [100, 200, 1000])
+    assert plain["values"] == [record.values["ce_p50"] for record in history]
+    assert plain["refused"] == "3 points are too few for a power law: it takes 6."
+    for name in ("ce_completion_p50", "accuracy", "bits_per_byte", "log_rank_mean"):
+        if name in history[0].values:
+            found = series(history, name)
+            assert found.values.tolist() == [record.values[name] for record in history]
+            assert found.bounds is not None

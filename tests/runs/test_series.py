@@ -210,6 +210,20 @@ def test_errors_are_of_all_values_or_of_none(tmp_path):
     assert found.notes == ("4 of 14 values have no error bar, so that none is used.",)
 
 
+def test_numbers_that_another_program_has_written_are_no_crash(tmp_path):
+    for step in (math.nan, math.inf, 10**400):
+        found = series(records() + records({step: 1.0}), "ce_p50")
+        assert found.steps.tolist() == list(STEPS)
+        assert found.notes == ("1 record left out: the step is not known.",)
+    path = tmp_path / "history.jsonl"
+    training(path, error=-0.1)
+    assert series(History.load(path), "ce_p50").errors is None
+    line = path.read_text().splitlines()[-1]
+    with path.open("a") as file:
+        file.write(line.replace(str(numbers()[STEPS[-1]]), "1" + 400 * "0") + "\n")
+    assert History.load(path).torn == 1
+
+
 def test_what_a_resumed_run_does_again_takes_the_place_of_what_it_did(tmp_path):
     path = tmp_path / "history.jsonl"
     training(path)
