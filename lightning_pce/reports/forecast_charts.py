@@ -69,7 +69,8 @@ def forecast_band(
         forecast: of :func:`lightning_pce.runs.forecasting.fit_power_law` or of a history.
         steps: ``[M]`` steps of what was measured later, if it is known.
         values: ``[M]`` what was measured there.
-        until: the last step of the band; left out: 4 times the last step of the fit, or that of ``steps``.
+        until: where the band ends, if that is behind the data; left out: at 4 times their last step. It
+                reaches to the last of ``steps``, too.
         name: what the values are.
         ax: where to draw; left out: a new figure, made without pyplot, so that nothing needs closing.
 
@@ -93,7 +94,7 @@ def forecast_band(
     ax = new_axes() if ax is None else ax
     ax.set_xscale("log")
     first, last = _ends(forecast, later)
-    end = max([until or 0.0, *later.steps, last if forecast.refused or until else _TIMES * last])
+    end = max([until or 0.0, last, *later.steps, 0.0 if forecast.refused or until else _TIMES * last])
     seen = [] if forecast.refused else _draw_band(ax, forecast, first, end)
     seen += _draw_values(ax, forecast, first, later)
     seen += [] if forecast.refused else _draw_limit(ax, forecast, seen)
@@ -102,7 +103,7 @@ def forecast_band(
     _limit_y(ax, seen)
     ax.set_ylabel(shown(name, 60), **AS_WRITTEN)
     without_frame(ax)
-    _say(ax, forecast, int((forecast.steps < first).sum()))
+    _say(ax, forecast, sum(step < first for step in [*forecast.steps.tolist(), *later.steps]))
     return ax
 
 
