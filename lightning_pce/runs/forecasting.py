@@ -74,7 +74,7 @@ class Forecast:
     """The steps used, ascending ``[N]``."""
     values: Array
     errors: Array | None
-    """As they were used: none below a tenth of the median one."""
+    """As they were used: none below half the median one."""
     dropped: int
     """How many points were left out."""
     level: float
@@ -316,8 +316,8 @@ def _drawn(
 
 def _too_few(data: Points) -> str:
     count = len(data.steps)
-    points = {0: "No point is", 1: "1 point is"}.get(count, f"{count} points are")
-    return f"{points} too few for a power law: it takes {_FEWEST}."
+    few = {0: "There are no points", 1: "1 point is too few"}.get(count, f"{count} points are too few")
+    return f"{few}: a power law takes {_FEWEST}."
 
 
 def _not_moving(
