@@ -53,6 +53,12 @@ def forecast(
             help="Of the limit: 0,1 or 0, or none. Default: what is known of the metric.",
         ),
     ] = None,
+    no_errors: Annotated[
+        bool,
+        typer.Option(
+            "--no-errors", help="Do not use the error bars of the records, as docs/forecasting.md has it."
+        ),
+    ] = False,
     gain: Annotated[
         float | None,
         typer.Option("--gain", help="Also print the chance that the metric gains less than this until then."),
@@ -81,7 +87,11 @@ def forecast(
     if history.torn:
         torn = f"{history.torn} torn line{'s' * (history.torn > 1)} skipped: a writer was killed."
         found = found._replace(notes=(*found.notes, torn))
-    fitted = fit_power_law(found.steps, found.values, found.errors, found.bounds, found.rising, level=level)
+    if no_errors:
+        found = found._replace(errors=None)
+    fitted = fit_power_law(found.steps, found.values, found.errors, found.bounds, found.rising, level)
+    if fitted.refused is not None and fitted.errors is not None:
+        found = found._replace(notes=(*found.notes, "The error bars are used: --no-errors leaves them out."))
     try:
         ahead = ahead_of(fitted, steps, gain, force=force)
     except UserError:

@@ -82,6 +82,7 @@ def forecast(
     *,
     run: str | None = None,
     bounds: BoundsLike = "known",
+    errors: bool = True,
     level: float = 0.9,
     seed: int = 0,
 ) -> Forecast:
@@ -92,6 +93,8 @@ def forecast(
         name: as for :func:`series`.
         run: as for :func:`series`.
         bounds: as for :func:`series`.
+        errors: whether to use the errors of the series. They are those of documents, which all its records
+            share: without them intervals are narrower, and less is refused.
         level: the probability that an interval holds what will be measured.
         seed: of the draws; equal arguments give equal forecasts.
 
@@ -112,9 +115,8 @@ def forecast(
     from lightning_pce.runs.forecasting import fit_power_law
 
     found = series(history, name, run=run, bounds=bounds)
-    return fit_power_law(
-        found.steps, found.values, found.errors, found.bounds, found.rising, level=level, seed=seed
-    )
+    used = found.errors if errors else None
+    return fit_power_law(found.steps, found.values, used, found.bounds, found.rising, level, seed)
 
 
 def _place_of(record: Record, name: str) -> tuple[Mapping[str, float] | None, str]:

