@@ -55,8 +55,8 @@ def points(steps: object, values: object, errors: object) -> Points:
     dropped = int((~keep).sum())
     notes = []
     if dropped:
-        points = "point was" if dropped == 1 else "points were"
-        notes.append(f"{dropped} {points} left out: not finite, or at a step that is not above 0.")
+        were = "point was" if dropped == 1 else "points were"
+        notes.append(f"{dropped} {were} left out: not finite, or at a step that is not above 0.")
     if errors is None:
         return Points(table[0], table[1], None, dropped, tuple(notes))
     return Points(table[0], table[1], _floored(table[2], notes), dropped, tuple(notes))

@@ -21,8 +21,8 @@ CORRELATIONS: Array = np.linspace(-0.5, 0.9, 15)
 """Negative ones are rare in training, but without them independent noise is taken for correlated, and
 intervals of nominal 90 % hold 97 to 99 %."""
 _PRIOR_OF_CORRELATION = 0.5
-"""sqrt(1 - r): with all r alike, intervals of ten points are too wide for independent noise; with 1 - r they are
-too narrow for noise of r = 0.7."""
+"""sqrt(1 - r): with all r alike, intervals of ten points are too wide for independent noise; with 1 - r
+they are too narrow for noise of r = 0.7."""
 _NEW = 1 - CORRELATIONS**2  # how much of the variance of the noise is new in each point
 _SMALLEST_SSR = 1e-12  # of the sum of squares of the values; below it rounding would decide
 _CELLS = 1 << 21  # numbers in one array, 16 MB
