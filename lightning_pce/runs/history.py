@@ -234,7 +234,7 @@ def _take(header: Header, path: Path, offset: int, length: int, records: Records
             records.add(_record(line, payload))
         else:
             return False
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return False
     return True
 

@@ -118,6 +118,9 @@ OUTCOMES = {
     "import_records(": lambda names: (
         names["History"].load(f"{names['folder']}/records.jsonl")[0].values["ce_p50"] == 1.5
     ),
+    "ahead = forecast(": lambda names: (
+        names["ahead"].level == 0.9 and len(names["ahead"].steps) == 8 and Path("ahead.png").exists()
+    ),
     "change = reshaping(": lambda names: 0 <= names["change"].better_share <= 1,
     "page = report(": lambda names: "error bars: step 200" in names["page"].read_text(encoding="utf-8"),
     "by_hand = verdict(": lambda names: names["by_hand"].shortlist == ("epoch 2",),
