@@ -27,6 +27,18 @@ REFUSED = {
     "evaluate over code": (["evaluate", "x", "--data", "y", "-o", __file__], "is no history"),
     "evaluate by halves": (["evaluate", "x", "--data", "y", "-o", "r", "--stride", "0"], "--stride 0"),
     "evaluate in no memory": (["evaluate", "x", "--data", "y", "-o", "r", "--memory", "1"], "--memory 1"),
+    "evaluate counts of nothing": (
+        ["evaluate", "x", "--data", "y", "-o", "r", "--token-counts", "z"],
+        "--token-counts is what proxies are weighted by: give --proxies too",
+    ),
+    "evaluate proxies of a half": (
+        ["evaluate", "x", "--data", "y", "-o", "r", "--proxies", "--protocol", "llama.cpp"],
+        "--proxies are of completions",
+    ),
+    "evaluate proxies of groups": (
+        ["evaluate", "x", "--data", "y", "-o", "r", "--proxies", "--group", "topic"],
+        "which --group topic replaces",
+    ),
     "import nothing": (["import", "nothing.jsonl", "-f", "vllm", "-o", "x"], "No such file"),
     "import no format": (["import", "a.jsonl", "-f", "csv", "-o", "x"], "There is no format 'csv'"),
     "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
