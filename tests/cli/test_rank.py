@@ -167,7 +167,9 @@ def test_what_evaluate_has_scored_is_ranked(tmp_path, capsys):
     models = str(tmp_path / "models/*")
     assert main(["evaluate", models, *data, "--proxies", "-o", str(tmp_path / "scored/a.jsonl")]) == 0
     assert (
-        main(["evaluate", models, "--data", str(tmp_path / "web.txt"), "-o", str(tmp_path / "scored/b.jsonl")])
+        main(
+            ["evaluate", models, "--data", str(tmp_path / "web.txt"), "-o", str(tmp_path / "scored/b.jsonl")]
+        )
         == 0
     )
     table = ProxyTable.read(tmp_path / "scored/*.jsonl")
