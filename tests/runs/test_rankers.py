@@ -15,7 +15,7 @@ from lightning_pce.runs._rank_correlation import mean_ranks, spearman, z_scored
 from lightning_pce.runs._rank_svm import factor_of, kernel_matrix, rank_svm
 from lightning_pce.runs._rankers import Fit
 from lightning_pce.runs._sparse import Triples
-from lightning_pce.runs.ranking import fit_ranker
+from lightning_pce.runs.ranking import ProxyTable, fit_ranker
 from tests.helpers.proxy_populations import changed, population
 
 
@@ -146,6 +146,27 @@ def test_single_is_the_proxy_of_the_highest_mean_correlation():
     best = int(np.argmax(np.abs(means)))
     assert ranker.names == (table.names[best],)
     assert ranker.weights == (np.sign(means[best]),)
+
+
+def test_a_task_of_few_models_counts_as_much_as_one_of_many():
+    tasks = ["few"] * 5 + ["many"] * 20
+    truth = np.concatenate([np.arange(5.0), np.arange(20.0)])
+    first = np.concatenate(
+        [np.arange(5.0), np.tile([1.0, -1.0], 10)]
+    )  # all of one task, nothing of the other
+    second = np.concatenate([[0, 1, 0, 1, 0], np.arange(20.0) % 14])
+    models = [f"m{row}" for row in range(25)]
+    table = ProxyTable(models, tasks, ["first", "second"], np.stack([first, second], 1), truth=truth)
+    rho = [[spearmanr(x[:5], truth[:5])[0], spearmanr(x[5:], truth[5:])[0]] for x in (first, second)]
+    assert np.mean(rho[0]) > np.mean(rho[1]) + 0.2
+    assert np.dot(rho[0], [5, 20]) < np.dot(rho[1], [5, 20])
+    assert fit_ranker(table, "single").names == ("first",)
+
+
+def test_z_scores_are_within_a_task_and_0_where_all_are_the_same():
+    x = np.array([[1.0, 5.0, 1e200], [3.0, 5.0, -1e200], [7.0, 1e-9, 0.1 + 0.2], [7.0, 3e-9, 0.3]])
+    expected = [[-1, 0, 1], [1, 0, -1], [0, -1, 0], [0, 1, 0]]
+    np.testing.assert_allclose(z_scored(x, np.array([0, 0, 1, 1])), expected, atol=1e-12)
 
 
 def test_a_linear_rank_svm_is_its_weights_and_another_table_is_scored_by_names():
