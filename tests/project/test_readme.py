@@ -136,6 +136,12 @@ OUTCOMES = {
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),
     "Power(1.0)(scored)": lambda names: 0.9 < names["reshaped"].item() < 1,
+    "table = ProxyTable.read(": lambda names: (
+        names["report"].refused is None
+        and len(names["scores"]) == 12
+        and Path("proxy.png").stat().st_size > 5_000
+    ),
+    "decided = decision_accuracy(": lambda names: names["decided"].pairs == 15,
     "known = capability(": lambda names: (
         names["known"].mean.low < float((-names["losses"].double()).exp().mean()) < names["known"].mean.high
     ),
