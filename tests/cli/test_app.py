@@ -45,6 +45,16 @@ REFUSED = {
     "capability of nothing": (["capability"], "Missing argument 'MODEL'"),
     "capability on nothing": (["capability", "x"], "Missing option '--data'"),
     "capability of no model": (["capability", "/no/x", "--data", "/no/y"], "/no/x: no such file"),
+    "rank nothing": (["rank"], "Missing argument 'RECORDS'"),
+    "rank no file": (["rank", "none.jsonl"], "none.jsonl: No such file"),
+    "rank no pattern": (["rank", "none/*.jsonl"], "No file fits 'none/*.jsonl'"),
+    "rank by no method": (["rank", "x", "--method", "svm"], "--method svm: choose one of rank_svm, sparse"),
+    "rank by no kernel": (["rank", "x", "--kernel", "poly"], "--kernel poly: choose one of linear, rbf"),
+    "rank and hold out models": (
+        ["rank", "x", "--hold-out", "models"],
+        "choose one of tasks, models-and-tasks",
+    ),
+    "rank by a seed": (["rank", "x", "--seed", "-1"], "--seed -1: expected 0 or more"),
     "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
 
@@ -60,7 +70,7 @@ def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
     assert_refused(refused[case], REFUSED[case][1])
 
 
-@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report", "capability"])
+@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report", "capability", "rank"])
 def test_help_is_plain_text_and_needs_no_torch(command, capsys):
     assert main([command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -73,7 +83,8 @@ def test_without_a_command_there_is_help_and_the_status_of_a_mistake(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
     assert all(
-        f"\n  {command} " in out for command in ("evaluate", "import", "compare", "report", "capability")
+        f"\n  {command} " in out
+        for command in ("evaluate", "import", "compare", "report", "capability", "rank")
     )
 
 
