@@ -27,7 +27,8 @@ _NEW = 1 - CORRELATIONS**2  # how much of the variance of the noise is new in ea
 _SMALLEST_SSR = 1e-12  # of the sum of squares of the values; below it rounding would decide
 _CELLS = 1 << 21  # numbers in one array, 16 MB
 _NODES = 48  # of the integral over the size of the noise
-_RATE = 0.5  # of how much larger than the errors the noise may be, in e-folds of its variance
+_EXACT = 0.25  # how likely errors are all of the noise, before the data are seen
+_RATE = 0.25  # else the variance is larger by u e-folds, of density exp(-u / 4) / 4
 
 
 class Series(NamedTuple):
@@ -184,9 +185,8 @@ def _drawn_variance(
 def _over_noise(x: Array, a: float) -> tuple[Array, Array, Array]:
     """How likely it is that the variance is ``least * exp(u)``: nodes of u, masses between, log of the unit.
 
-    The likelihood is ``exp(-a u - x exp(-u))`` with x = ssr / (2 least). Before, it is as likely as not that
-    u = 0, which is the first mass, and else u is exponential: with any u alike, good errors were made too
-    large, and intervals of nominal 90 % held 97.
+    The likelihood is ``exp(-a u - x exp(-u))`` with x = ssr / (2 least). The first mass is that of u = 0: with
+    any u alike, errors that are all of the noise were made too large, and intervals of nominal 90 % held 97.
     """
     a_ = a + _RATE
     top, width = np.log(np.maximum(x / a_, 1.0)), 8 / math.sqrt(a_)
@@ -194,7 +194,7 @@ def _over_noise(x: Array, a: float) -> tuple[Array, Array, Array]:
     nodes = np.linspace(first, top + width + 24 / a_, _NODES, axis=-1)
     log_values = -a_ * nodes - x[..., None] * np.exp(-nodes)
     largest = np.maximum(log_values.max(-1), -x)
-    values = _RATE * np.exp(log_values - largest[..., None])
+    values = (1 - _EXACT) * _RATE * np.exp(log_values - largest[..., None])
     between = (values[..., 1:] + values[..., :-1]) / 2 * np.diff(nodes)
-    exact = np.exp(-x - largest)[..., None]
+    exact = _EXACT * np.exp(-x - largest)[..., None]
     return np.concatenate([nodes[..., :1], nodes], -1), np.concatenate([exact, between], -1), largest

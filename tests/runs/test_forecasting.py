@@ -9,7 +9,7 @@ import torch
 
 from lightning_pce import runs
 from lightning_pce.runs import _power_law as power_law
-from lightning_pce.runs._linear_fits import _RATE, CORRELATIONS, Series, _log_over_noise
+from lightning_pce.runs._linear_fits import _EXACT, _RATE, CORRELATIONS, Series, _log_over_noise
 from lightning_pce.runs.forecasting import Forecast, fit_power_law
 from tests.helpers.power_laws import loss, series
 
@@ -49,7 +49,7 @@ def test_closed_form_is_generalised_least_squares(errors, r):
 
 
 def test_size_of_the_noise_is_integrated_out_as_a_fine_sum_does():
-    """Errors are taken for exact, or for too small by exp(-u / 2) with u exponential, as likely."""
+    """Errors are all of the noise, or too small by exp(-u / 2) with u exponential."""
     ssr, least, u = np.geomspace(0.1, 1000, 9)[:, None], np.array([0.5]), np.linspace(0, 30, 60_001)
     for freedom in (4, 18, 400):
         exact = []
@@ -58,7 +58,7 @@ def test_size_of_the_noise_is_integrated_out_as_a_fine_sum_does():
             largest = log_likelihood.max()
             likelihood = np.exp(log_likelihood - largest)
             over_u = (likelihood * _RATE * np.exp(-_RATE * u)).sum() * (u[1] - u[0])
-            exact.append(largest + np.log(likelihood[0] + over_u))
+            exact.append(largest + np.log(_EXACT * likelihood[0] + (1 - _EXACT) * over_u))
         ours = _log_over_noise(ssr, freedom, least)[:, 0]
         assert ours - ours[0] == pytest.approx(np.array(exact) - exact[0], abs=0.03)
 
