@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lightning_pce.tokens.from_hidden_states import scale_and_cap
 
+__all__ = ["OutputLayer", "output_layer"]
+
 
 class OutputLayer(NamedTuple):
     """Arguments of :func:`lightning_pce.linear_token_statistics`."""

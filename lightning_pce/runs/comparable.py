@@ -18,6 +18,8 @@ from lightning_pce.runs._records import SCORED, Record
 from lightning_pce.runs._words import listed
 from lightning_pce.runs.history import History
 
+__all__ = ["Relation", "relation", "sections"]
+
 # What must be equal, in the order in which it is looked at, and what to do if it is not.
 _EQUAL = {
     "data": "score both on the same file",

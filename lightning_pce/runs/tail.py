@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+__all__ = ["TailToken"]
+
 
 class TailToken(NamedTuple):
     """One of the tokens of highest cross-entropy; see :class:`lightning_pce.TailTokens`."""

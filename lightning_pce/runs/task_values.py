@@ -13,6 +13,8 @@ from lightning_pce._errors import UserError
 from lightning_pce.runs._records import Record
 from lightning_pce.runs._words import listed
 
+__all__ = ["TaskFile", "TaskValues"]
+
 _MOST_NAMED = 3
 
 

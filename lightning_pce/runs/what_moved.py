@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["LabelMove", "Moved", "label_changes", "moved"]
+
 
 class LabelMove(NamedTuple):
     """What one label did to the mean."""

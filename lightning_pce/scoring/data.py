@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lightning_pce._errors import UserError
 from lightning_pce.scoring._text_files import blocks, text_of
-from lightning_pce.scoring.documents import Document as Document
-from lightning_pce.scoring.documents import Part as Part
-from lightning_pce.scoring.documents import content_of, plain_name
+from lightning_pce.scoring.documents import Document, Part, content_of, plain_name
 from lightning_pce.scoring.rows import documents_of, rows_of
+
+__all__ = ["Dataset", "Document", "Part", "read_data"]
 
 _OF_ROWS = (".jsonl", ".ndjson", ".json", ".parquet")
 _OTHER_TABLES = (".csv", ".tsv", ".arrow", ".feather")

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_pce._names import checked_names, checked_percentiles, percentile_key
 
+__all__ = ["Checkpoints", "percentile_checkpoints"]
+
 # Arguments with which ModelCheckpoint saves a model that was not validated, and when it does.
 _UNVALIDATED = {
     "every_n_train_steps": "before the validation of that step",
