@@ -44,6 +44,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 add_module_names = False
+maximum_signature_line_length = 80
+python_display_short_literal_types = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
@@ -64,3 +66,4 @@ html_title = "lightning-pce"
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
+html_extra_path = ["_root"]

@@ -5,13 +5,14 @@ An object is described once, in its own folder and under its shortest import; ot
 
 from __future__ import annotations
 
+import ast
 import importlib
-import pkgutil
 from functools import cache
-from types import ModuleType
+from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = "lightning_pce"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Public(NamedTuple):
@@ -33,21 +34,28 @@ class Public(NamedTuple):
 
 @cache
 def modules() -> tuple[str, ...]:
-    """The public modules: those with an ``__all__`` on a path without a leading underscore."""
-    package = importlib.import_module(PACKAGE)
-    found = [PACKAGE]
-    for each in pkgutil.walk_packages(package.__path__, f"{PACKAGE}.", onerror=lambda name: None):
-        if any(part.startswith("_") for part in each.name.split(".")) or f"{PACKAGE}.cli" in each.name:
-            continue
-        if hasattr(importlib.import_module(each.name), "__all__"):
-            found.append(each.name)
+    """The public modules, none of which is imported: an ``__all__``, and no underscore in the path."""
+    found = []
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        if not any(part.startswith("_") for part in parts) and _exports(path):
+            found.append(".".join(parts))
     return tuple(found)
+
+
+def _exports(path: Path) -> bool:
+    assigned = (
+        each for each in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(each, ast.Assign)
+    )
+    return any(ast.unparse(target) == "__all__" for each in assigned for target in each.targets)
 
 
 def names_of(module: str) -> list[Public]:
     """What a module exports, in its own order; not its version."""
-    loaded: ModuleType = importlib.import_module(module)
-    return [Public(module, name) for name in loaded.__all__ if not name.startswith("__")]
+    return [
+        Public(module, name) for name in importlib.import_module(module).__all__ if not name.startswith("__")
+    ]
 
 
 def home(each: Public) -> str:

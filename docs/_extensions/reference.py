@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from typing import Any
 
@@ -14,14 +15,15 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext import intersphinx
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 # Members of these are not ours; those of our own private bases are shown with the class that has them.
 OTHERS = (
-    "ABC, Callback, Exception, Generic, LightningModule, Mapping, Metric, Module, Protocol, Sequence, "
-    "Trainer, dict, list, object, tuple"
+    "ABC, BaseException, Callback, Exception, Generic, LightningModule, Mapping, Metric, Module, Protocol, "
+    "Sequence, Trainer, dict, list, object, tuple"
 )
 
 # How we write names of others, and how they are found in the inventories.
@@ -33,6 +35,7 @@ WRITTEN_AS = {
     "Tensor": "torch.Tensor",
     "torchmetrics.metric.Metric": "torchmetrics.Metric",
 }
+WIDTH = 90  # of the command line's help
 
 
 class _Generated(SphinxDirective):
@@ -52,17 +55,25 @@ class PublicNames(_Generated):
 
     def run(self) -> list[nodes.Node]:
         (module,) = self.arguments
-        lines = [f".. automodule:: {module}", ""]
-        elsewhere = []
+        entries, links = [], []
         for each in public_names.names_of(module):
             path, place = public_names.described()[public_names.home(each)]
             if place == module:
-                lines += _entry(path, each.value)
+                entries += _entry(path, each.value)
             else:
-                elsewhere.append(f":py:obj:`{each.name} <{path}>`")
-        if elsewhere:
-            lines += [f"``{module}`` exports, described elsewhere: {', '.join(elsewhere)}.", ""]
-        return self.parsed(lines)
+                links.append((f":py:obj:`{each.name} <{path}>`", _summary(each.value)))
+        if module == public_names.PACKAGE:
+            elsewhere = [f"* {link}: {said}" for link, said in links]
+        else:
+            listed = ", ".join(link for link, _ in links)
+            elsewhere = [f"``{module}`` also exports {listed}, described elsewhere."] if links else []
+        return self.parsed([f".. automodule:: {module}", "", *elsewhere, "", *entries])
+
+
+def _summary(value: object) -> str:
+    """The first paragraph of a docstring, without links: they mean something beside their module only."""
+    first = " ".join((value.__doc__ or "").split("\n\n")[0].split())
+    return re.sub(r":\w+:`~?([^`]*)`", r"``\1``", first)
 
 
 class CommandLine(_Generated):
@@ -72,16 +83,17 @@ class CommandLine(_Generated):
         from lightning_pce.cli._app import app
 
         program = typer.main.get_command(app())
-        lines = _help(program, "lightning-pce")
+        above = program.make_context("lightning-pce", [], resilient_parsing=True, terminal_width=WIDTH)
+        lines = _shown(above)
         for name, command in program.commands.items():
-            lines += [name, "-" * len(name), "", *_help(command, f"lightning-pce {name}")]
+            lines += [name, "-" * len(name), ""]
+            lines += _shown(command.context_class(command, info_name=name, parent=above))
         return self.parsed(lines)
 
 
-def _help(command: Any, called: str) -> list[str]:
-    context = command.context_class(command, info_name=called, max_content_width=92, terminal_width=92)
-    text = command.get_help(context)
-    return ["::", "", *(f"   {line}" for line in f"$ {called} --help\n{text}".splitlines()), ""]
+def _shown(context: Any) -> list[str]:
+    text = f"$ {context.command_path} --help\n{context.get_help()}"
+    return ["::", "", *(f"   {line}" for line in text.splitlines()), ""]
 
 
 def _entry(path: str, value: object) -> list[str]:
@@ -114,9 +126,9 @@ def _import_line(path: str) -> list[str]:
 
 
 def _kept(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
-    # Google's style would read "The rank: of ..." below a field as a type. Ours are in the annotations.
+    # Below a field Google's style would read "The rank: of ..." as a type. Ours are in the annotations.
     if what in ("attribute", "property"):
-        app.env.temp_data[name] = lines[:]
+        app.env.temp_data[name] = GoogleDocstring(lines, app.config, app, "method").lines()
 
 
 def _with_its_import(
