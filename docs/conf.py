@@ -55,6 +55,7 @@ intersphinx_mapping = {
     name: (url, (None, f"{DOCS.name}/inventories/{name}.txt"))
     for name, url in {
         "python": "https://docs.python.org/3",
+        "numpy": "https://numpy.org/doc/stable",
         "torch": "https://docs.pytorch.org/docs/stable",
         "torchmetrics": "https://lightning.ai/docs/torchmetrics/stable",
         "matplotlib": "https://matplotlib.org/stable",

@@ -36,6 +36,9 @@ def output_layer(model: Any) -> OutputLayer:
         model: of transformers, in eval mode, with ``get_output_embeddings()``, ``config`` and
             ``output_hidden_states``.
 
+    Returns:
+        The arguments of :func:`lightning_pce.linear_token_statistics` for this model.
+
     Raises:
         ValueError: if the model has no output layer, or what it does to its logits is none of what is known.
 

@@ -106,6 +106,12 @@ def sections(history: History) -> list[History]:
     Each is compared by itself. A record that shares its section with none, and whose model is in no other
     section either, joins the first one, as it was meant to be compared: it is said why it cannot be, or it
     is, like an import that knows nothing of its data.
+
+    Example:
+        >>> names = [("small", "web"), ("small", "code"), ("large", "web"), ("large", "code")]
+        >>> records = [Record(model, "score", name, how={"data": name}, label=model) for model, name in names]
+        >>> [[record.name for record in section] for section in sections(History(records))]
+        [['web', 'web'], ['code', 'code']]
     """
     parts: list[tuple[set[object], list[Record]]] = []
     for record in history:

@@ -26,6 +26,7 @@ class TailToken(NamedTuple):
     text: str | None = None
     """What the token stands for; None: not known, or left out."""
     top_text: str | None = None
+    """What the most probable token stands for."""
     context: str | None = None
     """The text before it."""
 

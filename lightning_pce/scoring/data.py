@@ -76,6 +76,9 @@ def read_data(
         group: the column that says of which group all tokens of a row are, instead of prompt and completion.
         protocol: ``"windows"``; or ``"llama.cpp"``, which takes a text file as a single text.
 
+    Returns:
+        The documents, with the name and a hash of what they hold.
+
     Raises:
         UserError: if it cannot be read, has documents that are empty or alike in id, or none.
 

@@ -56,7 +56,7 @@ class Links(HTMLParser):
         self.targets += [found[name] for name in ("href", "src") if found.get(name)]
 
 
-def test_no_link_inside_the_site_is_dead(site):
+def test_nothing_inside_the_site_leads_nowhere(site):
     pages = {path: Links(path) for path in site.rglob("*.html")}
     inside = 0
     for path, page in pages.items():
@@ -73,7 +73,7 @@ def test_no_link_inside_the_site_is_dead(site):
     assert len(pages) > 40
 
 
-def test_links_go_outside_to_pages_of_others_only(site):
+def test_what_leads_outside_are_pages_of_others(site):
     outside = {target for path in site.rglob("*.html") for target in Links(path).targets if "//" in target}
     assert {urlsplit(target).scheme for target in outside} == {"https"}
     assert any("docs.pytorch.org" in target for target in outside)  # from the small inventories

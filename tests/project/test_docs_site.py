@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -98,3 +99,15 @@ def test_every_picture_of_plot_is_in_the_gallery():
 
     page = text(DOCS / "gallery.md")
     assert [name for name in plot.__all__ if f"plot.{name}" not in page] == []
+
+
+def test_every_public_function_has_an_example():
+    elsewhere = {"write_start", "write_validation"}  # in that of write_checkpoint
+    elsewhere |= {"from_tdigest", "to_tdigest"}  # of a package that need not be there; on the page of streams
+    missing = set()
+    for path, _ in public_names.described().values():
+        module, _, name = path.rpartition(".")
+        value = getattr(import_module(module), name)
+        if inspect.isfunction(value) and ">>>" not in (value.__doc__ or ""):
+            missing.add(name)
+    assert missing == elsewhere

@@ -22,7 +22,10 @@ _UNVALIDATED = {
 
 
 class Checkpoints(list[Any]):
-    """ModelCheckpoints in a list that ``Trainer(callbacks=...)`` takes by its type, too."""
+    """What :func:`percentile_checkpoints` returns.
+
+    ModelCheckpoints in a list that ``Trainer(callbacks=...)`` takes by its type, too.
+    """
 
     # A list[ModelCheckpoint] is no list[Callback], which a Trainer wants, because it puts others into it.
     if TYPE_CHECKING:
