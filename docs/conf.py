@@ -63,6 +63,7 @@ intersphinx_mapping = {
 }
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "lightning-pce"
 html_show_copyright = False
 html_show_sphinx = False
