@@ -28,6 +28,7 @@ OTHERS = (
 
 # How we write names of others, and how they are found in the inventories.
 WRITTEN_AS = {
+    "ArrayLike": "numpy.typing.ArrayLike",
     "Axes": "matplotlib.axes.Axes",
     "Figure": "matplotlib.figure.Figure",
     "ProcessGroup": "torch.distributed.ProcessGroup",
@@ -157,7 +158,7 @@ def _found(
     if here in public_names.targets():
         node["reftarget"] = target = here
     if target in WRITTEN_AS:
-        node["reftarget"] = WRITTEN_AS[target]
+        node["reftarget"], node["reftype"] = WRITTEN_AS[target], "obj"
         return intersphinx.missing_reference(app, env, node, content)
     head, tail = target, ""
     while head:
