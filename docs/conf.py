@@ -42,6 +42,7 @@ myst_enable_extensions = ["colon_fence"]
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # or all that it is a union of
 autodoc_preserve_defaults = True
 add_module_names = False
 maximum_signature_line_length = 80

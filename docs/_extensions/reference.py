@@ -30,6 +30,8 @@ OTHERS = (
 WRITTEN_AS = {
     "ArrayLike": "numpy.typing.ArrayLike",
     "Axes": "matplotlib.axes.Axes",
+    "NDArray": "numpy.ndarray",
+    "np.float64": "numpy.float64",
     "Figure": "matplotlib.figure.Figure",
     "ProcessGroup": "torch.distributed.ProcessGroup",
     "Path": "pathlib.Path",
