@@ -9,6 +9,11 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
 
+import numpy.typing  # noqa: E402
+
+# The union that it is would be spelled out in every signature, over six lines of private names.
+numpy.typing.ArrayLike = type("ArrayLike", (), {"__module__": "numpy.typing"})
+
 from lightning_pce import __version__  # noqa: E402  # this checkout's, whatever is installed
 
 project = "lightning-pce"
@@ -42,7 +47,6 @@ myst_enable_extensions = ["colon_fence"]
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # or all that it is a union of
 autodoc_preserve_defaults = True
 add_module_names = False
 maximum_signature_line_length = 80

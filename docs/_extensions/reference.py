@@ -32,6 +32,7 @@ WRITTEN_AS = {
     "Axes": "matplotlib.axes.Axes",
     "NDArray": "numpy.ndarray",
     "np.float64": "numpy.float64",
+    "numpy.typing.ArrayLike": "numpy.typing.ArrayLike",
     "Figure": "matplotlib.figure.Figure",
     "ProcessGroup": "torch.distributed.ProcessGroup",
     "Path": "pathlib.Path",
