@@ -54,6 +54,9 @@ python_display_short_literal_types = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+copybutton_prompt_text = r">>> |\.\.\. |\$ "  # is not copied, nor what is printed
+copybutton_prompt_is_regexp = True
+
 # Without a network the names that we use are found in the small files beside this one.
 intersphinx_timeout = 3
 intersphinx_mapping = {

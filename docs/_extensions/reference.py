@@ -30,13 +30,12 @@ OTHERS = (
 WRITTEN_AS = {
     "ArrayLike": "numpy.typing.ArrayLike",
     "Axes": "matplotlib.axes.Axes",
-    "NDArray": "numpy.ndarray",
-    "np.float64": "numpy.float64",
-    "numpy.typing.ArrayLike": "numpy.typing.ArrayLike",
     "Figure": "matplotlib.figure.Figure",
-    "ProcessGroup": "torch.distributed.ProcessGroup",
+    "NDArray": "numpy.ndarray",
     "Path": "pathlib.Path",
     "Tensor": "torch.Tensor",
+    "np.float64": "numpy.float64",
+    "numpy.typing.ArrayLike": "numpy.typing.ArrayLike",
     "torchmetrics.metric.Metric": "torchmetrics.Metric",
 }
 WIDTH = 90  # of the command line's help
