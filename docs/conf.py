@@ -70,6 +70,7 @@ intersphinx_mapping = {
     }.items()
 }
 
+highlight_language = "none"  # what names no language is no Python
 html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = "lightning-pce"

@@ -103,6 +103,7 @@ def test_every_picture_is_in_the_gallery():
 
 def test_every_public_function_has_an_example():
     elsewhere = {"write_start", "write_validation"}  # in that of write_checkpoint
+    elsewhere |= {"evaluate"}  # of models on a disk; docs/evaluate.md has the command
     elsewhere |= {"from_tdigest", "to_tdigest"}  # of a package that need not be there; on the page of streams
     missing = set()
     for path, _ in public_names.described().values():
