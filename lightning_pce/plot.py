@@ -10,6 +10,7 @@ from lightning_pce.reports.plot import (
     fan_chart,
     interval_chart,
     intervals,
+    proxy_scatter,
     quantile_curve,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "fan_chart",
     "interval_chart",
     "intervals",
+    "proxy_scatter",
     "quantile_curve",
 ]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from lightning_pce.runs.history import History
     from lightning_pce.runs.task_values import TaskFile
 
+__all__ = ["report"]
+
 LARGEST = 500_000  # bytes: what goes through any mail
 
 
