@@ -34,11 +34,15 @@ exclude_patterns = [".*", "build", "dist", "*_out", "lightning_logs", "lightning
 nitpicky = True
 nitpick_ignore = [
     # Unions that have a name of their own in signatures; the arguments' descriptions spell them out.
-    *(("py:class", name) for name in ("Entry", "Group", "Read", "Runs", "TaskLike", "Tensors")),
+    *(
+        ("py:class", name)
+        for name in ("Array", "Bounds", "BoundsLike", "Entry", "Group", "Read", "Runs", "TaskLike", "Tensors")
+    ),
     # What has no page: the class of another package, and two of ours that nobody makes by hand.
     ("py:class", "TDigest"),
     ("py:class", "lightning_pce.metrics._views.ViewedMetric"),
     ("py:class", "lightning_pce.runs._headers.Payload"),
+    ("py:class", "lightning_pce.runs._power_law.Draws"),
 ]
 
 myst_heading_anchors = 4

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs._known_statistics import Bounds, known_by_name, known_of_tokens
-from lightning_pce.runs._one_series import WIDTH, Point, left_out, series_of
-from lightning_pce.runs._one_series import Series as Series
+from lightning_pce.runs._one_series import WIDTH, Point, Series, left_out, series_of
 from lightning_pce.runs._records import Record
 from lightning_pce.runs._words import listed
 
 if TYPE_CHECKING:
     from lightning_pce.runs.forecasting import Forecast
+
+__all__ = ["Series", "forecast", "series"]
 
 BoundsLike: TypeAlias = Bounds | Literal["known"] | None
 _PARTNERS = ("_low", "_high", "_se")
