@@ -55,6 +55,14 @@ def logged(trainer, *names):
     return all(trainer.callback_metrics[name] > 0 for name in names)
 
 
+def by_median(checkpoint):
+    """Whether the file of the best checkpoint is there and bears its median."""
+    return (
+        f"val_ce_p50={checkpoint.best_model_score:.3f}" in checkpoint.best_model_path
+        and Path(checkpoint.best_model_path).is_file()
+    )
+
+
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
     "first = PercentileCrossEntropy(": lambda names: 6 < names["first"].compute()["p50"] < 9,
@@ -64,6 +72,14 @@ OUTCOMES = {
     'History.load("runs/history.jsonl")': lambda names: (
         names["history"].index(names["last"]) == 2 and names["best"].digest().shape == (1027, 2)
     ),
+    "class ByteLM(PercentileCEMixin": lambda names: by_median(names["best"]),
+    "ce = PercentileCECallback(shift=True)": lambda names: by_median(names["best"]),
+    "class PercentileTrainer(PercentileCETrainerMixin, Trainer):  #": lambda names: (
+        Path(names["trainer"].state.best_model_checkpoint).is_dir()
+        and names["trainer"].state.best_metric
+        == min(log["eval_ce_p50"] for log in names["trainer"].state.log_history if "eval_ce_p50" in log)
+    ),
+    "lowest, chosen = ": lambda names: Path("best.pt").is_file() and 0 < names["lowest"] < 5.6,
     "class LitLM(": lambda names: "LitLM" in names,
     'EarlyStopping("val_ce_p50"': lambda names: (
         logged(names["trainer"], "val_ce_p50") and Path(names["best"].best_model_path).exists()
