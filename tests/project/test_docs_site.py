@@ -97,6 +97,13 @@ def test_the_gallery_shows_what_its_code_draws(drawn):
     assert all(5_000 < (gallery.PICTURES / name).stat().st_size < 100_000 for name in shown)
 
 
+def test_no_line_of_a_page_begins_as_a_comment():
+    """In MyST a line that begins with % is left out, as of a paragraph that was wrapped before a per cent."""
+    for page in written_pages():
+        prose = re.sub(r"^```.*?^```", "", text(ROOT / page), flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^\s*%.*$", prose, re.MULTILINE) == [], page
+
+
 def small(path):
     """A picture in 64 by 48 shades of grey."""
     with Image.open(path) as picture:
