@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from lightning_pce._errors import UserError
+from lightning_pce.runs._forecast_input import checked_seed
 from lightning_pce.runs._population import FEWEST_MODELS, Population, population_of
 from lightning_pce.runs._rank_correlation import Floats, Ints, spearman, z_scored
 from lightning_pce.runs._rank_svm import Kernel
@@ -87,9 +88,9 @@ def cross_validate(
     if hold_out not in get_args(HoldOut):
         choice = " or ".join(map(repr, get_args(HoldOut)))
         raise UserError(f"Expected argument `hold_out` to be {choice} but got {hold_out!r}.")
+    random = np.random.default_rng(checked_seed(seed))
     unseen = hold_out == "models_and_tasks"
     population = population_of(table, 2 * FEWEST_MODELS if unseen else FEWEST_MODELS)
-    random = np.random.default_rng(seed)
     draws = [random.permutation(len(population.models)) for _ in range(_DRAWS if unseen else 0)]
     splits = _splits(population, draws, random)
     halves = random_halves(len(population.models), random)

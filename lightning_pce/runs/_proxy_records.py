@@ -51,7 +51,9 @@ def rows_of(records: Sequence[Record], files: Sequence[str]) -> Rows:
     generic = [each for each in others if _is_generic(each, models, tasks)]
     if len(generic) < len(others):
         left_out = [each.label for each in others if each not in generic]
-        notes.append(f"Records without proxies of other models, or on one of the tasks: {some(left_out)}.")
+        notes.append(
+            f"Left out, as no baseline: records of other models, or on one of the tasks: {some(left_out)}."
+        )
     baselines: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(record.name for record in generic):
         called, values, note = _baseline([record for record in generic if record.name == name])

@@ -115,7 +115,7 @@ def test_too_few_tasks_end_with_3(tmp_path, table, capsys):
     given = write(tmp_path, table, new=("t1", "t2", "t3"))
     status, out, err = ran(capsys, *given)
     assert (status, err) == (3, "")
-    assert out.startswith("Refused: A cross-validation over tasks needs 3 ")
+    assert out.startswith("Refused: A cross-validation needs 3 tasks ")
     assert json.loads(ran(capsys, *given, "--json")[1])["cross_validation"] is None
 
 

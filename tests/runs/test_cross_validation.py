@@ -170,6 +170,9 @@ def test_too_few_say_nothing(table):
     cases = {
         "there are 2": table.select(tasks=["t0", "t1"]),
         "there is 1": table.select(tasks=["t0"]),
+        "needs 3 tasks on which the truth of 5 models is known and differs, but there are 0": changed(
+            table, truth=None
+        ),
         "truth of 4 models": table.select(models=["m0", "m1", "m2", "m3"]),
     }
     for words, few in cases.items():
@@ -186,6 +189,8 @@ def test_what_is_asked_for_must_exist(table):
         cross_validate(table, hold_out="models")
     with pytest.raises(UserError, match="`method` to be one of"):
         cross_validate(table, "ranksvm")
+    with pytest.raises(UserError, match="`seed` to be a whole number from 0 on but got -1"):
+        cross_validate(table, seed=-1)
     styles = changed(table, styles=["long"] + ["short"] * (len(table) - 1))
     with pytest.raises(UserError, match=r"'t0' has solutions of several styles .*'m0': long, 'm1': short"):
         cross_validate(styles)
