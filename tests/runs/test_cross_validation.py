@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,14 @@ def test_where_they_carry_nothing_it_is_refused(hold_out):
     assert abs(found.rho.value) < 0.3
     assert "is not surely above" in found.refused
     assert f"Refused: {found.refused}." in str(found)
+
+
+def test_what_an_exchange_does_as_well_is_refused(report):
+    assert report.null < report.null_highest < report.rho.value
+    assert report.refused is None
+    lucky = replace(report, null_highest=report.rho.value)
+    assert "is not surely above the highest where models exchanged their truth (" in lucky.refused
+    assert f"to {report.null_highest:+.2f}\n" in str(report)
 
 
 def test_a_ranker_knows_models_that_it_has_seen_by_their_proxies():

@@ -158,6 +158,22 @@ def test_records_are_rows_and_those_without_proxies_baselines(tmp_path):
     assert "other" in note
 
 
+def test_a_model_is_known_by_its_weights_however_its_path_was_written(tmp_path):
+    path = tmp_path / "r.jsonl"
+    values = with_errors({"ce_uniform": 3.0})
+    for name, task, weights in (("out/a/", "sums", "1"), ("./out/a", "maps", "1"), ("out/b", "sums", "2")):
+        write_record(path, name, task, values, how={"model": weights})
+    write_record(path, "/home/out/a", "web", {"ce_mean": 2.0}, proxies=None, how={"model": "1"})
+    write_record(path, "out/b", "web", {"ce_mean": 9.0}, proxies=None, how={"model": "trained on"})
+    table = ProxyTable.read(path, truth={("out/a", "maps"): 0.5})
+    assert rows(table) == [("a", "sums"), ("a", "maps"), ("b", "sums")]
+    np.testing.assert_array_equal(table.baselines["web_ce"], [2.0, 2.0, math.nan])
+    np.testing.assert_array_equal(table.truth, [math.nan, 0.5, math.nan])
+    write_record(path, "out/b/", "maps", values, how={"model": "trained on"})
+    with pytest.raises(UserError, match="'out/b/' was scored on 'sums' and 'maps' with different weights"):
+        ProxyTable.read(path)
+
+
 def test_a_name_that_fits_two_models_is_refused(tmp_path):
     path = write_all(tmp_path / "records.jsonl")
     with pytest.raises(UserError, match=r"'last\.ckpt' may be 'a/last.ckpt' and 'b/last.ckpt'"):
