@@ -65,6 +65,9 @@ def by_median(checkpoint):
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
+    "fit_power_law(steps, accuracies": lambda names: (
+        names["forecast"].refused is None and 0.42 < names["later"].low < names["later"].high < 0.5
+    ),
     "first = PercentileCrossEntropy(": lambda names: 6 < names["first"].compute()["p50"] < 9,
     'PercentileHistory("runs/history.jsonl"': lambda names: (
         logged(names["fitting"], "val_ce_p50") and len(names["writer"].history) == 3
@@ -89,6 +92,12 @@ OUTCOMES = {
         and set(names["verdict"](names["history"].history).picks) == {"mean", "p50", "p95"}
     ),
     "DocumentLM(model)": lambda names: math.isnan(names["results"]["val_ce_p50_low"]),
+    "losses = torch.rand(2, 100_000)": lambda names: (
+        names["td"].count(names["both"]) == 200_000
+        and abs(names["td"].quantile(names["both"], 0.5) - math.log(2)) < 0.02
+        and names["weights"][512] > 50 * names["weights"][0]
+    ),
+    "hard = torch.randn(200, 1": lambda names: names["median"].low < 1 < names["median"].high,
     "intervals.difference(": lambda names: names["change"].paired and names["change"].high < 0,
     'ModelCheckpoint(monitor="val_ce_p50")]': lambda names: names["ce"] in names["trainer"].callbacks,
     "TupleLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
