@@ -88,7 +88,10 @@ def _read(files: Sequence[Path]) -> Read:
         if row is not None:
             rows.append(row)
             continue
-        history = History.load(file)
+        try:
+            history = History.load(file)
+        except UserError as error:
+            raise UserError(f"{error} Nor is it a file of save_proxies, which is one JSON object.") from error
         if history.torn:
             notes.append(f"{file}: {history.torn} torn line{'s' * (history.torn > 1)} left out.")
         records += list(history)
