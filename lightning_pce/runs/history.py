@@ -6,9 +6,8 @@ Records open by their small values alone; a digest is read when it is asked for,
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -23,6 +22,7 @@ from lightning_pce.runs._headers import (
     header_of,
     numbers_of,
 )
+from lightning_pce.runs._paths import shortest_ends
 from lightning_pce.runs._records import SCORED, Records, Saved
 from lightning_pce.runs._records import Checkpoint as Checkpoint
 from lightning_pce.runs._records import Record as Record
@@ -261,7 +261,7 @@ def _labels(records: Sequence[Record]) -> list[str]:
 
     What the command line has scored is called by its model, as each checkpoint is a run of its own there.
     """
-    models = _tails(
+    models = shortest_ends(
         {record.saved[0].path for record in records if record.function in SCORED and record.saved}
     )
     trained = [record for record in records if record.function not in SCORED]
@@ -289,16 +289,6 @@ def _labels(records: Sequence[Record]) -> list[str]:
 def _scored(record: Record, models: Mapping[str, str], names: bool) -> str:
     model = models[record.saved[0].path] if record.saved else record.run
     return f"{record.name} {model}" if names else model
-
-
-def _tails(paths: Collection[str]) -> dict[str, str]:
-    """The shortest ends of paths that are different, by path: ``checkpoint-500``."""
-    parts = {path: [part for part in re.split(r"[/\\]", path) if part] or [path] for path in paths}
-    for length in range(1, max(map(len, parts.values()), default=0) + 1):
-        tails = {path: "/".join(part[-length:]) for path, part in parts.items()}
-        if len(set(tails.values())) == len(tails):
-            return tails
-    return {path: path for path in paths}
 
 
 def _label(record: Record, several: Sequence[str], unit: str) -> str:

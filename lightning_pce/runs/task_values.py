@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_pce._errors import UserError
+from lightning_pce.runs._paths import meant
 from lightning_pce.runs._records import Record
 from lightning_pce.runs._words import listed
 
@@ -69,15 +70,13 @@ class TaskFile(NamedTuple):
             ('recall', (('out/step-1', 0.25), ('out/step-2', 0.5)))
         """
         path = Path(os.path.expanduser(path))
-        if path.is_dir() or path.is_char_device():  # /dev/zero has no end
-            raise UserError(f"{path} is no file: give a CSV file of two columns, record and value.")
-        lines = _lines(path)
-        head = lines.pop(0) if lines and not _is_number(lines[0][1][1]) else None
+        lines = lines_of(path, ("record", "value"))
+        head = lines.pop(0) if lines and not is_number(lines[0][1][1]) else None
         if not lines:
             raise UserError(f"{path} has no values: give two columns, record and value.")
         rows = []
         for number, (record, value) in lines:
-            if not _is_number(value):
+            if not is_number(value):
                 raise UserError(f"{path}, line {number}: the value of {record!r} is no number but {value!r}.")
             rows.append((record, float(value)))
         return cls(str(path), path.stem if head is None else head[1][1] or path.stem, tuple(rows))
@@ -93,8 +92,9 @@ class TaskFile(NamedTuple):
         """
         values: dict[str, float] = {}
         unknown = []
+        known = {record.label: [each.path for each in record.saved] for record in records}
         for name, value in self.rows:
-            label = self._label(name, records)
+            label = self._label(name, known)
             if label is None:
                 unknown.append(name)
             elif label in values and values[label] != value:
@@ -106,30 +106,32 @@ class TaskFile(NamedTuple):
         labels = [record.label for record in records]
         if not values:
             raise UserError(
-                f"{self.path} names none of the records: it has {_some(unknown)}, they are {_some(labels)}."
+                f"{self.path} names none of the records: it has {some(unknown)}, they are {some(labels)}."
             )
         without = [label for label in labels if label not in values]
         notes = []
         if unknown:
-            notes.append(f"{self.path}: no record for {_some(unknown)}.")
+            notes.append(f"{self.path}: no record for {some(unknown)}.")
         if without:
-            notes.append(f"{self.path}: no {self.name} for {_some(without)}.")
+            notes.append(f"{self.path}: no {self.name} for {some(without)}.")
         return TaskValues(self.name, values, tuple(notes))
 
-    def _label(self, name: str, records: Sequence[Record]) -> str | None:
-        for same in (_same_label, _same_path, _same_end):
-            found = [record.label for record in records if same(record, name)]
-            if len(found) > 1:
-                raise UserError(
-                    f"{self.path}: {name!r} may be {_some(found)}: write the label of one of them."
-                )
-            if found:
-                return found[0]
-        return None
+    def _label(self, name: str, known: Mapping[str, Sequence[str]]) -> str | None:
+        found = meant(name, known)
+        if len(found) > 1:
+            raise UserError(f"{self.path}: {name!r} may be {some(found)}: write the label of one of them.")
+        return found[0] if found else None
 
 
-def _lines(path: Path) -> list[tuple[int, tuple[str, str]]]:
-    """The two columns of each line that is not empty, with its number."""
+def lines_of(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """The columns of each line of a CSV file that is not empty, with its number.
+
+    Raises:
+        OSError: if it can't be read.
+        UserError: if it is no such file; it names the line.
+    """
+    if path.is_dir() or path.is_char_device():  # /dev/zero has no end
+        raise UserError(f"{path} is no file: give a CSV file of {_described(columns)}.")
     found = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -137,12 +139,12 @@ def _lines(path: Path) -> list[tuple[int, tuple[str, str]]]:
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
-                if len(row) != 2:
+                if len(row) != len(columns):
                     raise UserError(
-                        f"{path}, line {reader.line_num}: expected two columns, record and value, with a "
-                        f"comma between them but got {len(row)}."
+                        f"{path}, line {reader.line_num}: expected {_described(columns)}, with a comma "
+                        f"between them but got {len(row)}."
                     )
-                found.append((reader.line_num, (row[0].strip(), row[1].strip())))
+                found.append((reader.line_num, [cell.strip() for cell in row]))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text ({error.reason}): save it as CSV in UTF-8.") from error
     except csv.Error as error:
@@ -150,39 +152,22 @@ def _lines(path: Path) -> list[tuple[int, tuple[str, str]]]:
     return found
 
 
-def _is_number(text: str) -> bool:
+def _described(columns: Sequence[str]) -> str:
+    """``"two columns, record and value"``."""
+    return f"{({2: 'two', 3: 'three'})[len(columns)]} columns, {listed(columns)}"
+
+
+def is_number(text: str) -> bool:
+    """Whether it is one in a file: not ``1_000``, which Python takes for a thousand."""
     try:
         float(text)
     except ValueError:
         return False
-    return "_" not in text  # which Python takes for nothing: 1_000
+    return "_" not in text
 
 
-def _same_label(record: Record, name: str) -> bool:
-    return record.label == name
-
-
-def _same_path(record: Record, name: str) -> bool:
-    paths = {os.path.normpath(each.path) for each in record.saved}
-    return os.path.normpath(name) in paths or os.path.abspath(name) in map(os.path.abspath, paths)
-
-
-def _same_end(record: Record, name: str) -> bool:
-    """Whether one path is the end of the other: ``step-1`` of ``out/step-1``, and the other way round."""
-    own = _parts(name)
-    for each in record.saved:
-        parts = _parts(each.path)
-        length = min(len(own), len(parts))
-        if length and own[-length:] == parts[-length:]:
-            return True
-    return False
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-
-
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     shown = [repr(name) for name in names[:_MOST_NAMED]]
     more = len(names) - len(shown)
     return f"{', '.join(shown)} and {more} more" if more else listed(shown)
