@@ -26,6 +26,7 @@ def app() -> typer.Typer:
     from lightning_pce.cli.compare import compare
     from lightning_pce.cli.evaluate import evaluate
     from lightning_pce.cli.import_ import import_
+    from lightning_pce.cli.rank import rank
     from lightning_pce.cli.report import report
 
     made = typer.Typer(
@@ -41,6 +42,7 @@ def app() -> typer.Typer:
     made.command("compare")(compare)
     made.command("report")(report)
     made.command("capability")(capability)
+    made.command("rank")(rank)
     return made
 
 

@@ -2,8 +2,8 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
-The module ``runs.capability`` reads a model's first look at its training data; ``runs.ranking`` ranks models and
-corpora by proxies from expert solutions.
+The module ``runs.capability`` reads a model's first look at its training data; ``runs.ranking`` ranks models
+and corpora by proxies of expert solutions.
 """
 
 from importlib import import_module

@@ -100,7 +100,7 @@ def population_of(table: ProxyTable, fewest_models: int) -> Population:
             f"{len(models)} models are too few to say how well their order is known: {fewest_models} are "
             "needed."
         )
-    columns, more = finite_proxies(used)
+    columns, more = finite_proxies(table)  # also where the truth is not known: what is fitted must rank there
     return Population(
         used,
         models,

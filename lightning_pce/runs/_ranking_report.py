@@ -150,9 +150,12 @@ class CrossValidation:
     def _sentences(self) -> list[str]:
         if self.refused is not None:
             return [f"Refused: {self.refused}."]
-        if self.not_beaten:
-            return [f"Not shown to be better than {listed(self.not_beaten, 'or')}: the interval holds 0."]
-        return []
+        worse = [name for name in self.not_beaten if self.baselines[name].difference.high < 0]
+        alike = [name for name in self.not_beaten if name not in worse]
+        sentences = [f"Worse than {listed(worse)}: use that."] if worse else []
+        if alike:
+            sentences.append(f"Not shown to be better than {listed(alike, 'or')}: the interval holds 0.")
+        return sentences
 
 
 def _interval(found: Resampled) -> str:
