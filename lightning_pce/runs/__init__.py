@@ -2,8 +2,8 @@
 
 ``History.load(path)`` reads what :class:`lightning_pce.PercentileHistory` has written; :func:`verdict` says
 which checkpoint to keep, and :func:`table`, :func:`ties`, :func:`shortlist` and :func:`reshaping` say why.
-The module ``runs.capability`` reads a model's first look at its training data; ``runs.ranking`` ranks models
-and corpora by proxies of expert solutions.
+:func:`fit_power_law` says where a series is going. The module ``runs.capability`` reads a model's first look
+at its training data; ``runs.ranking`` ranks models and corpora by proxies of expert solutions.
 """
 
 from importlib import import_module
@@ -14,8 +14,21 @@ from lightning_pce.runs.history import History, Record
 if TYPE_CHECKING:
     from lightning_pce.runs import capability as capability
     from lightning_pce.runs.concordance import reshaping, saturated, shortlist, table, ties, verdict
+    from lightning_pce.runs.forecasting import Forecast, fit_power_law
 
-__all__ = ["History", "Record", "reshaping", "saturated", "shortlist", "table", "ties", "verdict"]
+__all__ = [
+    "Forecast",
+    "History",
+    "Record",
+    "fit_power_law",
+    "reshaping",
+    "saturated",
+    "shortlist",
+    "table",
+    "ties",
+    "verdict",
+]
+_FORECASTING = ("Forecast", "fit_power_law")
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +37,10 @@ def __getattr__(name: str) -> Any:
         return import_module("lightning_pce.runs.capability")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _FORECASTING:
+        from lightning_pce.runs import forecasting
+
+        return getattr(forecasting, name)
     from lightning_pce.runs import concordance
 
     return getattr(concordance, name)
