@@ -123,7 +123,6 @@ def test_a_small_study_goes_on_where_it_was_killed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
-    assert not list(tmp_path.rglob("*.json.*"))
     result = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert len(result["models"]) == 12
     assert set(result["ranking"]) == {"tasks", "models_and_tasks"}
