@@ -165,7 +165,9 @@ def _stops(series: RunSeries) -> list[dict[str, bool]]:
 
 
 def _accuracy(share: float) -> tuple[float, float]:
-    return share, math.sqrt(share * (1 - share) / ITEMS)
+    """With its error, which is not 0 of an accuracy of 0: that of one more right and one more wrong answer."""
+    likely = (share * ITEMS + 1) / (ITEMS + 2)
+    return share, math.sqrt(likely * (1 - likely) / ITEMS)
 
 
 def _mean_accuracy(point: dict[str, Any]) -> tuple[float, float]:

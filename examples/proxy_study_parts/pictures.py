@@ -31,10 +31,8 @@ def picture(path: Path, table: ProxyTable, series: list[RunSeries]) -> None:
         [each] = [one for one in series if one.kind == kind and one.run == last]
         number = known_at(each, TIMES)
         forecast = each.forecast(number)
-        plot.forecast_band(forecast, each.steps[number:], each.values[number:], name=kind, ax=ax)
-        ax.set_title(
-            f"{each.run}, from its first quarter: {ax.get_title(loc='left')}", loc="left", fontsize=10
-        )
+        name = f"{kind}, {each.run}"
+        plot.forecast_band(forecast, each.steps[number:], each.values[number:], name=name, ax=ax)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
 
@@ -47,7 +45,7 @@ def _means(table: ProxyTable) -> ProxyTable:
     assert all(len(row) == len(FAMILIES) for row in rows)
     values = [[row.baselines["text_ce"][0], row.column("ce_uniform").mean()] for row in rows]
     return ProxyTable(
-        [f"{number} {model}" for number, model in enumerate(_short(models), start=1)],
+        [_short(model, number) for number, model in enumerate(models, start=1)],
         [ALL_TASKS] * len(models),
         ["text_ce", "expert_ce_best_style"],
         values,
@@ -55,5 +53,6 @@ def _means(table: ProxyTable) -> ProxyTable:
     )
 
 
-def _short(models: list[str]) -> list[str]:
-    return ["target" if model.startswith("target") else model for model in models]
+def _short(model: str, number: int) -> str:
+    """Targets differ in their mix alone, whose name is long."""
+    return f"target {number}" if model.startswith("target") else model
