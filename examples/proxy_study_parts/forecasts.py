@@ -165,7 +165,7 @@ def _stops(series: RunSeries) -> list[dict[str, bool]]:
 
 
 def _accuracy(share: float) -> tuple[float, float]:
-    """With its error, which is not 0 of an accuracy of 0: that of one more right and one more wrong answer."""
+    """With its error: of one more right and one more wrong answer, so that 0 of 150 is not without one."""
     likely = (share * ITEMS + 1) / (ITEMS + 2)
     return share, math.sqrt(likely * (1 - likely) / ITEMS)
 
