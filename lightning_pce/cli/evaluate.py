@@ -68,6 +68,19 @@ def evaluate(
         Path | None,
         typer.Option("--save-tokens", metavar="FILE", help="A parquet file for every token's cross-entropy."),
     ] = None,
+    proxies: Annotated[
+        bool,
+        typer.Option("--proxies", help="Also the 80 proxies of downstream performance, of completions."),
+    ] = False,
+    token_counts: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-counts",
+            metavar="FILE",
+            help="For proxies: a corpus in which tokens are counted, or a .npy of counts by id. Default: the "
+            "solution itself.",
+        ),
+    ] = None,
     text: Annotated[
         bool, typer.Option("--text/--no-text", help="Whether records keep text of the data.")
     ] = True,
@@ -102,6 +115,8 @@ def evaluate(
         save_tokens=save_tokens,
         text=text,
         trust=trust,
+        proxies=proxies,
+        token_counts=token_counts,
     )
     if place_here().rank == 0:
         for line in scoring.summary(out, keys):

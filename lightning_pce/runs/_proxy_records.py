@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lightning_pce._errors import UserError
@@ -47,10 +47,11 @@ def rows_of(records: Sequence[Record], files: Sequence[str]) -> Rows:
         if there
     ]
     others = [record for record, there in zip(records, with_proxies, strict=True) if not there]
-    generic = [each for each in others if _path(each) in models and each.function in SCORED]
+    tasks = {row.task for row in rows}
+    generic = [each for each in others if _is_generic(each, models, tasks)]
     if len(generic) < len(others):
         left_out = [each.label for each in others if each not in generic]
-        notes.append(f"Left out, as they are of no model with proxies: {some(left_out)}.")
+        notes.append(f"Records without proxies of other models, or on one of the tasks: {some(left_out)}.")
     baselines: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(record.name for record in generic):
         called, values, note = _baseline([record for record in generic if record.name == name])
@@ -62,6 +63,11 @@ def rows_of(records: Sequence[Record], files: Sequence[str]) -> Rows:
 
 def _path(record: Record) -> str:
     return record.saved[0].path if record.saved else record.run
+
+
+def _is_generic(record: Record, models: Mapping[str, str], tasks: Collection[str]) -> bool:
+    """Whether it may be a baseline of all tasks: one task's own text is none of the others."""
+    return _path(record) in models and record.function in SCORED and record.name not in tasks
 
 
 def _row(record: Record, model: str, file: str) -> Row:
@@ -113,8 +119,9 @@ def _check_alike(a: Record, b: Record) -> None:
         pair = ours.get(name), theirs.get(name)
         if name in ("vocabulary", "tokenizer") or pair[0] == pair[1]:
             continue
-        # Each tokenizer has counts of its own.
-        if name == "frequency" and "sequence" not in pair and ours["tokenizer"] != theirs["tokenizer"]:
+        # Of a table of counts each tokenizer has its own.
+        tables = all(str(each).startswith("table ") for each in pair)
+        if name == "frequency" and tables and ours["tokenizer"] != theirs["tokenizer"]:
             continue
         raise UserError(
             f"{a.label!r} and {b.label!r} cannot be compared: of their proxies {name} is {pair[0]} and "

@@ -43,6 +43,8 @@ def best_style(results: ProxyTable) -> ProxyTable:
         if np.isnan(ce[row]):
             raise UserError(f"The {EXPERT_CE} of {model!r} on {task!r} in style {style!r} is NaN.")
         rows.setdefault((model, task), {})[style] = row
+    if not rows:
+        raise UserError("The table has no rows: there is no style to choose.")
     first_of_task: dict[str, tuple[str, str]] = {}
     first = next(iter(rows))
     for key, styles in rows.items():

@@ -189,5 +189,9 @@ def _tokens(
         label[part], number[part] = each.ids[position[part]], each.number
         if each.groups is not None:
             group[part] = each.groups[position[part]]
-    ce, entropy, rank = (np.concatenate(parts)[order] for parts in zip(*scores, strict=True))
-    return Tokens(document, number, position, label, group, ce, entropy, rank)
+    found = {
+        name: np.concatenate(parts)[order]
+        for name, parts in zip(Scores._fields, zip(*scores, strict=True), strict=True)
+        if parts[0] is not None
+    }
+    return Tokens(document, number, position, label, group, **found)

@@ -41,6 +41,8 @@ class Tokens:
     ce: NDArray[np.float32]
     entropy: NDArray[np.float32]
     rank: NDArray[np.float32]
+    target_prob: NDArray[np.float32] | None = None
+    max_prob: NDArray[np.float32] | None = None
 
 
 @dataclass

@@ -19,7 +19,16 @@ from lightning_pce.scoring.data import Dataset, read_all
 from lightning_pce.scoring.models import ModelSource, choose_device, content_key, find_models
 from lightning_pce.scoring.processes import Together, place_here, run_on, together
 from lightning_pce.scoring.records_file import check_records, replace_lines
-from lightning_pce.scoring.settings import Settings, bytes_of, check_settings, piece_bytes_on
+from lightning_pce.scoring.settings import (
+    WITHIN,
+    Settings,
+    bytes_of,
+    check_completions,
+    check_proxies,
+    check_settings,
+    piece_bytes_on,
+)
+from lightning_pce.scoring.token_counts import TokenCounts
 from lightning_pce.scoring.tokens_file import check_tokens_file
 
 if TYPE_CHECKING:
@@ -49,6 +58,8 @@ def evaluate(
     save_tokens: str | os.PathLike[str] | None = None,
     text: bool = True,
     trust: bool = False,
+    proxies: bool = False,
+    token_counts: str | os.PathLike[str] | None = None,
 ) -> list[str]:
     """Score causal language models on data, and write a record of each model and each file.
 
@@ -78,6 +89,10 @@ def evaluate(
         save_tokens: a parquet file for every token's document, position, id, cross-entropy and rank.
         text: whether the record keeps the texts of its worst tokens and of labels.
         trust: whether code that comes with a model may run.
+        proxies: whether records also hold the proxies of :class:`lightning_pce.TokenProxies`, of data with
+            completions: each document is a solution.
+        token_counts: in what proxies that are weighted by frequency count tokens: a ``.npy`` with a number
+            for each id, or data; None: each solution by itself.
 
     Returns:
         The keys of the records, data after data for each model; a record's ``run`` is its key.
@@ -88,6 +103,7 @@ def evaluate(
     check_settings(
         protocol=protocol, context=context, stride=stride, dtype=dtype, batch_tokens=batch_tokens, step=step
     )
+    check_proxies(proxies, token_counts, group=group, protocol=protocol)
     limit = bytes_of(memory)
     place = place_here()
     if devices < 1:
@@ -96,28 +112,42 @@ def evaluate(
         raise UserError("--devices starts processes on one machine: leave it out under torchrun or SLURM.")
     check_records(out)
     if save_tokens is not None:
-        check_tokens_file(save_tokens, keep=[out, *data])
+        check_tokens_file(save_tokens, keep=[out, *data, *([] if token_counts is None else [token_counts])])
     sources = find_models(models, base=base)
     if step is not None and len(sources) > 1:
         raise UserError(f"--step {step} is that of one model but {len(sources)} are to be scored.")
     datasets = read_all(data, group=group, protocol=protocol)
+    if proxies:
+        check_completions(datasets)
+    counts = None if token_counts is None else TokenCounts.read(token_counts)
     if devices > 1:
         paths: dict[str, Any] = {"out": os.fspath(out)}
-        for name, path in (("base", base), ("save_tokens", save_tokens)):
+        for name, path in (("base", base), ("save_tokens", save_tokens), ("token_counts", token_counts)):
             paths[name] = None if path is None else os.fspath(path)
         paths |= {"models": [os.fspath(each) for each in models], "data": [os.fspath(each) for each in data]}
         options = {"protocol": protocol, "context": context, "stride": stride, "bos": bos, "dtype": dtype}
         options |= {"batch_tokens": batch_tokens, "memory": memory, "group": group, "step": step}
-        return run_on(devices, {**paths, **options, "text": text, "trust": trust})
+        return run_on(devices, {**paths, **options, "text": text, "trust": trust, "proxies": proxies})
     device = choose_device()
     piece_bytes = piece_bytes_on(device, limit)
     settings = Settings(
-        protocol, context, stride, bos, dtype, batch_tokens, piece_bytes, text=text, step=step, trust=trust
+        protocol,
+        context,
+        stride,
+        bos,
+        dtype,
+        batch_tokens,
+        piece_bytes,
+        text=text,
+        step=step,
+        trust=trust,
+        proxies=None if not proxies else WITHIN if counts is None else counts.key,
     )
     with together(place) as processes:
-        return _Evaluation(
-            processes, settings, device, limit, Path(os.path.expanduser(out)), save_tokens
-        ).run(sources, datasets)
+        path = Path(os.path.expanduser(out))
+        return _Evaluation(processes, settings, device, limit, path, save_tokens, counts).run(
+            sources, datasets
+        )
 
 
 @dataclass(frozen=True)
@@ -141,9 +171,10 @@ class _Evaluation:
         memory: int,
         out: Path,
         save_tokens: str | os.PathLike[str] | None,
+        counts: TokenCounts | None,
     ) -> None:
         self.processes, self.settings, self.memory, self.out = processes, settings, memory, out
-        self.save_tokens = save_tokens
+        self.save_tokens, self.counts = save_tokens, counts
         self.device = device
         self.done: list[ScoredDataset] = []
 
@@ -166,6 +197,9 @@ class _Evaluation:
             else:
                 open_jobs.setdefault(job.source.name, []).append(job)
         try:
+            counts = self.counts
+            if counts is not None and open_jobs:
+                self.processes.of_first(lambda: counts.check_models(sources, trust=self.settings.trust))
             for some in open_jobs.values():
                 self._score(some, since)
             self._join_tokens()
@@ -203,9 +237,16 @@ class _Evaluation:
         model = Model.load(jobs[0].source, self.settings, self.device_of_process)
         if model.content != jobs[0].content:
             raise UserError(f"{jobs[0].source.name} was changed while it was loaded: run this again.")
+        counts = self.counts
+        if counts is not None:  # before hours of work, at whose end a corpus could be refused
+
+            def count() -> None:
+                counts.of(model.tokenizer, model.scorer.vocabulary, model.source.name)
+
+            self.processes.of_first(count)
         for job in jobs:
             scored = ScoredDataset(
-                model, job.dataset, job.key, self.settings, self.out, self.device, self.memory
+                model, job.dataset, job.key, self.settings, self.out, self.device, self.memory, self.counts
             )
             scored.score(self.processes, self.save_tokens is not None)
             self.processes.meet()
@@ -282,6 +323,8 @@ def summary(path: str | os.PathLike[str], keys: Sequence[str]) -> list[str]:
                 if not math.isnan(value):
                     bar = "" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]"
                     parts.append(f"{title} {value:.4f}{bar}")
+            if "proxy_sequences" in record.values:
+                parts.append(f"80 proxies of {record.values['proxy_sequences']:,.0f} solutions")
             notes = record.how.get("notes", [])
             lines[record.run] = ", ".join(parts) + "".join(f"; {note}" for note in notes)
     return [lines[key] for key in dict.fromkeys(keys) if key in lines]

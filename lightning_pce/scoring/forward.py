@@ -53,6 +53,10 @@ class Scores(NamedTuple):
     """In nats."""
     rank: NDArray[np.float32]
     """From 1; NaN where the cross-entropy is."""
+    target_prob: NDArray[np.float32] | None = None
+    """The probability of the token; None unless probabilities were asked for."""
+    max_prob: NDArray[np.float32] | None = None
+    """The largest probability; in the same way."""
 
 
 class Scorer:
@@ -64,10 +68,12 @@ class Scorer:
     Args:
         model: in eval mode, on its device; it takes ``input_ids`` ``[B, T]`` and ``use_cache``.
         piece_bytes: for the logits of a piece in float32.
+        probabilities: whether scores have probabilities too.
     """
 
-    def __init__(self, model: Any, *, piece_bytes: int) -> None:
+    def __init__(self, model: Any, *, piece_bytes: int, probabilities: bool = False) -> None:
         self.model, self.piece_bytes = model, piece_bytes
+        self.statistics = Scores._fields if probabilities else Scores._fields[:3]
         self.device = next(model.parameters()).device
         with torch.inference_mode():
             self._backbone, self._head = _layers(model)
@@ -124,12 +130,12 @@ class Scorer:
                 document=torch.from_numpy(batch.document[piece]).to(logits.device),
                 by_document=True,
                 ignore_index=None,
-                statistics=("ce", "entropy", "rank"),
+                statistics=self.statistics,
             )
             if tail is not None:
                 positions = torch.from_numpy(batch.position[piece]).to(logits.device)
                 tail.add(scored._replace(positions=positions), logits)
-            found.append(torch.stack([scored.ce, scored.statistics["entropy"], scored.statistics["rank"]]))
+            found.append(torch.stack([scored.ce, *(scored.statistics[name] for name in self.statistics[1:])]))
         return Scores(*torch.cat(found, dim=1).cpu().numpy())
 
     def _states(self, ids: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from lightning_pce.scoring.models import (
 from lightning_pce.scoring.processes import Place, Together
 from lightning_pce.scoring.progress import Progress
 from lightning_pce.scoring.scored_record import line_of
-from lightning_pce.scoring.settings import Settings, context_of
+from lightning_pce.scoring.settings import WITHIN, Settings, context_of
+from lightning_pce.scoring.solution_proxies import SolutionProxies, Solutions
+from lightning_pce.scoring.token_counts import TokenCounts
 from lightning_pce.scoring.tokenizing import Tokenized, tokenize
 from lightning_pce.scoring.tokens_file import write_part
 from lightning_pce.scoring.windows import Chunk, plan
@@ -64,7 +66,8 @@ class Model:
         if settings.stride is not None and settings.stride > context:
             raise UserError(f"--stride {settings.stride}: take 1 to {context}, the context of {source.name}.")
         step = step_of(source, trust=settings.trust) if settings.step is None else settings.step
-        scorer = Scorer(loaded.model, piece_bytes=settings.piece_bytes)
+        probabilities = settings.proxies is not None
+        scorer = Scorer(loaded.model, piece_bytes=settings.piece_bytes, probabilities=probabilities)
         return cls(source, tokenizer, loaded, content_key(source), scorer, context, step)
 
 
@@ -83,6 +86,7 @@ class ScoredDataset:
         out: the file of records.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         memory: for logits and what is made of them, in bytes.
+        counts: for proxies that are weighted by the frequency of tokens in a corpus.
 
     Raises:
         UserError: if the tokenizer finds nothing to score, or the work folder can't be written to.
@@ -97,9 +101,10 @@ class ScoredDataset:
         out: Path,
         device: str,
         memory: int,
+        counts: TokenCounts | None = None,
     ) -> None:
         self.model, self.dataset, self.key, self.settings = model, dataset, key, settings
-        self.device, self.memory = device, memory
+        self.device, self.memory, self.counts = device, memory, counts
         self.data: Tokenized = tokenize(
             dataset, model.tokenizer, bos=settings.bos, protocol=settings.protocol, context=model.context
         )
@@ -112,6 +117,7 @@ class ScoredDataset:
         if model.scorer.holds_all_logits:  # as the model makes them, and in float32
             self.at_most = min(batch_tokens, max(1, memory // (8 * model.scorer.vocabulary)))
         self.counted = _counted(self.chunks, self.data)
+        self.solutions = None if settings.proxies is None else Solutions(self.data, self.counted)
         self.work = Work(out, key, self._plan())
 
     def _check_ids(self) -> None:
@@ -125,11 +131,10 @@ class ScoredDataset:
     def _plan(self) -> Mapping[str, Any]:
         """What a reader of the work folder wants to know, and what tells other chunks from these."""
         windows = [[[*window] for batch in chunk.batches for window in batch] for chunk in self.chunks]
-        settings = {name: each for name, each in asdict(self.settings).items() if name != "trust"}
         return {
             "model": self.model.source.name,
             "data": self.dataset.name,
-            **settings,
+            **self.settings.known(),
             "context": self.model.context,
             "batch_tokens": self.batch_tokens,
             "at_most": self.at_most,  # the memory of another command may have cut batches elsewhere
@@ -179,7 +184,8 @@ class ScoredDataset:
                 path = self.work.chunk_path(chunk.number, ".parquet")
                 ids = [each.id for each in documents]
                 write_part(path, tokens, run=self.key, name=self.dataset.name, documents=ids)
-            self.work.keep(chunk.number, totals.plain())
+            more = {} if self.solutions is None else self.solutions.kept(tokens)
+            self.work.keep(chunk.number, {**totals.plain(), **more})
 
         def seen(tokens: int) -> None:
             if progress is not None:
@@ -209,9 +215,10 @@ class ScoredDataset:
             UserError: if a chunk that is missing can't be scored.
         """
         vocabulary = self.model.scorer.vocabulary
+        proxies = self._proxies()
         try:
             self._complete(with_tokens)
-            totals = joined(map(self._totals, self.chunks), vocabulary)
+            totals = joined((self._totals(each, proxies) for each in self.chunks), vocabulary)
         except _Gone as error:  # the same command in another process was faster, and has tidied up
             line = self.work.line
             if line is None or with_tokens:
@@ -220,7 +227,7 @@ class ScoredDataset:
                 ) from error
             return line
         settings, loaded = self.settings, self.model.loaded
-        how = {
+        how: dict[str, Any] = {
             "data": self.dataset.content,
             "protocol": settings.protocol,
             "context": self.model.context,
@@ -235,6 +242,8 @@ class ScoredDataset:
             "model": self.model.content,
             "notes": [*loaded.notes, *self.data.notes],
         }
+        if proxies is not None:
+            how |= {"proxies": proxies.how, "notes": [*how["notes"], *proxies.notes]}
         return line_of(
             totals,
             self.data,
@@ -246,6 +255,7 @@ class ScoredDataset:
             how=how,
             vocabulary=vocabulary,
             tokenizer=self.model.tokenizer if settings.text else None,
+            more=None if proxies is None else proxies.values(),
         )
 
     def _complete(self, with_tokens: bool) -> None:
@@ -256,11 +266,24 @@ class ScoredDataset:
                     raise _Gone
                 self._score([chunk], with_tokens, Together(Place()))
 
-    def _totals(self, chunk: Chunk) -> ChunkTotals:
+    def _totals(self, chunk: Chunk, proxies: SolutionProxies | None) -> ChunkTotals:
         arrays = self.work.kept(chunk.number)
         if arrays is None:
             raise _Gone
+        if proxies is not None:
+            proxies.add(arrays)
         return ChunkTotals.of(arrays)
+
+    def _proxies(self) -> SolutionProxies | None:
+        if self.solutions is None:
+            return None
+        model, counts = self.model, self.counts
+        vocabulary, how = model.scorer.vocabulary, WITHIN
+        table = None
+        if counts is not None:
+            table = counts.of(model.tokenizer, vocabulary, model.source.name)
+            how = counts.key_with(model.tokenizer)
+        return SolutionProxies(self.solutions, vocabulary, how, table)
 
     def _stride(self) -> int | None:
         if self.settings.protocol == "llama.cpp":

@@ -37,6 +37,7 @@ def line_of(
     how: Mapping[str, Any],
     vocabulary: int,
     tokenizer: Any | None,
+    more: Mapping[str, float] | None = None,
 ) -> bytes:
     """The line of a record, equal for equal arguments.
 
@@ -51,6 +52,7 @@ def line_of(
         how: how it was scored.
         vocabulary: how many labels the model has.
         tokenizer: for texts of tokens; None leaves them out.
+        more: further values.
     """
     groups = ("", *data.groups)
     digests = {
@@ -70,6 +72,7 @@ def line_of(
         **_values(digests, slots),
         **_accuracies(totals.counts, groups),
         **_bits_per_byte(documents),
+        **(more or {}),
     }
     return validation_line(
         run=key,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_pce._errors import UserError
+from lightning_pce.scoring.documents import ROLES
 from lightning_pce.scoring.models import DTYPES
 from lightning_pce.scoring.windows import PROTOCOLS
+
+if TYPE_CHECKING:
+    from lightning_pce.scoring.data import Dataset
 
 CONTEXT = 2048  # by default at most
 # On a CPU each thread has a batch of its own. SmolLM2 gains nothing by more than 500 tokens there.
@@ -21,6 +27,10 @@ BATCH_TOKENS_ELSEWHERE = 8192
 PIECE_BYTES = {"cpu": 32 << 20}
 PIECE_BYTES_ELSEWHERE = 256 << 20
 PIECE_SHARE = 4  # of the memory at most this part: an accelerator also holds what statistics make of them
+# Of what TokenProxies makes of a completion; these are its defaults, written down as they are part of keys.
+LAST_N = 1000
+PROXIES = {"last_n": LAST_N, "inverse": "reciprocal", "gaussian_center": 1.0, "gaussian_width": 1.0}
+WITHIN = "sequence"  # where tokens are counted for the weights by frequency, unless other counts are given
 # Of the way in which records are made: raised when the same settings would give other numbers.
 _VERSION = 1
 _UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -41,6 +51,8 @@ class Settings:
         text: whether texts of tokens are kept.
         step: of the training, if it was given.
         trust: whether code that comes with the model may run.
+        proxies: None: there are none; else what the weights by frequency are from, :data:`WITHIN` or the key
+            of counts.
     """
 
     protocol: str
@@ -53,6 +65,17 @@ class Settings:
     text: bool
     step: int | None
     trust: bool
+    proxies: str | None = None
+
+    def known(self) -> dict[str, Any]:
+        """What decides a record, by name; what was added later is there only if it is asked for.
+
+        So the records and the work of older versions are found under their keys.
+        """
+        own: dict[str, Any] = {
+            name: value for name, value in asdict(self).items() if name not in ("trust", "proxies")
+        }
+        return own if self.proxies is None else {**own, "proxies": {**PROXIES, "frequency": self.proxies}}
 
     def batch_tokens_on(self, device: str) -> int:
         """How many tokens a batch has."""
@@ -67,11 +90,8 @@ class Settings:
             name: of the data.
             device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         """
-        own: dict[str, Any] = {
-            name: value for name, value in asdict(self).items() if name not in ("trust", "batch_tokens")
-        }
         known = {
-            **own,
+            **self.known(),
             "batch_tokens": self.batch_tokens_on(device),
             "model": model,
             "data": data,
@@ -114,6 +134,42 @@ def check_settings(
     for name, value, least in (("--batch-tokens", batch_tokens, 1), ("--step", step, 0)):
         if value is not None and value < least:
             raise UserError(f"{name} {value}: take {least} or more.")
+
+
+def check_proxies(
+    proxies: bool, token_counts: str | os.PathLike[str] | None, *, group: str | None, protocol: str
+) -> None:
+    """Refuse what does not go together with proxies, or without them.
+
+    Raises:
+        UserError: with the option.
+    """
+    if not proxies:
+        if token_counts is not None:
+            raise UserError("--token-counts is what proxies are weighted by: give --proxies too.")
+        return
+    if protocol == "llama.cpp":
+        raise UserError(
+            "--proxies are of completions, but --protocol llama.cpp scores half of a text: leave out one."
+        )
+    if group is not None:
+        raise UserError(
+            f"--proxies need the groups prompt and completion, which --group {group} replaces: leave out one."
+        )
+
+
+def check_completions(datasets: Sequence[Dataset]) -> None:
+    """Refuse data of which it is not known what was asked and what is the solution.
+
+    Raises:
+        UserError: with the first file that is such.
+    """
+    for each in datasets:
+        if each.groups != ROLES:
+            raise UserError(
+                f"--proxies are of solutions, but {each.path} does not say where they begin: give rows of "
+                "`prompt` and `completion`, or of `messages` with assistant turns (docs/scoring_data.md)."
+            )
 
 
 def bytes_of(memory: str | int) -> int:

@@ -128,6 +128,17 @@ def tokenize(
     return Tokenized(tuple(documents), dataset.groups, front, masking, ids.key, tuple(notes))
 
 
+def tokens_of(dataset: Dataset, tokenizer: Any) -> Iterator[NDArray[np.int32]]:
+    """The ids of each document's text, without a BOS in front.
+
+    Raises:
+        UserError: if the tokenizer refuses a chat.
+    """
+    for begin in range(0, len(dataset.documents), _AT_ONCE):
+        for each in _encoded(dataset.documents[begin : begin + _AT_ONCE], tokenizer):
+            yield each.ids
+
+
 def bos_of(tokenizer: Any, bos: int | None = None) -> int | None:
     """The token that stands in front of every document.
 

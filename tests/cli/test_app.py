@@ -27,12 +27,34 @@ REFUSED = {
     "evaluate over code": (["evaluate", "x", "--data", "y", "-o", __file__], "is no history"),
     "evaluate by halves": (["evaluate", "x", "--data", "y", "-o", "r", "--stride", "0"], "--stride 0"),
     "evaluate in no memory": (["evaluate", "x", "--data", "y", "-o", "r", "--memory", "1"], "--memory 1"),
+    "evaluate counts of nothing": (
+        ["evaluate", "x", "--data", "y", "-o", "r", "--token-counts", "z"],
+        "--token-counts is what proxies are weighted by: give --proxies too",
+    ),
+    "evaluate proxies of a half": (
+        ["evaluate", "x", "--data", "y", "-o", "r", "--proxies", "--protocol", "llama.cpp"],
+        "--proxies are of completions",
+    ),
+    "evaluate proxies of groups": (
+        ["evaluate", "x", "--data", "y", "-o", "r", "--proxies", "--group", "topic"],
+        "which --group topic replaces",
+    ),
     "import nothing": (["import", "nothing.jsonl", "-f", "vllm", "-o", "x"], "No such file"),
     "import no format": (["import", "a.jsonl", "-f", "csv", "-o", "x"], "There is no format 'csv'"),
     "import no column": (["import", "a.jsonl", "-f", "columns", "-o", "x"], "needs --column NAME"),
     "capability of nothing": (["capability"], "Missing argument 'MODEL'"),
     "capability on nothing": (["capability", "x"], "Missing option '--data'"),
     "capability of no model": (["capability", "/no/x", "--data", "/no/y"], "/no/x: no such file"),
+    "rank nothing": (["rank"], "Missing argument 'RECORDS'"),
+    "rank no file": (["rank", "none.jsonl"], "none.jsonl: No such file"),
+    "rank no pattern": (["rank", "none/*.jsonl"], "No file fits 'none/*.jsonl'"),
+    "rank by no method": (["rank", "x", "--method", "svm"], "--method svm: choose one of rank_svm, sparse"),
+    "rank by no kernel": (["rank", "x", "--kernel", "poly"], "--kernel poly: choose one of linear, rbf"),
+    "rank and hold out models": (
+        ["rank", "x", "--hold-out", "models"],
+        "choose one of tasks, models-and-tasks",
+    ),
+    "rank by a seed": (["rank", "x", "--seed", "-1"], "--seed -1: expected 0 or more"),
     "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
 
@@ -48,7 +70,7 @@ def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
     assert_refused(refused[case], REFUSED[case][1])
 
 
-@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report", "capability"])
+@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report", "capability", "rank"])
 def test_help_is_plain_text_and_needs_no_torch(command, capsys):
     assert main([command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -61,7 +83,8 @@ def test_without_a_command_there_is_help_and_the_status_of_a_mistake(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
     assert all(
-        f"\n  {command} " in out for command in ("evaluate", "import", "compare", "report", "capability")
+        f"\n  {command} " in out
+        for command in ("evaluate", "import", "compare", "report", "capability", "rank")
     )
 
 
