@@ -8,7 +8,7 @@ FAST := -m pytest -n 2 --dist worksteal -m "not slow"
 # Two processes of as many threads as there are cores would wait for each other.
 ALONE := OMP_NUM_THREADS=1
 
-.PHONY: help demo proxy-study test test-slow test-lowest test-lowest-torch lint clean
+.PHONY: help demo proxy-study test test-slow test-lowest test-lowest-torch lint docs clean
 
 help:
 	@echo "make demo      fine-tune SmolLM2 on 120 facts; three statistics choose a checkpoint (about 6 minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-lowest        \`make test\` on the oldest lightning, torchmetrics, numpy ... under the newest torch"
 	@echo "make test-lowest-torch  the same under the oldest torch: a download of 3 GB, 6 GB of disk"
 	@echo "make lint      ruff and mypy"
+	@echo "make docs      the documentation as a site in build/site (Python 3.11 or newer; no network but for packages)"
 	@echo "make clean     remove the environments and what was built"
 
 # The default model comes with a wheel; DEMO="--model NAME" may download another, with bars.
@@ -46,6 +47,11 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A warning is an error. The pictures of docs/gallery.md are made by docs/gallery.py.
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --conf-dir docs --doctree-dir build/doctrees . build/site
+	@echo "open build/site/index.html"
+
 # torch first and alone, under the constraint, so that nothing else chooses a build of it.
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +66,10 @@ $(VENV)/ready: $(VENV)/torch pyproject.toml
 
 $(VENV)/dev: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 # $(call lowest,WHAT): an environment of the lowest versions on top of WHAT, which gives it torch.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_pce._version import __version__
 
 if TYPE_CHECKING:
+    from lightning_pce._errors import UserError
     from lightning_pce.integrations.lightning.callback import PercentileCECallback
     from lightning_pce.integrations.lightning.checkpoints import percentile_checkpoints
     from lightning_pce.integrations.lightning.figures import PercentileFigures
@@ -44,6 +45,7 @@ __all__ = [
     "TokenProxies",
     "TokenStatistics",
     "TopKLogProb",
+    "UserError",
     "__version__",
     "distillation",
     "linear_token_log_prob",
@@ -77,6 +79,7 @@ _HOMES = {
     "TokenProxies": "metrics.proxies",
     "TokenStatistics": "tokens.statistics",
     "TopKLogProb": "tokens.topk_log_prob",
+    "UserError": "_errors",
     "distillation": "objectives.topk",
     "linear_token_log_prob": "tokens.linear_log_prob",
     "linear_token_statistics": "tokens.from_hidden_states",

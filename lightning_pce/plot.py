@@ -8,8 +8,10 @@ from lightning_pce.reports.plot import (
     difference,
     difference_curve,
     fan_chart,
+    forecast_band,
     interval_chart,
     intervals,
+    proxy_scatter,
     quantile_curve,
 )
 
@@ -21,7 +23,9 @@ __all__ = [
     "difference",
     "difference_curve",
     "fan_chart",
+    "forecast_band",
     "interval_chart",
     "intervals",
+    "proxy_scatter",
     "quantile_curve",
 ]

@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status. 0: done. 1: a mistake of ours, whose traceback is printed. 2: a mistake in the
         arguments or in the files, one line of standard error says which. 3: ``compare`` has found that mean
-        and bulk share no record, or ``rank`` does not rank. 130: ended by Ctrl-C.
+        and bulk share no record, ``rank`` does not rank, or ``forecast`` says nothing of the future. 130:
+        ended by Ctrl-C.
 
     Example:
         >>> main(["--version"])

@@ -25,6 +25,7 @@ def app() -> typer.Typer:
     from lightning_pce.cli.capability import capability
     from lightning_pce.cli.compare import compare
     from lightning_pce.cli.evaluate import evaluate
+    from lightning_pce.cli.forecast import forecast
     from lightning_pce.cli.import_ import import_
     from lightning_pce.cli.rank import rank
     from lightning_pce.cli.report import report
@@ -43,6 +44,7 @@ def app() -> typer.Typer:
     made.command("report")(report)
     made.command("capability")(capability)
     made.command("rank")(rank)
+    made.command("forecast")(forecast)
     return made
 
 

@@ -6,7 +6,7 @@ A digest is a float64 tensor ``[..., K + 3, 2]`` whose shape never changes, what
   A negative weight marks a **blend**, a centroid whose values were not all equal. All others are **atoms**:
   their mean is the value itself, so that a stream with at most K distinct values is kept exactly;
 * three rows are the **footer**: the number of invalid entries, the smallest and the largest finite value,
-  and the weights of NaN, -inf and +inf (see :mod:`lightning_pce.digest._format`).
+  and the weights of NaN, -inf and +inf (see ``digest/_format.py``).
 
 Further columns, ``[..., K + 3, 2 + R]``, are weights of the same rows in R resamples of the data, for error
 bars; all functions take such a digest for what its first two columns say.

@@ -98,7 +98,18 @@ def add(
 
 
 def from_values(values: Tensor, weights: Tensor | None = None, *, compression: int = 1024) -> Tensor:
-    """The digest of ``values`` (any shape, any floating dtype), see :func:`add`.
+    """The digest of ``values``, see :func:`add`.
+
+    Args:
+        values: any shape and floating dtype.
+        weights: shaped like ``values``, as of :func:`add`.
+        compression: K, the number of centroids.
+
+    Returns:
+        ``[K + 3, 2]`` float64, on the device of the values.
+
+    Raises:
+        ValueError: as :func:`add`.
 
     Example:
         >>> from lightning_pce.digest import from_values, quantile

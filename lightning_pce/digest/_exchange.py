@@ -67,8 +67,20 @@ def to_dict(digest: Tensor) -> dict[str, Any]:
 def from_dict(stored: dict[str, Any]) -> Tensor:
     """The digest that :func:`to_dict` stored, bit for bit; version 1, which has no checksum, is read too.
 
+    Args:
+        stored: what :func:`to_dict` gave, perhaps by way of JSON.
+
+    Returns:
+        ``[..., K + 3, 2]`` float64, on the CPU.
+
     Raises:
         ValueError: if it is of another format or version, or damaged.
+
+    Example:
+        >>> from lightning_pce.digest import from_values
+        >>> digest = from_values(torch.tensor([1.0, 2.0]))
+        >>> torch.equal(from_dict(json.loads(json.dumps(to_dict(digest)))), digest)
+        True
     """
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise ValueError(f"Expected a dict of format {_FORMAT!r} but got {_shown(stored)}.")
@@ -117,6 +129,12 @@ def to_tdigest(digest: Tensor) -> TDigest:
 
     Args:
         digest: ``[K + 3, 2]``.
+
+    Returns:
+        Theirs, with ``delta = 1 / K``.
+
+    Raises:
+        ValueError: if there are several digests in the tensor.
     """
     from tdigest import TDigest
     from tdigest.tdigest import Centroid
@@ -138,6 +156,13 @@ def from_tdigest(other: TDigest, *, compression: int = 1024) -> Tensor:
 
     A centroid of weight 1 is taken for an atom, any other for a blend. The extremes are those of the means,
     because that package does not keep them.
+
+    Args:
+        other: theirs.
+        compression: K, the number of centroids; if the other has more they are merged.
+
+    Raises:
+        ValueError: if K is no whole number of 8 or more, or the other's centroids are damaged.
     """
     check_compression(compression)
     found = [(entry["m"], entry["c"]) for entry in other.centroids_to_list()]

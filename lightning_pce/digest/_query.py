@@ -42,17 +42,35 @@ def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def count(digest: Tensor) -> Tensor:
-    """The weight of everything but NaN, ``[...]`` float64; exact up to 2**53."""
+    """The weight of everything but NaN, ``[...]`` float64; exact up to 2**53.
+
+    Example:
+        >>> from lightning_pce.digest import count, from_values
+        >>> count(from_values(torch.tensor([1.0, 2.0, torch.inf, torch.nan])))
+        tensor(3., dtype=torch.float64)
+    """
     return cast(Tensor, _finite_weight(digest) + weight_below_of(digest) + weight_above_of(digest))
 
 
 def nonfinite(digest: Tensor) -> Tensor:
-    """The weight of NaN, -inf and +inf, ``[...]`` float64."""
+    """The weight of NaN, -inf and +inf, ``[...]`` float64.
+
+    Example:
+        >>> from lightning_pce.digest import from_values, nonfinite
+        >>> nonfinite(from_values(torch.tensor([1.0, 2.0, torch.inf, torch.nan])))
+        tensor(2., dtype=torch.float64)
+    """
     return cast(Tensor, nan_weight_of(digest) + weight_below_of(digest) + weight_above_of(digest))
 
 
 def invalid(digest: Tensor) -> Tensor:
-    """The number of entries that were refused one by one, ``[...]`` float64; see ``add``."""
+    """The number of entries that were refused one by one, ``[...]`` float64; see ``add``.
+
+    Example:
+        >>> from lightning_pce.digest import add_invalid, empty, invalid
+        >>> invalid(add_invalid(empty(8), torch.tensor(2)))
+        tensor(2., dtype=torch.float64)
+    """
     return cast(Tensor, invalid_of(digest))
 
 
@@ -82,12 +100,24 @@ def mean(digest: Tensor) -> Tensor:
 
 
 def minimum(digest: Tensor) -> Tensor:
-    """The smallest value, ``[...]`` float64; NaN if there is none."""
+    """The smallest value, ``[...]`` float64; NaN if there is none.
+
+    Example:
+        >>> from lightning_pce.digest import from_values, minimum
+        >>> minimum(from_values(torch.tensor([3.0, 1.0, 2.0])))
+        tensor(1., dtype=torch.float64)
+    """
     return quantile(digest, 0.0)
 
 
 def maximum(digest: Tensor) -> Tensor:
-    """The largest value, ``[...]`` float64; NaN if there is none."""
+    """The largest value, ``[...]`` float64; NaN if there is none.
+
+    Example:
+        >>> from lightning_pce.digest import from_values, maximum
+        >>> maximum(from_values(torch.tensor([3.0, 1.0, 2.0])))
+        tensor(3., dtype=torch.float64)
+    """
     return quantile(digest, 1.0)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lightning_pce.tokens.from_hidden_states import scale_and_cap
 
+__all__ = ["OutputLayer", "output_layer"]
+
 
 class OutputLayer(NamedTuple):
     """Arguments of :func:`lightning_pce.linear_token_statistics`."""
@@ -33,6 +35,9 @@ def output_layer(model: Any) -> OutputLayer:
     Args:
         model: of transformers, in eval mode, with ``get_output_embeddings()``, ``config`` and
             ``output_hidden_states``.
+
+    Returns:
+        The arguments of :func:`lightning_pce.linear_token_statistics` for this model.
 
     Raises:
         ValueError: if the model has no output layer, or what it does to its logits is none of what is known.

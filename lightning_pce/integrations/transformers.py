@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_pce._checks import warn_once
 from lightning_pce._names import DEFAULT_PERCENTILES
 from lightning_pce.integrations._model_outputs import PassedBy, first_rows, length_of
-from lightning_pce.integrations.loss_func import loss_func as loss_func
+from lightning_pce.integrations.loss_func import loss_func
 from lightning_pce.integrations.settings import Settings
 from lightning_pce.integrations.stages import StageMetrics
 from lightning_pce.tokens.batch import score_tokens
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 else:
     # A plain class: any subclass of transformers' Trainer may follow.
     _Trainer = object
+
+__all__ = ["PercentileCETrainerMixin", "loss_func"]
 
 # Values of these are better the lower they are. Entropy and max_prob say how sure a model is, not how right.
 _BETTER_IF_LOWER = ("ce", "rank", "log_rank", "margin")

@@ -14,6 +14,7 @@ from lightning_pce._threads import single_threaded
 from lightning_pce.intervals._slots import SLOTS
 
 BINS = 96
+"""How many bins of CE counts have; beside them is one column of sums."""
 COLUMNS = BINS + 1  # the last holds the sum
 _LOWEST, _DECADES = -7, 10  # of the bins, in powers of ten
 

@@ -61,7 +61,15 @@ def difference(a: Record, b: Record, statistic: str, level: float = 0.95) -> Int
 
 @single_threaded()
 def differences(a: Record, b: Record, statistics: Sequence[str], level: float = 0.95) -> dict[str, Interval]:
-    """:func:`difference` of several statistics, by their names."""
+    """:func:`difference` of several statistics, by their names, for little more than one costs.
+
+    Example:
+        >>> from lightning_pce import digest, intervals
+        >>> before, after = (digest.from_values(torch.tensor([1.0, x])) for x in (2.0, 4.0))
+        >>> found = intervals.differences((before, None), (after, None), ["mean", "p50"])
+        >>> found["mean"].value, found["mean"].reason
+        (1.0, 'no documents were given')
+    """
     check_level(level)
     first, second = checked_record("a", a), checked_record("b", b)
     before, after = (values_of(each.digest, statistics) for each in (first, second))

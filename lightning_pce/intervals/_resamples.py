@@ -23,6 +23,7 @@ from lightning_pce.intervals._slots import SLOTS, splitmix64
 from lightning_pce.intervals._student import normal_mass, t_for
 
 RESAMPLES = 1000
+"""How many resamples of the slots an error bar is made of."""
 
 
 @single_threaded()

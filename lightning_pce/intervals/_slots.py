@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 SLOTS = 128
+"""How many slots documents are hashed to: the rows of counts."""
 _MASK = (1 << 64) - 1
 
 

@@ -12,13 +12,22 @@ from lightning_pce.objectives._suffix_weights import SuffixWeights, suffix_weigh
 from lightning_pce.objectives._threshold import Threshold, threshold
 from lightning_pce.objectives._unlikelihood import Unlikelihood, unlikelihood
 from lightning_pce.objectives._z_loss import z_loss
-from lightning_pce.objectives.topk import distillation, store_topk, teacher_rest, topk_distillation
+from lightning_pce.objectives.topk import (
+    StoredTopK,
+    TeacherRest,
+    distillation,
+    store_topk,
+    teacher_rest,
+    topk_distillation,
+)
 
 __all__ = [
     "DCO",
     "NLL",
     "Power",
+    "StoredTopK",
     "SuffixWeights",
+    "TeacherRest",
     "Threshold",
     "TokenObjective",
     "Unlikelihood",

@@ -19,7 +19,17 @@ Normalizer: TypeAlias = float | Tensor | None
 
 
 class TokenObjective(nn.Module):
-    """A loss that is a sum over tokens: a subclass says what the loss of a token is."""
+    """A loss that is a sum over tokens: a subclass says what the loss of a token is.
+
+    Example:
+        >>> from lightning_pce import token_log_prob
+        >>> class Squared(TokenObjective):
+        ...     def of_tokens(self, log_prob):
+        ...         return log_prob**2
+        >>> scored = token_log_prob(torch.zeros(1, 3, 4), torch.tensor([[0, -100, 3]]))
+        >>> Squared()(scored)  # the square of ln 4
+        tensor(1.9218)
+    """
 
     @abstractmethod
     def of_tokens(self, log_prob: Tensor) -> Tensor:

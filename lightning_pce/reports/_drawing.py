@@ -24,7 +24,15 @@ AS_WRITTEN: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 
 def new_axes(**figure: Any) -> Axes:
-    """Axes of a figure of their own that no global state knows."""
+    """Axes of a figure of their own that no global state knows, and that nobody must close.
+
+    Args:
+        figure: arguments of ``matplotlib.figure.Figure``; left out: 8 by 4.5 inches, a constrained layout.
+
+    Example:
+        >>> new_axes(figsize=(4, 3)).figure.get_size_inches().tolist()
+        [4.0, 3.0]
+    """
     from matplotlib.figure import Figure
 
     return Figure(**({"figsize": (8, 4.5), "layout": "constrained"} | figure)).add_subplot()

@@ -52,7 +52,7 @@ def _fan(comparison: Comparison, prefix: str) -> Picture:
     what, task = what_of(comparison.of, comparison.group), _task(comparison)
     words = _of_fan(comparison)
     caption = "Percentiles of each record, its median and mean, and what each statistic picks."
-    return _picture(
+    return picture(
         "Every record", prefix, lambda: decision_of(drawn, verdict.ties, task, what), words, caption
     )
 
@@ -105,7 +105,7 @@ def _difference(change: Reshaping, prefix: str) -> Picture:
     def draw() -> Figure:
         return cast("Figure", difference_of(change).figure)
 
-    return _picture(title, prefix, draw, _of_difference(change), caption)
+    return picture(title, prefix, draw, _of_difference(change), caption)
 
 
 def _of_difference(change: Reshaping) -> str:
@@ -117,7 +117,8 @@ def _of_difference(change: Reshaping) -> str:
     return f"Change from {shown(change.before)} to {shown(change.after)}: {said}."
 
 
-def _picture(title: str, prefix: str, draw: Callable[[], Figure], words: str, caption: str) -> Picture:
+def picture(title: str, prefix: str, draw: Callable[[], Figure], words: str, caption: str) -> Picture:
+    """A drawing as a part of a page; its ids begin with ``prefix``, ``words`` say what it shows."""
     from markupsafe import Markup
 
     svg = Markup(svg_of(draw, prefix, visible(words)))  # noqa: S704 - ElementTree escapes what it writes

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from lightning_pce._version import __version__
 from lightning_pce.reports import _sections as sections
 from lightning_pce.reports._files import check_packages, checked_target, write_both
+from lightning_pce.reports._forecasts import Forecasted, forecasts_of, shown_of
 from lightning_pce.reports._measured import measured
-from lightning_pce.reports._pictures import pictures_of
+from lightning_pce.reports._pictures import Picture, pictures_of
 from lightning_pce.reports._svg import palette
 from lightning_pce.reports._tail import tails
 from lightning_pce.reports._words import visible
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lightning_pce.runs.comparison import Comparison
     from lightning_pce.runs.history import History
     from lightning_pce.runs.task_values import TaskFile
+
+__all__ = ["report"]
 
 LARGEST = 500_000  # bytes: what goes through any mail
 
@@ -42,6 +45,8 @@ def report(
     text: bool = True,
 ) -> Path:
     """Write a page about the records of a history, and beside it, ``.json``, what ``compare --json`` prints.
+
+    Of records that are one training the page and the JSON have forecasts too, or why there are none.
 
     Args:
         history: records of one data; see :func:`lightning_pce.runs.comparison.compare`.
@@ -81,24 +86,38 @@ def report(
     ]
     if not text:
         found = [replace(each, label_texts={}) for each in found]
-    page = page_of(found, torn=history.torn, text=text)
+    forecasts = [forecasts_of(each) for each in found]
+    page = page_of(found, forecasts, torn=history.torn, text=text)
     plain = {
         "schema": 1,
         "agree": all(each.agree for each in found),
-        "comparisons": [each.to_plain() for each in found],
+        "comparisons": [
+            each.to_plain() | {"forecasts": [ahead.to_plain() for ahead in of_it]}
+            for each, of_it in zip(found, forecasts, strict=True)
+        ],
     }
     write_both({target: page, beside: json.dumps(plain, indent=1, allow_nan=False) + "\n"})
     return Path(path)
 
 
-def page_of(comparisons: Sequence[Comparison], *, torn: int = 0, text: bool = True) -> str:
+def page_of(
+    comparisons: Sequence[Comparison],
+    forecasts: Sequence[Sequence[Forecasted]],
+    *,
+    torn: int = 0,
+    text: bool = True,
+) -> str:
     """The page as HTML: one part for each data set, as many of them in full as 500 KB have room for."""
     notes = [f"{torn} torn line{'s' * (torn != 1)} skipped: a writer was killed."] if torn else []
     parts = [in_short_of(each) for each in comparisons]
     page = ""
     for place, each in enumerate(comparisons):
-        parts[place] = in_full_of(each, f"s{place}-", text=text)
+        parts[place] = in_full_of(each, forecasts[place], f"s{place}-", text=text)
         longer = _rendered(parts, notes)
+        if len(longer.encode()) > LARGEST:  # of very many records: what the bands show is said in words too
+            without = [shown._replace(picture=None) for shown in parts[place]["forecasts"]]
+            parts[place] = parts[place] | {"forecasts": without}
+            longer = _rendered(parts, notes)
         if place and len(longer.encode()) > LARGEST:
             break
         page = longer
@@ -116,9 +135,13 @@ def _rendered(parts: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
         finalize=_finalize(),
     )
     template = files("lightning_pce.reports").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    colors = palette(each.svg for part in parts for each in part["pictures"])
+    colors = palette(each.svg for part in parts for each in _pictures_in(part))
     version = f"lightning-pce {__version__}"
     return environment.from_string(template).render(parts=parts, colors=colors, notes=notes, version=version)
+
+
+def _pictures_in(part: Mapping[str, Any]) -> list[Picture]:
+    return [*part["pictures"], *(each.picture for each in part["forecasts"] if each.picture is not None)]
 
 
 def in_short_of(comparison: Comparison) -> dict[str, Any]:
@@ -128,15 +151,19 @@ def in_short_of(comparison: Comparison) -> dict[str, Any]:
         "about": sections.about(comparison),
         "sentences": sections.sentences(comparison),
         "pictures": [],
+        "forecasts": [],
         "in_full": False,
     }
 
 
-def in_full_of(comparison: Comparison, prefix: str, *, text: bool) -> dict[str, Any]:
+def in_full_of(
+    comparison: Comparison, forecasts: Sequence[Forecasted], prefix: str, *, text: bool
+) -> dict[str, Any]:
     """What the template shows of a data set."""
     return in_short_of(comparison) | {
         "pictures": pictures_of(comparison, prefix),
         "no_picture": "" if comparison.by == "tokens" else "There are none of records of other tokenizers.",
+        "forecasts": shown_of(forecasts, prefix),
         "values": sections.values(comparison),
         "differences": sections.differences(comparison),
         "picks": sections.picks(comparison),

@@ -20,8 +20,8 @@ from lightning_pce.intervals._records import checked_record, percentile_of
 from lightning_pce.runs._records import Record
 from lightning_pce.runs.history import History
 
-# Differences below it are never real, and values below it are those of labels with p > 0.99.
 TOLERANCE = 0.01
+"""In nats: differences below it are never real, and values below it are those of labels with p > 0.99."""
 # Those that are looked at for saturation.
 PERCENTILES = ("p5", "p25", "p50", "p75", "p90", "p95", "p99")
 _IN_NATS = ("ce", "entropy")

@@ -16,7 +16,9 @@ Bounds = tuple[float | None, float | None]
 
 _WIDEST = 1e30  # last step through first: the cube of its inverse is a number still
 _LARGEST = 1e150  # of values: their squares are numbers still
-_LEAST_ERROR = 0.1  # of the median error
+# Of the median error. A tenth let accuracies of 0 pull the curves of real models down (Pythia, 512 to 33,000
+# steps: rmse at 143,000 0.040 against 0.037), and 1 costs what good errors are worth (0.011 against 0.009).
+_LEAST_ERROR = 0.5
 
 
 class Points(NamedTuple):
@@ -53,8 +55,8 @@ def points(steps: object, values: object, errors: object) -> Points:
     dropped = int((~keep).sum())
     notes = []
     if dropped:
-        points = "point was" if dropped == 1 else "points were"
-        notes.append(f"{dropped} {points} left out: not finite, or at a step that is not above 0.")
+        were = "point was" if dropped == 1 else "points were"
+        notes.append(f"{dropped} {were} left out: not finite, or at a step that is not above 0.")
     if errors is None:
         return Points(table[0], table[1], None, dropped, tuple(notes))
     return Points(table[0], table[1], _floored(table[2], notes), dropped, tuple(notes))
@@ -87,7 +89,7 @@ def _floored(errors: Array, notes: list[str]) -> Array | None:
     small = int((errors < floor).sum())
     if small:
         are = "error is" if small == 1 else "errors are"
-        notes.append(f"{small} {are} taken for {floor:.2g}, a tenth of the median one.")
+        notes.append(f"{small} {are} taken for {floor:.2g}, half the median one.")
     return np.maximum(errors, floor)
 
 

@@ -80,6 +80,8 @@ def population_of(table: ProxyTable, fewest_models: int) -> Population:
     tasks, left_out = [], []
     for task in dict.fromkeys(table.tasks):
         truth = known.truth[[each == task for each in known.tasks]]
+        if not len(truth):
+            continue  # a new task: that is what is to be ranked
         if len(truth) < FEWEST_MODELS:
             left_out.append(f"{task!r} (truth of {len(truth)} model{'s' * (len(truth) != 1)})")
         elif truth.min() == truth.max():

@@ -13,7 +13,7 @@ b before c and c before a.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,45 +38,78 @@ def kernel_matrix(kernel: Kernel, x: Floats, y: Floats) -> Floats:
     return np.asarray(np.exp(-np.maximum(distance, 0.0) / max(x.shape[1], 1)))
 
 
-def rank_svm(gram: Floats, better: NDArray[np.bool_], cost: float = 1.0) -> Floats:
-    """The coefficients ``[R]`` of the rows by Newton steps, each exact for the pairs in its margin.
+def factor_of(kernel: Kernel, x: Floats) -> Floats:
+    """``[R, D]`` whose products with one another are the kernel of rows ``[R, P]``."""
+    if kernel == "linear":
+        return x
+    values, vectors = np.linalg.eigh(kernel_matrix(kernel, x, x))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+class _Task(NamedTuple):
+    """The rows of one task: pairs are within it."""
+
+    rows: NDArray[np.int64]
+    factor: Floats
+    better: NDArray[np.bool_]
+    """``[n, n]`` whether row i is better than row j."""
+
+    def slack(self, w: Floats) -> Floats:
+        """``[n, n]`` by how much each pair is short of its margin; 0 where there is no pair."""
+        scores = self.factor @ w
+        return np.where(self.better, np.maximum(0.0, 1 - scores[:, None] + scores), 0.0)
+
+
+def rank_svm(factor: Floats, truth: Floats, tasks: NDArray[np.int64], cost: float = 1.0) -> Floats:
+    """The coefficients ``[R]`` of the rows by Newton steps, each exact for the pairs within its margin.
 
     Args:
-        gram: ``[R, R]`` kernel of the rows with themselves.
-        better: ``[R, R]`` whether row i is better than row j of its task.
+        factor: ``[R, D]``, of :func:`factor_of`.
+        truth: ``[R]``; NaN where it is not known.
+        tasks: ``[R]`` the task of each row.
         cost: the weight of a pair in each of its orders.
     """
-    found = np.zeros(len(gram))
-    value = _objective(gram, better, found, cost)
+    blocks = []
+    for task in np.unique(tasks):
+        rows = np.flatnonzero(tasks == task)
+        blocks.append(_Task(rows, factor[rows], truth[rows][:, None] > truth[rows]))
+    w = np.zeros(factor.shape[1])
+    value = _objective(blocks, w, cost)
     for _ in range(_MOST_STEPS):
-        step = _solution(gram, better, gram @ found, cost) - found
-        if np.abs(step).max(initial=0.0) <= _EXACT * max(1.0, np.abs(found).max(initial=0.0)):
+        step = _solution(blocks, w, cost) - w
+        if np.abs(step).max(initial=0.0) <= _EXACT * max(1.0, np.abs(w).max(initial=0.0)):
             break
-        length, new = 1.0, _objective(gram, better, found + step, cost)
+        length, new = 1.0, _objective(blocks, w + step, cost)
         while new > value and length > _EXACT:  # the whole step is nearly always down
             length /= 2
-            new = _objective(gram, better, found + length * step, cost)
+            new = _objective(blocks, w + length * step, cost)
         if new > value:
             break  # rounding: there is no way down
-        found, value = found + length * step, new
+        w, value = w + length * step, new
+    found = np.zeros(len(factor))
+    for block in blocks:  # where the gradient is 0, a row has the weight of what pushes it
+        slack = block.slack(w)
+        found[block.rows] = 4 * cost * (slack.sum(1) - slack.sum(0))
     return found
 
 
-def _solution(gram: Floats, better: NDArray[np.bool_], scores: Floats, cost: float) -> Floats:
-    """The solution if the pairs within the margin of these scores were all pairs, and stayed so.
+def _solution(blocks: list[_Task], w: Floats, cost: float) -> Floats:
+    """The least of the objective if the pairs within the margin here were all pairs, and stayed so.
 
-    It is ``a = 4 cost (d - L gram a)`` with each pair in both orders: d is how often a row is the better one
+    It solves ``w = 4 cost F'(d - L F w)``, each pair in both orders: d is how often a row is the better one
     of a pair less how often the worse one, L the Laplacian of the pairs.
     """
-    inside = better & (scores[:, None] - scores < 1)
-    wins, losses = inside.sum(1), inside.sum(0)
-    laplacian = np.diag((wins + losses).astype(np.float64)) - inside - inside.T
-    system = np.eye(len(gram)) + 4 * cost * laplacian @ gram
-    return np.linalg.solve(system, 4 * cost * (wins - losses).astype(np.float64))
+    system, aim = np.eye(len(w)), np.zeros(len(w))
+    for _, factor, better in blocks:
+        scores = factor @ w
+        inside = better & (scores[:, None] - scores < 1)
+        wins, losses = inside.sum(1), inside.sum(0)
+        laplacian = np.diag((wins + losses).astype(np.float64)) - inside - inside.T
+        system += 4 * cost * factor.T @ (laplacian @ factor)
+        aim += 4 * cost * (wins - losses) @ factor
+    return np.asarray(np.linalg.solve(system, aim), dtype=np.float64)
 
 
-def _objective(gram: Floats, better: NDArray[np.bool_], coefficients: Floats, cost: float) -> float:
-    scores = gram @ coefficients
-    slack = np.maximum(0.0, 1 - (scores[:, None] - scores))
+def _objective(blocks: list[_Task], w: Floats, cost: float) -> float:
     # Twice: each pair counts in both of its orders.
-    return float(coefficients @ scores / 2 + 2 * cost * (slack**2)[better].sum())
+    return float(w @ w / 2 + 2 * cost * sum((block.slack(w) ** 2).sum() for block in blocks))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs._rank_correlation import Floats, Ints, mean_ranks, z_scored
-from lightning_pce.runs._rank_svm import Kernel, kernel_matrix, rank_svm
+from lightning_pce.runs._rank_svm import Kernel, factor_of, kernel_matrix, rank_svm
 from lightning_pce.runs._sparse import Triples
 
 Method = Literal["rank_svm", "sparse", "single"]
@@ -31,7 +31,7 @@ class Fit:
 
     def __init__(self, method: Method, kernel: Kernel, x: Floats, tasks: Ints) -> None:
         self.method, self.kernel, self.x, self.tasks = method, kernel, x, tasks
-        self._gram = kernel_matrix(kernel, x, x) if method == "rank_svm" else np.zeros((0, 0))
+        self._factor = factor_of(kernel, x) if method == "rank_svm" else x
         self._known: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self._choice: _Choice
 
@@ -45,8 +45,7 @@ class Fit:
 
     def coefficients(self, truth: Floats) -> Floats:
         """Those ``[R]`` of the rows in a RankSVM."""
-        same_task = self.tasks[:, None] == self.tasks
-        return rank_svm(self._gram, same_task & (truth[:, None] > truth))
+        return rank_svm(self._factor, truth, self.tasks)
 
     def weights(self, truth: Floats) -> tuple[Ints, Floats]:
         """Places and weights of the proxies that ``"single"`` and ``"sparse"`` choose."""

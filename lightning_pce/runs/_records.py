@@ -29,29 +29,41 @@ class Checkpoint(NamedTuple):
     """A file with the weights of a record."""
 
     path: str
-    monitor: str | None  # what it was chosen by
-    deleted: bool  # the path does not exist any more; False of a URL, which is not looked up
+    """Of the file, or a URL."""
+    monitor: str | None
+    """What it was chosen by."""
+    deleted: bool
+    """The path does not exist any more; False of a URL, which is not looked up."""
 
 
 class Saved(NamedTuple):
     """A checkpoint as its line has it."""
 
     path: str
+    """Of the file, or a URL."""
     monitor: str | None
+    """What it was chosen by."""
     step: int | None
+    """Steps of the optimizers until then."""
     batch: int | None
+    """Batches of training until then."""
 
 
 class Key(NamedTuple):
-    """What tells a record from all others: of lines with one key the last is meant."""
+    """What tells a record from all others: of lines with one key the last is meant.
+
+    All but ``checkpoint`` are those of the :class:`Record`.
+    """
 
     run: str
     function: str
     name: str
     batch: int | None
     step: int | None
-    checkpoint: str | None  # only where step is unknown
-    fingerprint: str | None  # of two data that were validated at one step none takes the place of the other
+    checkpoint: str | None
+    """The path of the checkpoint, only where the step is unknown."""
+    fingerprint: str | None
+    """Of the data: of two that were validated at one step none takes the place of the other."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -37,7 +37,9 @@ class Reshaping(NamedTuple):
     """What :func:`reshaping` returns; u is the share of tokens below, 0.5 at the median."""
 
     before: str
+    """The name of the record before."""
     after: str
+    """The name of the record after."""
     u: Tensor
     """``[199]``: 0.005, 0.01, ... 0.995."""
     difference: Tensor

@@ -47,9 +47,11 @@ class Table(NamedTuple):
     """What :func:`table` returns; ``str`` makes text of it."""
 
     rows: tuple[Row, ...]
+    """One for each statistic."""
     names: tuple[str, ...]
     """The records that were compared."""
     task: str | None
+    """The name of the task metric; None: there is none."""
     best: tuple[str, float] | None
     """The record with the best task metric, and its value there."""
     notes: tuple[str, ...]

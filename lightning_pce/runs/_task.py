@@ -22,11 +22,13 @@ class Task(NamedTuple):
     """What a task metric was at each record."""
 
     name: str
+    """Of the metric."""
     values: Tensor
     """``[C]`` float64, NaN where it is not known."""
     best: str | None
     """The record with the best value; None if there is no value."""
     higher_is_better: bool
+    """Else lower is."""
 
 
 def task_of(chosen: Candidates, task: TaskLike | None, higher_is_better: bool) -> Task | None:

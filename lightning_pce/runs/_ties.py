@@ -132,6 +132,16 @@ def common_tie(runs: Runs) -> bool:
     For a warning in training: of many records only the 20 lowest of each are looked at, and of a history
     only their digests are read. True too where records cannot be compared (of other data, nothing but NaN) or
     the bulk is saturated.
+
+    Args:
+        runs: as for :func:`ties`.
+
+    Example:
+        >>> from lightning_pce import digest
+        >>> early = torch.tensor([1.0, 1.0, 1.0, 2.0])
+        >>> late = torch.tensor([0.5, 0.5, 0.5, 9.0])
+        >>> common_tie([(name, digest.from_values(x), None) for name, x in (("a", early), ("b", late))])
+        False
     """
     try:
         chosen = candidates(_lowest_of(runs) if isinstance(runs, History) else runs)

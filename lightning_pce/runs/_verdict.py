@@ -24,11 +24,13 @@ class Verdict(NamedTuple):
     bulk: str | None
     """The percentile that stands for the bulk; None if all are saturated."""
     saturated: tuple[str, ...]
+    """Percentiles whose best value is under 0.01 nats, see :func:`saturated`."""
     reshaping: Reshaping | None
     """From the mean's pick to the bulk's; None if that is one record, or there is no bulk or finite mean."""
     alarm: str | None
     """The sentence on a tail that has become worse while mean and bulk agree."""
     sentences: tuple[str, ...]
+    """All of it in words."""
 
     @property
     def picks(self) -> dict[str, str]:

@@ -192,6 +192,16 @@ def write_checkpoint(
 
     Raises:
         OSError: if the file can't be written.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_pce.runs.history import History, write_checkpoint, write_start, write_validation
+        >>> path = tempfile.mkdtemp() + "/history.jsonl"
+        >>> write_start(path, run="a", step=0, batch=0)
+        >>> write_validation(path, run="a", name="val", step=100, values={"ce_p50": 1.5})
+        >>> write_checkpoint(path, run="a", checkpoint="step-100.ckpt", step=100, monitor="val_ce_p50")
+        >>> History.load(path)[0].checkpoints
+        (Checkpoint(path='step-100.ckpt', monitor='val_ce_p50', deleted=True),)
     """
     header = {"run": run, "step": step, "batch": batch, "time": _now(), "path": checkpoint}
     _append(path, _line("checkpoint", {**header, "monitor": monitor}))

@@ -28,6 +28,8 @@ from lightning_pce.runs._capability_text import PERCENTILES, THRESHOLD, Row, of_
 from lightning_pce.runs._probabilities import FAR, Pieces, pieces_of
 from lightning_pce.runs._records import Record
 
+__all__ = ["Capability", "capability"]
+
 # What rounding may leave below 0 in the losses of others; anything lower is no cross-entropy.
 _ROUNDED = -1e-3
 

@@ -18,6 +18,8 @@ from lightning_pce.runs._records import SCORED, Record
 from lightning_pce.runs._words import listed
 from lightning_pce.runs.history import History
 
+__all__ = ["Relation", "relation", "sections"]
+
 # What must be equal, in the order in which it is looked at, and what to do if it is not.
 _EQUAL = {
     "data": "score both on the same file",
@@ -104,6 +106,12 @@ def sections(history: History) -> list[History]:
     Each is compared by itself. A record that shares its section with none, and whose model is in no other
     section either, joins the first one, as it was meant to be compared: it is said why it cannot be, or it
     is, like an import that knows nothing of its data.
+
+    Example:
+        >>> names = [("small", "web"), ("small", "code"), ("large", "web"), ("large", "code")]
+        >>> records = [Record(model, "score", name, how={"data": name}, label=model) for model, name in names]
+        >>> [[record.name for record in section] for section in sections(History(records))]
+        [['web', 'web'], ['code', 'code']]
     """
     parts: list[tuple[set[object], list[Record]]] = []
     for record in history:

@@ -9,7 +9,7 @@ import torch
 from lightning_pce._errors import UserError
 from lightning_pce.intervals import Interval
 from lightning_pce.runs._candidates import Candidates, item_of_record
-from lightning_pce.runs._comparison import Comparison as Comparison
+from lightning_pce.runs._comparison import Comparison
 from lightning_pce.runs._documents_compared import bits_per_byte, by_bytes, by_documents
 from lightning_pce.runs._records import Record
 from lightning_pce.runs._table import STATISTICS, table_of
@@ -20,6 +20,8 @@ from lightning_pce.runs.comparable import Basis, basis_of, reference_in
 from lightning_pce.runs.history import History
 from lightning_pce.runs.task_values import TaskFile, TaskValues
 from lightning_pce.runs.what_moved import Moved, moved
+
+__all__ = ["Comparison", "Task", "compare"]
 
 _IN_WORDS = {"tokens": "nats a token", "bytes": "bits a byte", "documents": "nats a document"}
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["DocumentTotals"]
+
 
 class DocumentTotals(NamedTuple):
     """A row for each document, in the order of the data; what is not known is NaN."""

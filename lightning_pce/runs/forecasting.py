@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_pce._errors import UserError
+from lightning_pce.runs import _forecast_refusals as reasons
 from lightning_pce.runs import _power_law as power_law
 from lightning_pce.runs._forecast_input import (
     Array,
@@ -23,16 +24,13 @@ from lightning_pce.runs._forecast_input import (
     checked_steps,
     points,
 )
+from lightning_pce.runs._forecast_refusals import step_name
 from lightning_pce.runs._linear_fits import Series
 from lightning_pce.runs._words import number, two_digits
 
 __all__ = ["Curve", "Estimate", "Forecast", "Prediction", "fit_power_law"]
 
-_FEWEST = 6
 _FEWEST_FORCED = 4
-_LEAST_RISE = 4.0  # times the noise
-_LEAST_EXPONENT, _LEAST_CERTAINTY = 0.05, 0.9
-_MOST_ODDS = 10.0  # for a curve with a turn: power laws stay below it in 99 of 100
 _FARTHEST = 4.0  # times the last step: beyond it the form of the curve is the error, which no interval knows
 _DRAWS = 8192  # the 5 % and 95 % quantiles are then stable to 1 % of the interval
 _FEWEST_DRAWS, _ROUNDS = 400, 8
@@ -68,13 +66,13 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """A power law through a series; made by :func:`fit_power_law`."""
+    """A power law through a series, as :func:`fit_power_law` makes it; its text says it in sentences."""
 
     steps: Array
     """The steps used, ascending ``[N]``."""
     values: Array
     errors: Array | None
-    """As they were used: none below a tenth of the median one."""
+    """As they were used: none below half the median one."""
     dropped: int
     """How many points were left out."""
     level: float
@@ -147,7 +145,7 @@ class Forecast:
     def __str__(self) -> str:
         points = f"{len(self.steps)} points"
         if len(self.steps):
-            points += f" up to step {_step(float(self.steps[-1]))}"
+            points += f" up to step {step_name(float(self.steps[-1]))}"
         sentences = [f"No forecast from {points}: {self.refused}"] if self.refused else self._said(points)
         return " ".join([*sentences, *self.warnings])
 
@@ -158,8 +156,8 @@ class Forecast:
             f"{number(to.median)} [{number(to.low)}, {number(to.high)}] in the end, with an exponent of "
             f"{two_digits(c.median)} [{two_digits(c.low)}, {two_digits(c.high)}] "
             f"({100 * self.level:g} % intervals).",
-            f"Beyond step {_step(_FARTHEST * float(self.steps[-1]))} the intervals do not know whether it "
-            "stays a power law.",
+            f"Beyond step {step_name(_FARTHEST * float(self.steps[-1]))} the intervals do not know whether "
+            "it stays a power law.",
         ]
 
     def _usable(self, force: bool) -> power_law.Draws:
@@ -188,8 +186,8 @@ class Forecast:
         if times <= _FARTHEST:
             return None
         return (
-            f"Step {_step(step)} is {two_digits(times)} times the last one: beyond {_FARTHEST:g} times real "
-            "runs leave the form of the curve, and the interval does not know it."
+            f"Step {step_name(step)} is {two_digits(times)} times the last one: beyond {_FARTHEST:g} times "
+            "real runs leave the form of the curve, and the interval does not know it."
         )
 
 
@@ -238,26 +236,11 @@ def fit_power_law(
     level, seed = checked_level(level), checked_seed(seed)
     unknown = Estimate(math.nan, math.nan, math.nan)
     empty = Forecast(
-        data.steps,
-        data.values,
-        data.errors,
-        data.dropped,
-        level,
-        within,
-        None,
-        unknown,
-        unknown,
-        None,
-        data.notes,
-        None,
+        *data[:4], level, within, None, unknown, unknown, refused=None, warnings=data.notes, _draws=None
     )
-    if len(data.steps) < _FEWEST_FORCED:
-        return replace(empty, refused=_too_few(data))
-    if np.ptp(data.values) == 0:
-        return replace(
-            empty, refused=f"All values are {number(float(data.values[0]))}: nothing rises or falls."
-        )
-    return _fitted(empty, data, direction, seed)
+    refused = reasons.too_few(len(data.steps)) if len(data.steps) < _FEWEST_FORCED else None
+    refused = refused or reasons.constant(data.values)
+    return replace(empty, refused=refused) if refused else _fitted(empty, data, direction, seed)
 
 
 def _fitted(empty: Forecast, data: Points, direction: bool | None, seed: int) -> Forecast:
@@ -275,17 +258,17 @@ def _fitted(empty: Forecast, data: Points, direction: bool | None, seed: int) ->
     coarse = both_signs.not_negative()
     found = power_law.refined(series, coarse)
     draws, inside = _drawn(found, middle, size, empty.bounds, seed)
-    rising = found.best().beta > 0
+    best = found.best()
     refused = (
-        (_too_few(data) if len(log_x) < _FEWEST else None)
-        or _not_moving(found, log_x, size, rising, direction)
-        or _accelerating(both_signs)
-        or _turning(power_law.turning(series, coarse), data.steps[-1])
-        or (None if inside else _out_of_bounds(empty.bounds))
+        reasons.too_few(len(log_x))
+        or reasons.not_moving(best, float(log_x[0]), size, direction)
+        or reasons.accelerating(both_signs)
+        or reasons.turning(power_law.turning(series, coarse), float(data.steps[-1]))
+        or (None if inside else reasons.out_of_bounds(empty.bounds))
     )
     return replace(
         empty,
-        rising=rising,
+        rising=best.beta > 0,
         asymptote=_estimate(draws.asymptotes(), empty.level),
         exponent=_estimate(draws.c, empty.level),
         refused=refused,
@@ -311,57 +294,9 @@ def _drawn(
         if sum(len(draws.c) for draws in inside) >= _DRAWS:
             break
     kept = power_law.joined(inside)
-    return (kept, True) if len(kept.c) >= _FEWEST_DRAWS else (every, False)
-
-
-def _too_few(data: Points) -> str:
-    count = len(data.steps)
-    points = {0: "No point is", 1: "1 point is"}.get(count, f"{count} points are")
-    return f"{points} too few for a power law: it takes {_FEWEST}."
-
-
-def _not_moving(
-    found: power_law.PowerLaws, log_x: Array, size: float, rising: bool, direction: bool | None
-) -> str | None:
-    best = found.best()
-    risen = abs(best.beta * float(power_law.shape(best.c, log_x[0])))
-    if risen <= _LEAST_RISE * best.noise:
-        rise = {True: "rise", False: "fall", None: "rise or fall"}[direction]
-        return (
-            f"The values do not {rise} by more than {_LEAST_RISE:g} errors: by {two_digits(risen * size)}, "
-            f"with an error of {two_digits(best.noise * size)}."
-        )
-    if direction is not None and rising != direction:
-        return "The values fall, and were to rise." if direction else "The values rise, and were to fall."
-    return None
-
-
-def _accelerating(both_signs: power_law.PowerLaws) -> str | None:
-    certain = float(both_signs.weights[both_signs.c > _LEAST_EXPONENT].sum())
-    if certain >= _LEAST_CERTAINTY:
-        return None
-    return (
-        f"The values may still be accelerating, as the exponent is above {_LEAST_EXPONENT} with a "
-        f"probability of {certain:.2f} only: where they end is not in the data yet."
-    )
-
-
-def _turning(turn: power_law.Turning, last: float) -> str | None:
-    if turn.log_odds <= math.log(_MOST_ODDS):
-        return None
-    return (
-        "The values first accelerate, as no power law does: a curve that turns near step "
-        f"{_step(last * math.exp(turn.log_x))} fits better. Leave out the steps before."
-    )
-
-
-def _out_of_bounds(bounds: Bounds) -> str:
-    low, high = ("any" if bound is None else number(bound) for bound in bounds)
-    return f"No curve through the values ends within the bounds ({low}, {high})."
-
-
-def _step(step: float) -> str:
-    return f"{step:,.0f}" if step >= 100 else f"{step:.3g}"
+    # Growth in log t ends nowhere: alone, it says nothing of the bounds.
+    ending = int((kept.c > 0).sum())
+    return (kept, True) if ending >= max(_FEWEST_DRAWS, len(kept.c) / 2) else (every, False)
 
 
 def _estimate(draws: Array, level: float) -> Estimate:

@@ -23,12 +23,19 @@ from lightning_pce.runs._headers import (
     numbers_of,
 )
 from lightning_pce.runs._paths import shortest_ends
-from lightning_pce.runs._records import SCORED, Records, Saved
-from lightning_pce.runs._records import Checkpoint as Checkpoint
-from lightning_pce.runs._records import Record as Record
-from lightning_pce.runs._writing import write_checkpoint as write_checkpoint
-from lightning_pce.runs._writing import write_start as write_start
-from lightning_pce.runs._writing import write_validation as write_validation
+from lightning_pce.runs._records import SCORED, Checkpoint, Key, Record, Records, Saved
+from lightning_pce.runs._writing import write_checkpoint, write_start, write_validation
+
+__all__ = [
+    "Checkpoint",
+    "History",
+    "Key",
+    "Record",
+    "Saved",
+    "write_checkpoint",
+    "write_start",
+    "write_validation",
+]
 
 FILE_NAME = "percentile_history.jsonl"
 _UNITS = ("epoch", "step", "batch")
@@ -234,7 +241,7 @@ def _take(header: Header, path: Path, offset: int, length: int, records: Records
             records.add(_record(line, payload))
         else:
             return False
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return False
     return True
 

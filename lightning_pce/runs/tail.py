@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+__all__ = ["TailToken"]
+
 
 class TailToken(NamedTuple):
     """One of the tokens of highest cross-entropy; see :class:`lightning_pce.TailTokens`."""
@@ -24,6 +26,7 @@ class TailToken(NamedTuple):
     text: str | None = None
     """What the token stands for; None: not known, or left out."""
     top_text: str | None = None
+    """What the most probable token stands for."""
     context: str | None = None
     """The text before it."""
 

@@ -14,11 +14,24 @@ from lightning_pce.runs._paths import meant
 from lightning_pce.runs._records import Record
 from lightning_pce.runs._words import listed
 
+__all__ = ["TaskFile", "TaskValues"]
+
 _MOST_NAMED = 3
 
 
 class TaskValues(dict[str, float]):
-    """Values of a task metric by the label of the record, with its name and what to know of them."""
+    """Values of a task metric by the label of the record, with its name and what to know of them.
+
+    Args:
+        name: of the metric.
+        values: by the label of the record.
+        notes: sentences to be shown beside them.
+
+    Example:
+        >>> recall = TaskValues("recall", {"step 100": 0.25})
+        >>> recall.name, recall["step 100"]
+        ('recall', 0.25)
+    """
 
     def __init__(self, name: str, values: Mapping[str, float], notes: tuple[str, ...] = ()) -> None:
         super().__init__(values)
@@ -50,9 +63,11 @@ class TaskFile(NamedTuple):
     """A file of ``record,value`` lines; :meth:`read` reads it, :meth:`matched` finds the records."""
 
     path: str
+    """Of the file."""
     name: str
     """Of the metric, from the header; of a file without one that of the file."""
     rows: tuple[tuple[str, float], ...]
+    """Each a record, as it is written there, and its value."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TaskFile:

@@ -12,26 +12,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["LabelMove", "Moved", "label_changes", "moved"]
+
 
 class LabelMove(NamedTuple):
     """What one label did to the mean."""
 
     label: int
+    """The id of the token."""
     change: float
     """Its part of the change of the mean, in nats."""
     before: float
     """The mean cross-entropy of its tokens in nats, NaN if there were none."""
     after: float
+    """The same after."""
     tokens_before: float
+    """How many of its tokens counted before."""
     tokens_after: float
+    """How many of its tokens counted after."""
 
 
 class Moved(NamedTuple):
     """A change of the mean, and the labels that moved it most; their changes and ``others`` add up to it."""
 
     before: float
-    """The mean over all tokens, in nats."""
+    """The mean over all tokens before, in nats."""
     after: float
+    """The mean over all tokens after, in nats."""
     labels: tuple[LabelMove, ...]
     """The largest change first, of either sign."""
     others: float

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lightning_pce._errors import UserError
 from lightning_pce.scoring._text_files import blocks, text_of
-from lightning_pce.scoring.documents import Document as Document
-from lightning_pce.scoring.documents import Part as Part
-from lightning_pce.scoring.documents import content_of, plain_name
+from lightning_pce.scoring.documents import Document, Part, content_of, plain_name
 from lightning_pce.scoring.rows import documents_of, rows_of
+
+__all__ = ["Dataset", "Document", "Part", "read_data"]
 
 _OF_ROWS = (".jsonl", ".ndjson", ".json", ".parquet")
 _OTHER_TABLES = (".csv", ".tsv", ".arrow", ".feather")
@@ -75,6 +75,9 @@ def read_data(
             all files hold rows, each row. Hidden files are left out. docs/scoring_data.md has the columns.
         group: the column that says of which group all tokens of a row are, instead of prompt and completion.
         protocol: ``"windows"``; or ``"llama.cpp"``, which takes a text file as a single text.
+
+    Returns:
+        The documents, with the name and a hash of what they hold.
 
     Raises:
         UserError: if it cannot be read, has documents that are empty or alike in id, or none.

@@ -34,6 +34,8 @@ from lightning_pce.scoring.tokens_file import check_tokens_file
 if TYPE_CHECKING:
     from lightning_pce.scoring.scored_dataset import ScoredDataset
 
+__all__ = ["evaluate"]
+
 _TRIES = 20
 # Before a command began another one may have finished a record and not yet put it into the file.
 _MARGIN = 60.0  # seconds
@@ -68,8 +70,8 @@ def evaluate(
     stands in ``out`` already is not made again.
 
     Args:
-        models: folders, names of the hub, ``.gguf``, ``.ckpt``, patterns; see
-            :func:`~lightning_pce.scoring.models.find_models`.
+        models: folders, ``.gguf``, Lightning's ``.ckpt``, adapters of PEFT, names of the hub (``owner/name``,
+            ``owner/name@revision``), or patterns of these (``run/checkpoint-*``).
         data: files or folders; see :func:`~lightning_pce.scoring.data.read_data`.
         out: the file of records, new or with others in it; :class:`lightning_pce.runs.history.History` reads
             it.

@@ -102,8 +102,8 @@ class TokenCounts:
         beyond = vocabulary + np.flatnonzero(self.table[vocabulary:])
         if least <= len(self.table) <= most and len(beyond):
             raise UserError(
-                f"--token-counts {self.path} counts the token {beyond[0]}, but {model} has {vocabulary}: count "
-                "with its own tokenizer."
+                f"--token-counts {self.path} counts the token {beyond[0]}, but {model} has {vocabulary}: "
+                "count with its own tokenizer."
             )
         if not least <= len(self.table) <= most:
             ids = str(least) if least == most else f"{least} to {most}"

@@ -28,6 +28,8 @@ from lightning_pce.tokens.labels import (
 )
 from lightning_pce.tokens.statistics import TOP_K, gain_by_shift, scored
 
+__all__ = ["ScoredTokens", "score_tokens"]
+
 
 class ScoredTokens(NamedTuple):
     """The tokens of a batch, in tensors of one shape ``[...]``; weights and groups are the labels'."""

@@ -19,6 +19,8 @@ from lightning_pce.tokens.kernels.scratch import scratch
 from lightning_pce.tokens.labels import check_logits_and_labels, targets
 from lightning_pce.tokens.statistics import STATISTICS, TokenStatistics, check_statistics, finished
 
+__all__ = ["linear_token_statistics"]
+
 # (hidden states [n, H], where their logits [n, V] go) -> nothing
 _Fill: TypeAlias = Callable[[Tensor, Tensor], Any]
 

@@ -23,6 +23,8 @@ from lightning_pce.tokens.kernels.eager import SCRATCH_BYTES
 from lightning_pce.tokens.labels import NONE_IGNORED, check_ignored, check_logits_and_labels, targets
 from lightning_pce.tokens.log_prob import TokenLogProb, token_log_prob
 
+__all__ = ["linear_token_log_prob"]
+
 
 def linear_token_log_prob(
     hidden: Tensor,

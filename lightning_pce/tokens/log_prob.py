@@ -19,6 +19,8 @@ from lightning_pce.tokens.labels import (
     vocabulary_of,
 )
 
+__all__ = ["TokenLogProb", "token_log_prob"]
+
 
 class TokenLogProb(NamedTuple):
     """What a primitive says of each label, in the shape of the labels; the first two have a graph."""

@@ -24,7 +24,10 @@ from lightning_pce.tokens.labels import (
     vocabulary_of,
 )
 
+__all__ = ["STATISTICS", "TokenStatistics", "token_cross_entropy", "token_statistics"]
+
 STATISTICS = ("ce", "entropy", "target_prob", "max_prob", "rank")
+"""What is read of the logits; CE and entropy are in nats, ranks begin at 1."""
 # What is made of these: the logits are read for the parts.
 DERIVED = {
     "log_rank": ("rank",),

@@ -14,6 +14,8 @@ from lightning_pce.tokens._topk_operator import scored_topk
 from lightning_pce.tokens._topk_slots import check_topk
 from lightning_pce.tokens.labels import NONE_IGNORED, check_ignored, check_logits_and_labels
 
+__all__ = ["TopKLogProb", "topk_log_prob"]
+
 
 class TopKLogProb(NamedTuple):
     """What a model says of K labels a token; float32 (float64 for float64 logits), in nats, with a graph."""

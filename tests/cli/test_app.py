@@ -13,6 +13,8 @@ from lightning_pce.cli import _app, main
 from lightning_pce.cli._failures import failures_as_lines
 from tests.helpers.command_line import assert_refused, ended
 
+COMMANDS = ("evaluate", "import", "compare", "report", "capability", "rank", "forecast")
+
 # What a subcommand refuses, and words of the line that says so. It is found without torch.
 REFUSED = {
     "no such command": (["nothing"], "No such command 'nothing'. See: lightning-pce --help"),
@@ -55,6 +57,13 @@ REFUSED = {
         "choose one of tasks, models-and-tasks",
     ),
     "rank by a seed": (["rank", "x", "--seed", "-1"], "--seed -1: expected 0 or more"),
+    "forecast nothing": (["forecast"], "Missing argument 'RUN'"),
+    "forecast no metric": (["forecast", "x"], "Missing option '--metric'"),
+    "forecast of nobody": (["forecast", "/no/x", "--metric", "ce_p50"], "/no/x: No such file"),
+    "forecast backwards": (
+        ["forecast", "/no/x", "--metric", "ce_p50", "--at=-5"],
+        "--at -5: expected a step",
+    ),
     "import no output": (["import", "a.jsonl", "-f", "vllm"], "Missing option '-o'"),
 }
 
@@ -70,7 +79,7 @@ def test_what_is_refused_is_one_line_and_needs_no_torch(refused, case):
     assert_refused(refused[case], REFUSED[case][1])
 
 
-@pytest.mark.parametrize("command", ["evaluate", "import", "compare", "report", "capability", "rank"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_plain_text_and_needs_no_torch(command, capsys):
     assert main([command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -82,10 +91,7 @@ def test_help_is_plain_text_and_needs_no_torch(command, capsys):
 def test_without_a_command_there_is_help_and_the_status_of_a_mistake(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
-    assert all(
-        f"\n  {command} " in out
-        for command in ("evaluate", "import", "compare", "report", "capability", "rank")
-    )
+    assert all(f"\n  {command} " in out for command in COMMANDS)
 
 
 def test_the_version(capsys):

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from lightning_pce import proxy_names
 from lightning_pce.cli import main
-from lightning_pce.runs.ranking import fit_ranker, save_proxies
+from lightning_pce.runs.ranking import ProxyTable, fit_ranker, save_proxies
 from tests.helpers.command_line import assert_refused, ended
 from tests.helpers.proxy_populations import changed, population
 from tests.helpers.proxy_records import with_errors, write_record
+from tests.helpers.tiny_checkpoints import tiny_checkpoint
 
 TASKS = ("t0", "t1", "t2", "t3")
 
@@ -149,3 +151,44 @@ def test_nothing_of_it_needs_torch_and_mistakes_are_one_line(given, tmp_path):
     )
     assert_refused(found[2], "none.csv: No such file")
     assert_refused(found[3], "names none of the models and tasks: it has 'b, t', they are 'a, t'.")
+
+
+@pytest.mark.slow
+def test_what_evaluate_has_scored_is_ranked(tmp_path, capsys):
+    for seed in range(5):
+        tiny_checkpoint(tmp_path / f"models/m{seed}", seed=seed)
+    data = []
+    for task in range(4):
+        rows = [{"prompt": f"{n}: ", "completion": f"water in winter {n * (task + 3)}"} for n in range(6)]
+        path = tmp_path / f"task{task}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data += ["--data", str(path)]
+    (tmp_path / "web.txt").write_text("water in the winter and so on\n" * 8, encoding="utf-8")
+    models = str(tmp_path / "models/*")
+    assert main(["evaluate", models, *data, "--proxies", "-o", str(tmp_path / "scored/a.jsonl")]) == 0
+    assert (
+        main(
+            ["evaluate", models, "--data", str(tmp_path / "web.txt"), "-o", str(tmp_path / "scored/b.jsonl")]
+        )
+        == 0
+    )
+    table = ProxyTable.read(tmp_path / "scored/*.jsonl")
+    assert table.names == proxy_names()
+    assert repr(table) == (
+        "ProxyTable(5 models x 4 tasks, 80 proxies; truth of 0 of 20 rows; baselines: web_ce)"
+    )
+    # The truth is a proxy's own: what is fitted must find its order again.
+    lines = [
+        f"models/{model},{task},{-ce}\n"
+        for model, task, ce in zip(table.models, table.tasks, table.column("ce_uniform"), strict=True)
+        if task != "task3"
+    ]
+    (tmp_path / "truth.csv").write_text("".join(lines), encoding="utf-8")
+    capsys.readouterr()
+    status, out, err = ran(
+        capsys, tmp_path / "scored/*.jsonl", "--truth", tmp_path / "truth.csv", "--method", "single"
+    )
+    assert (status, err) == (0, "")
+    new = table.select(tasks=["task3"])
+    expected = [new.models[row] for row in np.argsort(new.column("ce_uniform"))]
+    assert [line.split()[1] for line in out.split("task3, best first:\n")[1].splitlines()] == expected

@@ -11,9 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+GALLERY = "docs/gallery.md"  # whose code is run by test_docs_site.py, which looks at the pictures
 # Pages of others: their links are looked at, their code is not run here.
 BESIDE = [
-    name for name in ("benchmarks/README.md", "CONTRIBUTING.md", "tests/README.md") if (ROOT / name).exists()
+    *(
+        name
+        for name in ("benchmarks/README.md", "CONTRIBUTING.md", "tests/README.md")
+        if (ROOT / name).exists()
+    ),
+    *sorted(f"docs/reference/{path.name}" for path in (ROOT / "docs/reference").glob("*.md")),
 ]
 
 
@@ -48,6 +54,7 @@ def logged(trainer, *names):
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
+    "first = PercentileCrossEntropy(": lambda names: 6 < names["first"].compute()["p50"] < 9,
     'PercentileHistory("runs/history.jsonl"': lambda names: (
         logged(names["fitting"], "val_ce_p50") and len(names["writer"].history) == 3
     ),
@@ -118,6 +125,9 @@ OUTCOMES = {
     "import_records(": lambda names: (
         names["History"].load(f"{names['folder']}/records.jsonl")[0].values["ce_p50"] == 1.5
     ),
+    "ahead = forecast(": lambda names: (
+        names["ahead"].level == 0.9 and len(names["ahead"].steps) == 8 and Path("ahead.png").exists()
+    ),
     "change = reshaping(": lambda names: 0 <= names["change"].better_share <= 1,
     "page = report(": lambda names: "error bars: step 200" in names["page"].read_text(encoding="utf-8"),
     "by_hand = verdict(": lambda names: names["by_hand"].shortlist == ("epoch 2",),
@@ -133,6 +143,12 @@ OUTCOMES = {
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),
     "Power(1.0)(scored)": lambda names: 0.9 < names["reshaped"].item() < 1,
+    "table = ProxyTable.read(": lambda names: (
+        names["report"].refused is None
+        and len(names["scores"]) == 12
+        and Path("proxy.png").stat().st_size > 5_000
+    ),
+    "decided = decision_accuracy(": lambda names: names["decided"].pairs == 15,
     "known = capability(": lambda names: (
         names["known"].mean.low < float((-names["losses"].double()).exp().mean()) < names["known"].mean.high
     ),
@@ -168,7 +184,7 @@ def reader():
     }
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GALLERY and blocks(page, "python")])
 def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for line, block in blocks(page, "python"):
@@ -178,7 +194,7 @@ def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
 
 
 def test_every_block_has_one_check_and_every_check_a_block():
-    every = [block for page in PAGES for _, block in blocks(page, "python")]
+    every = [block for page in PAGES if page != GALLERY for _, block in blocks(page, "python")]
     assert [len(checks_of(block)) for block in every] == [1] * len(every)
     assert len(every) == len(OUTCOMES)
 
@@ -230,7 +246,7 @@ def test_links_are_found():
 
 def test_the_index_names_every_page():
     pages = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
-    assert pages - {"README.md"} <= set(links("docs/README.md"))
+    assert pages - {"README.md", "index.md"} <= set(links("docs/README.md"))
     assert "docs/README.md" in links("README.md")
 
 

@@ -53,7 +53,9 @@ def written(history, tmp_path_factory):
 def test_the_page_says_what_the_comparison_says(history, written):
     _, page, plain = written
     found = compare(history, task={record.label: 0.1 * k for k, record in enumerate(history)})
-    assert plain == {"schema": 1, "agree": found.agree, "comparisons": [found.to_plain()]}
+    compared = found.to_plain() | {"forecasts": []}  # of records without steps
+    assert plain == {"schema": 1, "agree": found.agree, "comparisons": [compared]}
+    assert "Forecast" not in page.words
     kept = found.verdict.shortlist
     [headline] = [text for tag, text in page.texts if tag == "h1"]
     assert headline == (f"Keep {kept[0]}" if found.verdict.agree else f"Shortlist: {' or '.join(kept)}")

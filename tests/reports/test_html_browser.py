@@ -7,6 +7,7 @@ import pytest
 from lightning_pce.reports._words import visible
 from lightning_pce.reports.html import report
 from tests.helpers.scored_runs import HOSTILE, hostile, scored
+from tests.helpers.series_runs import numbers, rising, with_digests
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -57,10 +58,12 @@ def pages(tmp_path_factory):
         metadata={words: words},
         scalars=[{words: 0.1}, {words: 0.5}, {words: 0.2}],
     )
+    run = with_digests(folder / "run.jsonl", numbers(), scalars={words: numbers(rising)})
     return {
         "plain": report(plain, folder / "plain.html"),
         "hostile": report(strange, folder / "strange.html", task=words),
         "one record": report(plain[:1], folder / "one.html"),
+        "forecast": report(run, folder / "forecast.html", task=words),
     }
 
 
@@ -80,7 +83,7 @@ def opened(browser, path, **options):
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["plain", "hostile", "one record"])
+@pytest.mark.parametrize("name", ["plain", "hostile", "one record", "forecast"])
 def test_it_opens_by_itself_in_light_and_dark_and_fits(browser, pages, name, scheme, size):
     page, asked, said = opened(browser, pages[name], color_scheme=scheme, viewport=size)
     assert asked == [pages[name].as_uri()]

@@ -12,10 +12,10 @@ from sklearn.svm import LinearSVC
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs._rank_correlation import mean_ranks, spearman, z_scored
-from lightning_pce.runs._rank_svm import kernel_matrix, rank_svm
+from lightning_pce.runs._rank_svm import factor_of, kernel_matrix, rank_svm
 from lightning_pce.runs._rankers import Fit
 from lightning_pce.runs._sparse import Triples
-from lightning_pce.runs.ranking import fit_ranker
+from lightning_pce.runs.ranking import ProxyTable, fit_ranker
 from tests.helpers.proxy_populations import changed, population
 
 
@@ -32,7 +32,7 @@ def rows(number, columns, seed=0, tasks=4):
 def test_the_linear_rank_svm_is_scikit_learns_on_symmetrised_pairs(number, columns, cost):
     x, truth, task = rows(number, columns)
     better = (task[:, None] == task) & (truth[:, None] > truth)
-    ours = x @ (x.T @ rank_svm(x @ x.T, better, cost))
+    ours = x @ (x.T @ rank_svm(x, truth, task, cost))
     first, second = np.nonzero(better)
     pairs = np.concatenate([x[first] - x[second], x[second] - x[first]])
     signs = np.repeat([1, -1], len(first))
@@ -47,7 +47,7 @@ def test_with_any_kernel_it_is_where_the_gradient_is_0():
     gram = kernel_matrix("rbf", x, x)
     np.testing.assert_allclose(gram, rbf_kernel(x, gamma=1 / 5), atol=1e-12)
     better = (task[:, None] == task) & (truth[:, None] > truth)
-    found = rank_svm(gram, better)
+    found = rank_svm(factor_of("rbf", x), truth, task)
     scores = gram @ found
     slack = np.where(better, np.maximum(0, 1 - (scores[:, None] - scores)), 0)
     # d/df of |f|^2 / 2 + sum over both orders of slack^2: the coefficients are what pushes each row.
@@ -61,7 +61,7 @@ def test_rows_without_a_pair_have_no_say():
     truth[3] = np.nan
     found = Fit("rank_svm", "rbf", x, task).coefficients(truth)
     without = (task == 2) | np.isnan(truth)
-    np.testing.assert_allclose(found[without], 0, atol=1e-10)
+    assert (found[without] == 0).all()
     assert (np.abs(found[~without]) > 1e-3).all()
 
 
@@ -146,6 +146,27 @@ def test_single_is_the_proxy_of_the_highest_mean_correlation():
     best = int(np.argmax(np.abs(means)))
     assert ranker.names == (table.names[best],)
     assert ranker.weights == (np.sign(means[best]),)
+
+
+def test_a_task_of_few_models_counts_as_much_as_one_of_many():
+    tasks = ["few"] * 5 + ["many"] * 20
+    truth = np.concatenate([np.arange(5.0), np.arange(20.0)])
+    first = np.concatenate(
+        [np.arange(5.0), np.tile([1.0, -1.0], 10)]
+    )  # all of one task, nothing of the other
+    second = np.concatenate([[0, 1, 0, 1, 0], np.arange(20.0) % 14])
+    models = [f"m{row}" for row in range(25)]
+    table = ProxyTable(models, tasks, ["first", "second"], np.stack([first, second], 1), truth=truth)
+    rho = [[spearmanr(x[:5], truth[:5])[0], spearmanr(x[5:], truth[5:])[0]] for x in (first, second)]
+    assert np.mean(rho[0]) > np.mean(rho[1]) + 0.2
+    assert np.dot(rho[0], [5, 20]) < np.dot(rho[1], [5, 20])
+    assert fit_ranker(table, "single").names == ("first",)
+
+
+def test_z_scores_are_within_a_task_and_0_where_all_are_the_same():
+    x = np.array([[1.0, 5.0, 1e200], [3.0, 5.0, -1e200], [7.0, 1e-9, 0.1 + 0.2], [7.0, 3e-9, 0.3]])
+    expected = [[-1, 0, 1], [1, 0, -1], [0, -1, 0], [0, 1, 0]]
+    np.testing.assert_allclose(z_scored(x, np.array([0, 0, 1, 1])), expected, atol=1e-12)
 
 
 def test_a_linear_rank_svm_is_its_weights_and_another_table_is_scored_by_names():

@@ -27,7 +27,6 @@ from lightning_pce.scoring.settings import Settings
 from lightning_pce.scoring.solution_proxies import SolutionProxies, Solutions
 from lightning_pce.scoring.token_counts import TokenCounts
 from lightning_pce.scoring.tokenizing import tokenize
-from tests.helpers.real_model import folder_of_smollm2, smollm2
 from tests.helpers.tiny_checkpoints import tiny_checkpoint, tiny_tokenizer
 
 SECONDS = 120
@@ -371,7 +370,7 @@ def test_a_table_is_not_taken_for_models_of_two_tokenizers(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_a_kill_and_a_corpus_give_the_bytes_of_one(folder, tmp_path):
+def test_two_processes_after_a_kill_give_the_bytes_of_one(folder, tmp_path):
     """Where processes meet, merging a metric's state over ranks would wait without end."""
     rows = [{"prompt": f"{n}:", "completion": " water in the end" * (1 + n % 9)} for n in range(400)]
     data = write_rows(tmp_path / "rows.jsonl", rows)
@@ -399,7 +398,7 @@ def test_two_processes_a_kill_and_a_corpus_give_the_bytes_of_one(folder, tmp_pat
             start_new_session=True,
         )
 
-    killed = started("two.jsonl", "--devices", "2")
+    killed = started("two.jsonl")
     deadline = time.monotonic() + SECONDS
     while len(list(folder_of(tmp_path / "two.jsonl").glob("*/0*.json"))) < 3:
         assert time.monotonic() < deadline
@@ -407,29 +406,10 @@ def test_two_processes_a_kill_and_a_corpus_give_the_bytes_of_one(folder, tmp_pat
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=SECONDS)
     assert not (tmp_path / "two.jsonl").exists()
-    for out, more in (("two.jsonl", ["--devices", "2"]), ("one.jsonl", [])):
-        process = started(out, *more)
-        said, err = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, err
-        assert "80 proxies of 400 solutions" in said
+    process = started("two.jsonl", "--devices", "2")
+    said, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert "80 proxies of 400 solutions" in said
+    given = {"proxies": True, "token_counts": tmp_path / "corpus.txt", "context": 32, "batch_tokens": 64}
+    evaluate([folder / "model"], [data], tmp_path / "one.jsonl", **given)
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
-
-
-@pytest.mark.slow
-def test_smollm2_has_the_proxies_of_its_own_logits(tmp_path):
-    from pydoc_data import topics
-
-    model, tokenizer = smollm2()
-    texts = sorted((text for text in topics.topics.values() if len(text) > 400), key=len)[:3]
-    rows = [{"prompt": text[:100], "completion": text[100:350]} for text in texts]
-    batches = []
-    for row in rows:
-        encoded = tokenizer(row["prompt"] + row["completion"], return_offsets_mapping=True)
-        ids = torch.tensor([encoded["input_ids"]])
-        ends = torch.tensor([[end for _, end in encoded["offset_mapping"]]])
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits
-        batches.append((logits, torch.where(ends > len(row["prompt"]), ids, -100)))
-    file = next(folder_of_smollm2().glob("*.gguf"))
-    evaluate([file], [write_rows(tmp_path / "t.jsonl", rows)], tmp_path / "r.jsonl", proxies=True)
-    assert_same(record_of(tmp_path / "r.jsonl"), proxies_of(batches))

@@ -42,6 +42,8 @@ from lightning_pce.runs.history import History
 if TYPE_CHECKING:
     from lightning_pce.metrics._process_group import Group
 
+__all__ = ["PercentileCECallback"]
+
 # Where the module keeps the metrics in a run: every strategy moves them with it, and Lightning finds them.
 _ATTRIBUTE = "percentile_ce_of_callback"
 _STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}

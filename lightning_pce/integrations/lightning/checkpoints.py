@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_pce._names import checked_names, checked_percentiles, percentile_key
 
+__all__ = ["Checkpoints", "percentile_checkpoints"]
+
 # Arguments with which ModelCheckpoint saves a model that was not validated, and when it does.
 _UNVALIDATED = {
     "every_n_train_steps": "before the validation of that step",
@@ -20,7 +22,10 @@ _UNVALIDATED = {
 
 
 class Checkpoints(list[Any]):
-    """ModelCheckpoints in a list that ``Trainer(callbacks=...)`` takes by its type, too."""
+    """What :func:`percentile_checkpoints` returns.
+
+    ModelCheckpoints in a list that ``Trainer(callbacks=...)`` takes by its type, too.
+    """
 
     # A list[ModelCheckpoint] is no list[Callback], which a Trainer wants, because it puts others into it.
     if TYPE_CHECKING:

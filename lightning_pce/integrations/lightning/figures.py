@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["PercentileFigures"]
+
 # In every fan chart, whatever percentiles are logged: those may be the median alone.
 _BANDS = (5.0, 25.0, 50.0, 75.0, 95.0)
 _DPI = 130

@@ -41,6 +41,8 @@ from lightning_pce.runs.history import (
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
+__all__ = ["PercentileHistory"]
+
 BETTER_SHARE = "ce_better_share"
 
 

@@ -40,6 +40,8 @@ else:
     # A plain class: lightning.pytorch and pytorch_lightning each have a LightningModule of their own.
     _Module = object
 
+__all__ = ["PercentileCEMixin"]
+
 
 class PercentileCEMixin(_Module):
     """Logs the mean and percentiles of per-token cross-entropy of a LightningModule.

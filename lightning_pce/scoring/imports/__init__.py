@@ -24,6 +24,8 @@ from lightning_pce.scoring.records_file import check_records, replace_lines
 if TYPE_CHECKING:
     from lightning_pce.runs._lines import Contents
 
+__all__ = ["import_records"]
+
 Reader = Callable[[Path, Options, Source], Iterator[ScoredDocument]]
 
 LM_EVAL = "lm-eval"  # the only one without tokens
@@ -60,7 +62,7 @@ def import_records(
 
     Args:
         path: the file that has them.
-        format: one of :data:`FORMATS`.
+        format: ``"vllm"``, ``"completions"``, ``"sglang"``, ``"llama.cpp"``, ``"columns"`` or ``"lm-eval"``.
         out: the file of records. Others in it stay; one of the same content is replaced.
         name: what the data is called, of A-Z, a-z, 0-9, _: records to compare have the same one. Left out:
             lm-eval's task, else ``"imported"``.
