@@ -20,9 +20,9 @@ Array = NDArray[np.float64]
 CORRELATIONS: Array = np.linspace(-0.5, 0.9, 15)
 """Negative ones are rare in training, but without them independent noise is taken for correlated, and
 intervals of nominal 90 % hold 97 to 99 %."""
-_PRIOR_OF_CORRELATION = 0.5
-"""sqrt(1 - r): with all r alike, intervals of ten points are too wide for independent noise; with 1 - r
-they are too narrow for noise of r = 0.7."""
+_PRIOR_OF_CORRELATION = 0.25
+"""(1 - r)^0.25: with all r alike, intervals of ten points hold 95 to 96 % of independent measurements; with
+sqrt(1 - r), those of noise of r = 0.7 hold 80 to 83 %."""
 _NEW = 1 - CORRELATIONS**2  # how much of the variance of the noise is new in each point
 _SMALLEST_SSR = 1e-12  # of the sum of squares of the values; below it rounding would decide
 _CELLS = 1 << 21  # numbers in one array, 16 MB
@@ -50,8 +50,6 @@ class Fits:
 
     centre: Array
     """The mean of each shape ``[S]``: with it subtracted, level and slope are nearly independent."""
-    spread: Array
-    """Between its largest and its smallest value ``[S]``."""
     level: Array
     """The fitted value where the shape is at its centre."""
     beta: Array
@@ -61,7 +59,8 @@ class Fits:
     ssr: Array
     """The sum of squares of what is new in the noise of each point."""
     log_likelihood: Array
-    """Relative; ``beta`` is in units of the shape."""
+    """Relative. Before the data are seen, all changes over the length of the data are alike, in any shape:
+    with all slopes at the end alike instead, curves were expected to flatten too late."""
     number: int
     """Of points."""
     least: Array
@@ -73,10 +72,9 @@ class Fits:
         return replace(self, **{name: getattr(self, name)[which] for name in of_shapes})
 
     def log_evidence(self) -> float:
-        """How likely the data are, on average over the shapes; beta is in units of their spread here."""
-        log_likelihood = self.log_likelihood + np.log(self.spread)[:, None]
-        largest = float(log_likelihood.max())
-        return largest + math.log(float(np.exp(log_likelihood - largest).sum(1).mean()))
+        """How likely the data are, on average over the shapes; relative."""
+        largest = float(self.log_likelihood.max())
+        return largest + math.log(float(np.exp(self.log_likelihood - largest).sum(1).mean()))
 
     def noise(self, shape: int, correlation: int) -> float:
         """The standard deviation of the noise that a fit leaves."""
@@ -102,10 +100,11 @@ def linear_fits(series: Series, shape: Callable[[Array], Array], parameters: Arr
     log_likelihood = (
         _log_over_noise(ssr, number - 2, least)
         - 0.5 * np.log(determinant)
+        + np.log(spread)[:, None]
         + 0.5 * np.log(_NEW)  # the first point's noise is all new
         + _PRIOR_OF_CORRELATION * np.log(1 - CORRELATIONS)
     )
-    return Fits(centre, spread, level, beta, one_one, one_g, g_g, ssr, log_likelihood, number, least)
+    return Fits(centre, level, beta, one_one, one_g, g_g, ssr, log_likelihood, number, least)
 
 
 class Drawn(NamedTuple):
@@ -185,8 +184,9 @@ def _drawn_variance(
 def _over_noise(x: Array, a: float) -> tuple[Array, Array, Array]:
     """How likely it is that the variance is ``least * exp(u)``: nodes of u, masses between, log of the unit.
 
-    The likelihood is ``exp(-a u - x exp(-u))`` with x = ssr / (2 least). The first mass is that of u = 0: with
-    any u alike, errors that are all of the noise were made too large, and intervals of nominal 90 % held 97.
+    The likelihood is ``exp(-a u - x exp(-u))`` with x = ssr / (2 least). The first mass is that of u = 0:
+    with any u alike, errors that are all of the noise were made too large, and intervals of nominal 90 % held
+    97.
     """
     a_ = a + _RATE
     top, width = np.log(np.maximum(x / a_, 1.0)), 8 / math.sqrt(a_)

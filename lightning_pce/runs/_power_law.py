@@ -144,7 +144,7 @@ def turning(series: Series, found: PowerLaws) -> Turning:
         return np.asarray(0.5 * np.tanh(slopes[i, None] / 2 * (series.log_x - turns[i, None])))
 
     curves = linear_fits(series, logistic, np.arange(len(turns), dtype=np.float64))
-    best = int(np.argmax((curves.log_likelihood + np.log(curves.spread)[:, None]).max(1)))
+    best = int(np.argmax(curves.log_likelihood.max(1)))
     return Turning(float(turns[best]), curves.log_evidence() - found.fits.log_evidence())
 
 

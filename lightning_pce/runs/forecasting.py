@@ -82,7 +82,7 @@ class Forecast:
     rising: bool | None
     """Whether the curve rises; None: nothing was fitted."""
     asymptote: Estimate
-    """Where the curve ends; infinite where growth in log t is likely too."""
+    """Where the curve ends; infinite, or at a bound, where growth in log t is likely too."""
     exponent: Estimate
     """c of ``a - b t^-c``."""
     refused: str | None
@@ -172,11 +172,7 @@ class Forecast:
         return self._within_bounds(draws.at(math.log(step / self.steps[-1])) + draws.noise)
 
     def _within_bounds(self, values: Array) -> Array:
-        # The other bound says nothing of values: a loss is now above the highest loss it may end at.
-        bound = self.bounds[1] if self.rising else self.bounds[0]
-        if bound is None:
-            return values
-        return np.minimum(values, bound) if self.rising else np.maximum(values, bound)
+        return _stopped(values, self.bounds, bool(self.rising))
 
     def _quantiles(self, values: Array) -> tuple[float, float, float]:
         return _quantiles(values, self.level)
@@ -269,7 +265,7 @@ def _fitted(empty: Forecast, data: Points, direction: bool | None, seed: int) ->
     return replace(
         empty,
         rising=best.beta > 0,
-        asymptote=_estimate(draws.asymptotes(), empty.level),
+        asymptote=_estimate(_stopped(draws.asymptotes(), empty.bounds, best.beta > 0), empty.level),
         exponent=_estimate(draws.c, empty.level),
         refused=refused,
         _draws=draws,
@@ -297,6 +293,15 @@ def _drawn(
     # Growth in log t ends nowhere: alone, it says nothing of the bounds.
     ending = int((kept.c > 0).sum())
     return (kept, True) if ending >= max(_FEWEST_DRAWS, len(kept.c) / 2) else (every, False)
+
+
+def _stopped(values: Array, bounds: Bounds, rising: bool) -> Array:
+    """What moves towards a bound stops there."""
+    # The other bound says nothing of values: a loss is now above the highest loss it may end at.
+    bound = bounds[1] if rising else bounds[0]
+    if bound is None:
+        return values
+    return np.minimum(values, bound) if rising else np.maximum(values, bound)
 
 
 def _estimate(draws: Array, level: float) -> Estimate:

@@ -54,6 +54,9 @@ def logged(trainer, *names):
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
+    "fit_power_law(steps, accuracies": lambda names: (
+        names["forecast"].refused is None and 0.42 < names["later"].low < names["later"].high < 0.5
+    ),
     "first = PercentileCrossEntropy(": lambda names: 6 < names["first"].compute()["p50"] < 9,
     'PercentileHistory("runs/history.jsonl"': lambda names: (
         logged(names["fitting"], "val_ce_p50") and len(names["writer"].history) == 3

@@ -206,7 +206,7 @@ def test_an_error_of_0_is_no_infinite_weight():
     assert forecast.warnings == ("1 error is taken for 0.005, half the median one.",)
     assert forecast.errors.min() == 0.005
     expected = fit_power_law(steps, values, np.full(20, 0.01)).predict(4 * steps[-1])
-    assert forecast.predict(4 * steps[-1]).median == pytest.approx(expected.median, abs=0.005)
+    assert forecast.predict(4 * steps[-1]).median == pytest.approx(expected.median, abs=0.01)
     none = fit_power_law(steps, values, np.zeros(20))
     assert none.errors is None
     assert none.warnings == ("All errors are 0: they are not used.",)
@@ -214,13 +214,14 @@ def test_an_error_of_0_is_no_infinite_weight():
 
 
 def test_bounds_hold_the_asymptote_and_what_moves_towards_them():
-    steps, values = steps_and_values(seed=5, sd=0.02, make=lambda random: lambda t: 0.98 - 0.6 * t**-0.2)
+    steps, values = steps_and_values(make=lambda random: lambda t: 1.05 - 0.8 * t**-0.15)
     free, held = fit_power_law(steps, values), fit_power_law(steps, values, bounds=(0, 1))
     far = 1000 * steps[-1]
     assert free.predict(far, force=True).high > 1
     assert held.predict(far, force=True).high <= 1
     assert held.curve([far, 2 * far], force=True).high.max() <= 1
-    assert held.asymptote.median < free.asymptote.median
+    assert held.asymptote.median < 1 < free.asymptote.median
+    assert held.asymptote.high <= 1
     # The other bound is no bound of the values: they are above the highest loss that they may end at.
     steps, values, _ = series(np.random.default_rng(0), loss, sd=0.01)
     ends_low = fit_power_law(steps, values, bounds=(0, values.min()))

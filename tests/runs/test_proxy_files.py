@@ -104,6 +104,20 @@ def test_only_files_of_proxies_are_replaced(tmp_path):
         save(path / "b.json")
 
 
+def test_a_disk_that_takes_no_more_leaves_the_older_file_and_nothing_else(tmp_path, monkeypatch):
+    save(tmp_path / "a.json", truth=0.5)
+    before = (tmp_path / "a.json").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path / "a.json", truth=0.75)
+    assert (tmp_path / "a.json").read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

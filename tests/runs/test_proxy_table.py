@@ -308,6 +308,19 @@ def test_other_numbers_of_styles_are_not_compared(more, words):
         best_style(table)
 
 
+def test_as_many_styles_but_others_are_not_compared():
+    rows = [
+        ("a", "t", "long", 2.0),
+        ("a", "t", "short", 1.0),
+        ("b", "t", "long", 2.0),
+        ("b", "t", "terse", 1.0),
+    ]
+    with pytest.raises(
+        UserError, match="'b' on 't' has styles long and terse, and 'a' on 't' long and short"
+    ):
+        best_style(styles(rows))
+
+
 def test_signal_to_noise_is_over_pairs_of_models_in_differences():
     random = np.random.default_rng(0)
     values, errors = random.normal(size=(2, 6)) - 100
