@@ -47,16 +47,20 @@ def _ranking(result: dict[str, Any]) -> str:
     found = result["ranking"]
     order = sorted(found["tasks"], key=lambda name: found["tasks"][name]["rho"][0])
     rows = [
-        [name, *(cell for protocol in PROTOCOLS for cell in _rho_cells(found[protocol].get(name)))]
+        [
+            name,
+            *_rho_cells(found["tasks"][name], "rho", "less text CE", "less known tasks"),
+            *_rho_cells(found["models_and_tasks"].get(name, {}), "rho", "less text CE"),
+        ]
         for name in order
     ]
-    heads = ["", *(head for protocol in PROTOCOLS.values() for head in (protocol, "less text CE"))]
+    heads = ["", "same models", "less text CE", "less known tasks", "new models", "less text CE"]
     nulls = "; ".join(
         f"{name} {_two(found[protocol]['RankSVM, linear']['null'])} (linear) and "
         f"{_two(found[protocol]['RankSVM, RBF']['null'])} (RBF)"
         for protocol, name in PROTOCOLS.items()
     )
-    linear = found["tasks"]["RankSVM, linear"]
+    spread = _two(found["tasks"]["RankSVM, linear"]["spread"])
     return f"""\
 ### Which model is better at a new task?
 
@@ -64,28 +68,34 @@ Mean Spearman's rho on tasks held out, with 90 % intervals over models; differen
 
 {_table(heads, rows)}
 When models exchange their truth RankSVM gives: {nulls}.
-RankSVM (linear) less the accuracy on the known tasks: {_interval(linear["less known tasks"])}.
-Its spread over the splits, {_two(linear["spread"])}, is no error bar.
+The spread of the linear one over the splits, {spread}, is no error bar.
 """
 
 
-def _rho_cells(row: dict[str, Any] | None) -> list[str]:
-    if row is None:
-        return ["", ""]
-    return [_interval(row["rho"]), _interval(row["less text CE"]) if "less text CE" in row else ""]
+def _rho_cells(row: dict[str, Any], *names: str) -> list[str]:
+    return [_interval(row[name]) if name in row else "" for name in names]
 
 
 def _tasks(result: dict[str, Any]) -> str:
     rows = [
-        [task, *map(_two, each["truth"]), *(_two(each[name]) for name in ORDERS)]
+        [task, *map(_two, each["truth"]), _two(each["noise"]), *(_two(each[name]) for name in ORDERS)]
         for task, each in result["by task"].items()
     ]
-    heads = ["task", "lowest accuracy", "median", "highest", *(f"rho of {name}" for name in ORDERS)]
-    return f"### By task\n\n{_table(heads, rows)}"
+    heads = ["task", "lowest accuracy", "median", "highest", "noise", *(f"rho of {name}" for name in ORDERS)]
+    return f"""\
+### By task
+
+Noise is the share of the variance of the accuracies that 150 items alone would make.
+
+{_table(heads, rows)}"""
 
 
 def _style(result: dict[str, Any]) -> str:
     each = result["style"]
+    shares = ", ".join(
+        f"{style.replace('_', ' ')} {_two(each['likeliest'][style])} ({_two(each['in training'][style])})"
+        for style in each["likeliest"]
+    )
     return f"""\
 ### One expert's style
 
@@ -93,6 +103,9 @@ Expert CE in one style ranks at {_two(each["rho among them"])} among the {each["
 whose training data has more of this style than of others, and at {_two(each["rho among others"])} among the
 others. Over all styles and tasks its correlation with the share of the style in a model's training data is
 {_two(each["rho with the share of a style"])}.
+
+The likeliest style is the one that a model saw most in {_two(each["likeliest is the most trained"])} of all
+models and tasks. How often each is the likeliest (and its share of the training data): {shares}.
 """
 
 

@@ -18,7 +18,7 @@ TIMES = 4  # the forecasts are made from the first quarter
 
 def picture(path: Path, table: ProxyTable, series: list[RunSeries]) -> None:
     """Four panels; the models and their truth are the same in the upper two."""
-    figure = Figure(figsize=(13, 9), layout="constrained")
+    figure = Figure(figsize=(15, 9.5), layout="constrained")
     (text, expert), below = figure.subplots(2, 2)
     means = _means(table)
     plot.proxy_scatter(means, "text_ce", ALL_TASKS, ax=text)
@@ -34,7 +34,7 @@ def picture(path: Path, table: ProxyTable, series: list[RunSeries]) -> None:
         name = f"{kind}, {each.run}"
         plot.forecast_band(forecast, each.steps[number:], each.values[number:], name=name, ax=ax)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=75)
 
 
 def _means(table: ProxyTable) -> ProxyTable:

@@ -16,7 +16,7 @@ from lightning_pce.runs.ranking import (
     save_proxies,
 )
 from proxy_study_parts.population import SEED, Unit
-from proxy_study_parts.tasks import FAMILIES, STYLES
+from proxy_study_parts.tasks import FAMILIES, ITEMS, STYLES
 
 EXPERT = STYLES[0]  # the one style of those who have one
 PROTOCOLS = ("tasks", "models_and_tasks")
@@ -63,24 +63,24 @@ def ranking(table: ProxyTable) -> dict[str, Any]:
         for name, method, kernel in METHODS[2:]:
             report = cross_validate(likeliest, method, protocol, kernel, SEED)
             rows[f"{name}, best style"] = _row(report) | {"null": report.null, "spread": report.spread}
-        report = cross_validate(one, "rank_svm", protocol, "linear", SEED)
         for name, known in (("text CE", "text_ce"), ("accuracy on known tasks", "known_tasks")):
             if known in report.baselines:
                 rows[name] = {"rho": list(report.baselines[known].rho)}
-        if "known_tasks" in report.baselines:
-            rows["RankSVM, linear"]["less known tasks"] = list(report.baselines["known_tasks"].difference)
         found[protocol] = rows
     return found
 
 
 def by_task(table: ProxyTable) -> dict[str, Any]:
-    """Of each task how good the models are, and how text and expert CE order them."""
+    """Of each task how good the models are, how much of that is sampling, and how text and expert CE order."""
     one, likeliest = table.select(styles=EXPERT), best_style(table)
     found = {}
     for family in FAMILIES:
         here, best = one.select(tasks=family), likeliest.select(tasks=family)
         found[family] = {
             "truth": np.quantile(here.truth, [0, 0.5, 1]).tolist(),
+            "noise": float(np.mean(here.truth * (1 - here.truth)) / ITEMS / np.var(here.truth))
+            if np.ptp(here.truth) > 0
+            else None,
             "text CE": spearman(-here.baselines["text_ce"], here.truth),
             "expert CE": spearman(-here.column("ce_uniform"), here.truth),
             "expert CE, best style": spearman(-best.column("ce_uniform"), best.truth),
@@ -109,7 +109,15 @@ def style_effect(table: ProxyTable, units: Sequence[Unit]) -> dict[str, Any]:
             who_speaks.append(
                 spearman(-rows.column("ce_uniform"), np.array([share[model][style] for model in rows.models]))
             )
+    likeliest = best_style(table)
+    most = [
+        share[model][str(style)] == max(share[model].values())
+        for model, style in zip(likeliest.models, likeliest.styles, strict=True)
+    ]
     return {
+        "likeliest is the most trained": float(np.mean(most)),
+        "likeliest": {style: likeliest.styles.count(style) / len(likeliest) for style in STYLES},
+        "in training": {style: float(np.mean([each[style] for each in share.values()])) for style in STYLES},
         "models of this style": len(speaks),
         "rho among them": rho_of(speaks),
         "rho among others": rho_of(others),
@@ -142,4 +150,8 @@ def _alone(table: ProxyTable, proxy: str, protocol: Any) -> CrossValidation:
 
 
 def _row(report: CrossValidation) -> dict[str, Any]:
-    return {"rho": list(report.rho), "less text CE": list(report.baselines["text_ce"].difference)}
+    row: dict[str, Any] = {"rho": list(report.rho)}
+    for name, known in (("less text CE", "text_ce"), ("less known tasks", "known_tasks")):
+        if known in report.baselines:
+            row[name] = list(report.baselines[known].difference)
+    return row
