@@ -71,7 +71,7 @@ def ranking(table: ProxyTable) -> dict[str, Any]:
 
 
 def by_task(table: ProxyTable) -> dict[str, Any]:
-    """Of each task how good the models are, how much of that is sampling, and how text and expert CE order."""
+    """Of each task how good the models are, how much of that is sampling, and how each CE orders them."""
     one, likeliest = table.select(styles=EXPERT), best_style(table)
     found = {}
     for family in FAMILIES:
