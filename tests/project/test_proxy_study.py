@@ -20,12 +20,43 @@ def importable(monkeypatch):
     monkeypatch.syspath_prepend(STUDY.parent)
 
 
+def committed():
+    return json.loads((ROOT / "benchmarks" / "proxy_study.json").read_text(encoding="utf-8"))
+
+
 def test_the_documentation_says_what_the_results_say():
     from proxy_study_parts.page import with_section
 
-    result = json.loads((ROOT / "benchmarks" / "proxy_study.json").read_text(encoding="utf-8"))
+    result = committed()
     page = (ROOT / "docs" / "proxies.md").read_text(encoding="utf-8")
     assert with_section(page, result) == page
+
+
+def test_what_the_page_says_in_words_is_in_the_results():
+    """The section "What came out", which is not written by the study."""
+    result = committed()
+    same, new = result["ranking"]["tasks"], result["ranking"]["models_and_tasks"]
+    assert same["text CE"]["rho"][1] < 0 < same["expert CE"]["less text CE"][1]
+    fits = ["three proxies", "RankSVM, linear", "RankSVM, RBF"]
+    assert all(same[name]["less known tasks"][1] < 0 for name in [*fits, "best single proxy"])
+    highest = max((row["rho"][0], name) for name, row in same.items() if not name.endswith("best style"))
+    assert highest[1] in fits
+    assert all(new[name]["rho"][0] <= new["best single proxy"]["rho"][0] for name in fits)
+    assert same["expert CE"]["rho"][0] < same["expert CE, best style"]["rho"][0]
+
+    for scale in ("small", "middle"):
+        rows, many = result["choosing"][scale]["decision accuracy"], result["choosing"][scale]["one of 80"]
+        named = ["text CE", "expert CE", "expert CE, best style"]
+        assert rows["accuracy"][0] > max(rows[name][0] for name in named)
+        assert many["in sample"] > rows["accuracy"][0]
+        assert many["out of sample"] <= rows["accuracy"][0] + 0.05
+
+    for kind in ("accuracy", "mean accuracy"):
+        assert all(each["refused"] == each["series"] for each in result["forecasting"][kind].values())
+    stops = [each for each in result["stopping"].values() if each["stops"]]
+    assert sum(each["stops"] for each in stops) < 0.1 * sum(each["decisions"] for each in stops)
+    assert sum(each["wrong stops"] for each in stops) > 0.25 * sum(each["stops"] for each in stops)
+    assert result["within runs"]["text CE"] > result["within runs"]["expert CE, best style"] - 0.02
 
 
 @pytest.mark.parametrize("kind", ["GPT", "GRU", "LSTM", "TCN"])
