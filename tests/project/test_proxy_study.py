@@ -53,6 +53,14 @@ def test_what_the_page_says_in_words_is_in_the_results():
 
     for kind in ("accuracy", "mean accuracy"):
         assert all(each["refused"] == each["series"] for each in result["forecasting"][kind].values())
+    made = {kind: each for kind, each in result["forecasting"].items() if "accuracy" not in kind}
+    assert sum(each["2"]["refused"] for each in made.values()) > sum(
+        each["2"]["kept"]["series"] for each in made.values()
+    )
+    assert all(each["18"]["kept"]["covered"] < 0.9 for each in made.values())
+    for kind, nearer in (("chosen proxy", True), ("expert CE, best style", False)):
+        kept = [each["kept"] for each in made[kind].values()]
+        assert all((each["rmse"] < each["rmse of last value"]) == nearer for each in kept)
     stops = [each for each in result["stopping"].values() if each["stops"]]
     assert sum(each["stops"] for each in stops) < 0.1 * sum(each["decisions"] for each in stops)
     assert sum(each["wrong stops"] for each in stops) > 0.25 * sum(each["stops"] for each in stops)
