@@ -47,7 +47,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A warning is an error. The pictures of docs/gallery.md are made by docs/gallery.py.
+# A warning is an error. The pictures are made by docs/gallery.py and docs/pictures.py, and committed.
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --conf-dir docs --doctree-dir build/doctrees . build/site
 	@echo "open build/site/index.html"
