@@ -1,10 +1,17 @@
-"""Pages of docs/ that name tests: which they name, and which tests there are."""
+"""The pages of docs/, the tests that they name, and which tests there are."""
 
 import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def written_pages():
+    """The pages of docs/ and its folders, without the reference, which is made of docstrings."""
+    pages = [path for path in DOCS.rglob("*.md") if "reference" not in path.relative_to(DOCS).parts]
+    return sorted(pages)
 
 
 def named_tests(text):

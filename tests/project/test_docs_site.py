@@ -5,12 +5,10 @@ import importlib.util
 import inspect
 import re
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
+from tests.helpers.pages import DOCS, ROOT, written_pages
 
 
 def loaded(path):
@@ -52,7 +50,7 @@ def test_what_every_module_exports_is_there_and_described_once():
 
 def imports():
     """The names of ours that the code of README.md and docs/ imports, each as its module and itself."""
-    for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for path in [ROOT / "README.md", *written_pages()]:
         for block in re.findall(r"^```python\n(.*?)^```", text(path), flags=re.MULTILINE | re.DOTALL):
             for node in ast.walk(ast.parse(block)):
                 if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "lightning_pce":

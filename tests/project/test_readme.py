@@ -9,8 +9,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+from tests.helpers.pages import ROOT, written_pages
+
+PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in written_pages())]
+# Pages whose code stands alone: a reader pastes it into an empty file.
+ALONE = ("docs/start/", "docs/recipes/")
 GALLERY = "docs/gallery.md"  # whose code is run by test_docs_site.py, which looks at the pictures
 # Pages of others: their links are looked at, their code is not run here.
 BESIDE = [
@@ -24,7 +27,7 @@ BESIDE = [
 
 
 def text(page):
-    return (ROOT / page).read_text()
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(page, language):
@@ -190,10 +193,11 @@ def reader():
 @pytest.mark.parametrize("page", [page for page in PAGES if page != GALLERY and blocks(page, "python")])
 def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"} if page.startswith(ALONE) else reader
     for line, block in blocks(page, "python"):
-        run(page, line, block, reader)
+        run(page, line, block, names)
         (outcome,) = checks_of(block)
-        assert outcome(reader), f"{page}, line {line + 1}"
+        assert outcome(names), f"{page}, line {line + 1}"
 
 
 def test_every_block_has_one_check_and_every_check_a_block():
