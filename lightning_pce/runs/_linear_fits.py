@@ -50,6 +50,8 @@ class Fits:
 
     centre: Array
     """The mean of each shape ``[S]``: with it subtracted, level and slope are nearly independent."""
+    spread: Array
+    """From its smallest to its largest value ``[S]``."""
     level: Array
     """The fitted value where the shape is at its centre."""
     beta: Array
@@ -59,8 +61,7 @@ class Fits:
     ssr: Array
     """The sum of squares of what is new in the noise of each point."""
     log_likelihood: Array
-    """Relative. Before the data are seen, all changes over the length of the data are alike, in any shape:
-    with all slopes at the end alike instead, curves were expected to flatten too late."""
+    """Relative; with all slopes alike before the data are seen."""
     number: int
     """Of points."""
     least: Array
@@ -72,9 +73,10 @@ class Fits:
         return replace(self, **{name: getattr(self, name)[which] for name in of_shapes})
 
     def log_evidence(self) -> float:
-        """How likely the data are, on average over the shapes; relative."""
-        largest = float(self.log_likelihood.max())
-        return largest + math.log(float(np.exp(self.log_likelihood - largest).sum(1).mean()))
+        """How likely the data are on average over the shapes, with all changes over the data alike before."""
+        log_likelihood = self.log_likelihood + np.log(self.spread)[:, None]
+        largest = float(log_likelihood.max())
+        return largest + math.log(float(np.exp(log_likelihood - largest).sum(1).mean()))
 
     def noise(self, shape: int, correlation: int) -> float:
         """The standard deviation of the noise that a fit leaves."""
@@ -100,11 +102,10 @@ def linear_fits(series: Series, shape: Callable[[Array], Array], parameters: Arr
     log_likelihood = (
         _log_over_noise(ssr, number - 2, least)
         - 0.5 * np.log(determinant)
-        + np.log(spread)[:, None]
         + 0.5 * np.log(_NEW)  # the first point's noise is all new
         + _PRIOR_OF_CORRELATION * np.log(1 - CORRELATIONS)
     )
-    return Fits(centre, level, beta, one_one, one_g, g_g, ssr, log_likelihood, number, least)
+    return Fits(centre, spread, level, beta, one_one, one_g, g_g, ssr, log_likelihood, number, least)
 
 
 class Drawn(NamedTuple):

@@ -6,8 +6,12 @@ import inspect
 import re
 from importlib import import_module
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from lightning_pce import digest, intervals
 from tests.helpers.pages import DOCS, ROOT, written_pages
 
 
@@ -20,6 +24,7 @@ def loaded(path):
 
 public_names = loaded(DOCS / "_extensions/public_names.py")
 gallery = loaded(DOCS / "gallery.py")
+pictures = loaded(DOCS / "pictures.py")
 
 
 def text(path):
@@ -90,6 +95,43 @@ def test_the_gallery_shows_what_its_code_draws(drawn):
     assert sorted(drawn) == sorted(shown) == sorted(path.name for path in gallery.PICTURES.iterdir())
     assert all(size > 5_000 for size in drawn.values())
     assert all(5_000 < (gallery.PICTURES / name).stat().st_size < 100_000 for name in shown)
+
+
+def test_no_line_of_a_page_begins_as_a_comment():
+    """In MyST a line that begins with % is left out, as of a paragraph that was wrapped before a per cent."""
+    for page in written_pages():
+        prose = re.sub(r"^```.*?^```", "", text(ROOT / page), flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^\s*%.*$", prose, re.MULTILINE) == [], page
+
+
+def small(path):
+    """A picture in 64 by 48 shades of grey."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("L").resize((64, 48), Image.Resampling.BOX), dtype=float)
+
+
+def test_how_it_works_shows_what_its_script_draws(tmp_path):
+    pages = "".join(text(path) for path in pictures.PICTURES.glob("*.md"))
+    shown = re.findall(r"^!\[[^]]+\]\((.*)\)$", pages, re.MULTILINE)
+    pictures.make(tmp_path)
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn == sorted(shown) == sorted(path.name for path in pictures.PICTURES.glob("*.png"))
+    for name in drawn:
+        committed = pictures.PICTURES / name
+        assert 5_000 < committed.stat().st_size < 60_000
+        # Other versions of matplotlib place texts and ticks a little elsewhere.
+        assert abs(small(tmp_path / name) - small(committed)).mean() < 3, name
+
+
+def test_how_it_works_says_what_is_in_its_numbers():
+    values = pictures.losses()
+    assert values.shape == (78, 64)
+    assert len(intervals.slots_of(torch.arange(78)).unique()) == 55
+    q = np.linspace(0.01, 0.99, 99)
+    for compression, worst in ((pictures.SMALL, 0.0044), (1024, 0.0005)):
+        few = digest.from_values(values.flatten(), compression=compression)
+        errors = pictures.rank_errors(values.flatten(), digest.quantile(few, torch.from_numpy(q)), q)
+        assert round(errors.max(), 4) == worst
 
 
 def test_every_picture_is_in_the_gallery():

@@ -55,6 +55,14 @@ def logged(trainer, *names):
     return all(trainer.callback_metrics[name] > 0 for name in names)
 
 
+def by_median(checkpoint):
+    """Whether the file of the best checkpoint is there and bears its median."""
+    return (
+        f"val_ce_p50={checkpoint.best_model_score:.3f}" in checkpoint.best_model_path
+        and Path(checkpoint.best_model_path).is_file()
+    )
+
+
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
     "fit_power_law(steps, accuracies": lambda names: (
@@ -67,6 +75,14 @@ OUTCOMES = {
     'History.load("runs/history.jsonl")': lambda names: (
         names["history"].index(names["last"]) == 2 and names["best"].digest().shape == (1027, 2)
     ),
+    "class ByteLM(PercentileCEMixin": lambda names: by_median(names["best"]),
+    "ce = PercentileCECallback(shift=True)": lambda names: by_median(names["best"]),
+    "class PercentileTrainer(PercentileCETrainerMixin, Trainer):  #": lambda names: (
+        Path(names["trainer"].state.best_model_checkpoint).is_dir()
+        and names["trainer"].state.best_metric
+        == min(log["eval_ce_p50"] for log in names["trainer"].state.log_history if "eval_ce_p50" in log)
+    ),
+    "lowest, chosen = ": lambda names: Path("best.pt").is_file() and 0 < names["lowest"] < 5.6,
     "class LitLM(": lambda names: "LitLM" in names,
     'EarlyStopping("val_ce_p50"': lambda names: (
         logged(names["trainer"], "val_ce_p50") and Path(names["best"].best_model_path).exists()
@@ -76,8 +92,14 @@ OUTCOMES = {
         and set(names["verdict"](names["history"].history).picks) == {"mean", "p50", "p95"}
     ),
     "DocumentLM(model)": lambda names: math.isnan(names["results"]["val_ce_p50_low"]),
+    "losses = torch.rand(2, 100_000)": lambda names: (
+        names["td"].count(names["both"]) == 200_000
+        and abs(names["td"].quantile(names["both"], 0.5) - math.log(2)) < 0.02
+        and names["weights"][512] > 50 * names["weights"][0]
+    ),
+    "hard = torch.randn(200, 1": lambda names: names["median"].low < 1 < names["median"].high,
     "intervals.difference(": lambda names: names["change"].paired and names["change"].high < 0,
-    "AnyLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
+    'ModelCheckpoint(monitor="val_ce_p50")]': lambda names: names["ce"] in names["trainer"].callbacks,
     "TupleLM(model)": lambda names: 0 < names["results"]["val_ce_p5"] < names["results"]["val_ce_p95"],
     "WindowLM(model)": lambda names: logged(names["trainer"], "train_ce_mean", "train_ce_p50"),
     "percentile_checkpoints(": lambda names: all(Path(c.best_model_path).exists() for c in names["best"]),
@@ -148,7 +170,6 @@ OUTCOMES = {
     "compute_loss_func=loss_func": lambda names: (
         names["objective_trainer"].state.log_history[-1]["eval_loss"] > 3
     ),
-    "Power(1.0)(scored)": lambda names: 0.9 < names["reshaped"].item() < 1,
     "table = ProxyTable.read(": lambda names: (
         names["report"].refused is None
         and len(names["scores"]) == 12
@@ -247,7 +268,8 @@ def test_every_link_has_a_target(page):
 
 
 def test_links_are_found():
-    assert {"docs/fan_chart.png", "docs/lightning.md#the-training-loss", "LICENSE"} <= set(links("README.md"))
+    assert {"docs/fan_chart.png", "docs/start/names.md", "LICENSE"} <= set(links("README.md"))
+    assert "lightning.md#without-the-mixin" in links("docs/torchmetrics.md")
     assert "several-dataloaders" in anchors("docs/lightning.md")
 
 
