@@ -14,7 +14,12 @@ from tests.helpers.pages import ROOT, written_pages
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in written_pages())]
 # Pages whose code stands alone: a reader pastes it into an empty file.
 ALONE = ("docs/start/", "docs/recipes/")
-GALLERY = "docs/gallery.md"  # whose code is run by test_docs_site.py, which looks at the pictures
+# Pages whose code is not run here: test_docs_site.py looks at the gallery's pictures, test_recipes.py has the
+# stacks that are installed for it alone.
+ELSEWHERE = (
+    "docs/gallery.md",
+    *(f"docs/recipes/{name}.md" for name in ("litgpt", "others", "torchtune", "trl")),
+)
 # Pages of others: their links are looked at, their code is not run here.
 BESIDE = [
     *(
@@ -65,6 +70,12 @@ def by_median(checkpoint):
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
+    "accelerator.save_state(": lambda names: (
+        names["result"]["count"] == 84 and Path("best_by_p50").is_dir() and names["best"] < 2
+    ),
+    "same_windows = torch.Generator()": lambda names: (
+        names["losses"]["val"]["count"] == 10 * 4 * 16 and Path("best_by_p50.pt").exists()
+    ),
     "fit_power_law(steps, accuracies": lambda names: (
         names["forecast"].refused is None and 0.42 < names["later"].low < names["later"].high < 0.5
     ),
@@ -211,7 +222,7 @@ def reader():
     }
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != GALLERY and blocks(page, "python")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE and blocks(page, "python")])
 def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"} if page.startswith(ALONE) else reader
@@ -222,7 +233,7 @@ def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
 
 
 def test_every_block_has_one_check_and_every_check_a_block():
-    every = [block for page in PAGES if page != GALLERY for _, block in blocks(page, "python")]
+    every = [block for page in PAGES if page not in ELSEWHERE for _, block in blocks(page, "python")]
     assert [len(checks_of(block)) for block in every] == [1] * len(every)
     assert len(every) == len(OUTCOMES)
 
