@@ -210,9 +210,10 @@ def reader():
     )
     rows = [{"input_ids": ids, "labels": ids.clone()} for ids in torch.randint(64, (8, 12))]
     loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    threads = torch.get_num_threads()  # pages of docs/start/ set it
     front_page = {}
     run("README.md", *blocks("README.md", "python")[0], front_page)
-    return {
+    yield {
         "model": LlamaForCausalLM(config),
         "train_loader": loader,
         "val_loader": loader,
@@ -220,6 +221,7 @@ def reader():
         "eval_set": rows,
         "LitLM": front_page["LitLM"],
     }
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE and blocks(page, "python")])
@@ -292,5 +294,5 @@ def test_the_index_names_every_page():
 
 def test_pictures_exist_and_are_small():
     names = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text("README.md"))
-    assert names == ["docs/fan_chart.png", "docs/page.png"]
+    assert names == ["docs/fan_chart.png", "docs/page.png", "docs/proxies.png"]
     assert all(10_000 < (ROOT / name).stat().st_size < 300_000 for name in names)
