@@ -43,7 +43,10 @@ MISTAKES = {
         "--bounds a,b: expected LOW,HIGH",
     ),
     "bounds upside down": ([HISTORY, "--metric", "ce_p50", "--bounds", "1,0"], "(1.0, 0.0)"),
-    "a level of 2": ([HISTORY, "--metric", "ce_p50", "--level", "2"], "`level` to be above 0 and below 1"),
+    "a level of 2": (
+        [HISTORY, "--metric", "ce_p50", "--level", "2"],
+        "`level` to be above 0 and at most 0.999",
+    ),
 }
 
 
