@@ -169,12 +169,15 @@ def checked_step(step: object) -> float:
 
 
 def checked_gain(gain: object) -> float:
-    """A number that is not NaN.
+    """A finite number.
 
     Raises:
         UserError: if it is none.
     """
-    return _number("gain", gain)
+    number = _number("gain", gain)
+    if math.isinf(number):
+        raise UserError(f"Expected argument `gain` to be finite but got {gain!r}.")
+    return number
 
 
 def checked_steps(steps: object) -> Array:

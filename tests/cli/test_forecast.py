@@ -37,6 +37,10 @@ MISTAKES = {
     ),
     "a step of 0": ([HISTORY, "--metric", "ce_p50", "--at", "0"], "--at 0: expected a step above 0"),
     "no step at all": ([HISTORY, "--metric", "ce_p50", "--at", "nan"], "--at nan: expected a step above 0"),
+    "a gain without end": (
+        [HISTORY, "--metric", "ce_p50", "--gain", "inf", "--json"],
+        "`gain` to be finite but got inf",
+    ),
     "one bound": ([HISTORY, "--metric", "ce_p50", "--bounds", "3"], "--bounds 3: expected LOW,HIGH"),
     "bounds in words": (
         [HISTORY, "--metric", "ce_p50", "--bounds", "a,b"],
