@@ -8,10 +8,11 @@ FAST := -m pytest -n 2 --dist worksteal -m "not slow"
 # Two processes of as many threads as there are cores would wait for each other.
 ALONE := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-slow test-lowest test-lowest-torch lint docs clean
+.PHONY: help demo proxy-study test test-slow test-lowest test-lowest-torch lint docs clean
 
 help:
 	@echo "make demo      fine-tune SmolLM2 on 120 facts; three statistics choose a checkpoint (about 6 minutes)"
+	@echo "make proxy-study  24 tiny models: where proxies help; writes docs/proxies.md (about 10 minutes)"
 	@echo "make test      the tests that take seconds each (under 5 minutes)"
 	@echo "make test-slow the others"
 	@echo "make test-lowest        \`make test\` on the oldest lightning, torchmetrics, numpy ... under the newest torch"
@@ -23,6 +24,10 @@ help:
 # The default model comes with a wheel; DEMO="--model NAME" may download another, with bars.
 demo: $(VENV)/ready
 	$(if $(findstring --model,$(DEMO)),,HF_HUB_OFFLINE=1 TQDM_DISABLE=1) $(BIN)/python examples/fact_sft.py --out demo_out $(DEMO)
+
+# The texts are packages, of which the archives are downloaded and read; nothing is installed. Killed, it goes on.
+proxy-study: $(VENV)/ready
+	$(BIN)/python examples/proxy_study.py --out proxy_study_out --write $(PROXY_STUDY)
 
 test: $(VENV)/ready
 	$(ALONE) $(BIN)/python $(FAST) $(TESTS)
@@ -42,7 +47,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A warning is an error. The pictures of docs/gallery.md are made by docs/gallery.py.
+# A warning is an error. The pictures are made by docs/gallery.py and docs/pictures.py, and committed.
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --conf-dir docs --doctree-dir build/doctrees . build/site
 	@echo "open build/site/index.html"

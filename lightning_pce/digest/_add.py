@@ -123,6 +123,13 @@ def from_values(values: Tensor, weights: Tensor | None = None, *, compression: i
 def add_invalid(digest: Tensor, number: Tensor) -> Tensor:
     """A new digest that counts ``number`` more invalid entries.
 
+    Args:
+        digest: ``[..., K + 3, 2]``.
+        number: ``[...]`` or 0-d, on the digest's device.
+
+    Returns:
+        A digest of the same shape.
+
     Example:
         >>> from lightning_pce.digest import add_invalid, empty, invalid
         >>> invalid(add_invalid(empty(8), torch.tensor(3)))

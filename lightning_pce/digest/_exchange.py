@@ -152,7 +152,7 @@ def to_tdigest(digest: Tensor) -> TDigest:
 
 
 def from_tdigest(other: TDigest, *, compression: int = 1024) -> Tensor:
-    """A digest ``[K + 3, 2]`` with the centroids of a ``tdigest.TDigest``.
+    """A digest with the centroids of a ``tdigest.TDigest``.
 
     A centroid of weight 1 is taken for an atom, any other for a blend. The extremes are those of the means,
     because that package does not keep them.
@@ -160,6 +160,9 @@ def from_tdigest(other: TDigest, *, compression: int = 1024) -> Tensor:
     Args:
         other: theirs.
         compression: K, the number of centroids; if the other has more they are merged.
+
+    Returns:
+        ``[compression + 3, 2]`` float64, on the CPU.
 
     Raises:
         ValueError: if K is no whole number of 8 or more, or the other's centroids are damaged.

@@ -29,7 +29,13 @@ _TINY = 1e-300
 
 
 def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of a digest: means, weights and blend flags, each ``[..., K]``; unused rows have weight 0.
+    """The rows of a digest: means, weights and blend flags; unused rows have weight 0.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+
+    Returns:
+        Means and weights, float64 ``[..., K]``, and whether the values of a row were not all equal, bool.
 
     Example:
         >>> from lightning_pce.digest import centroids, from_values
@@ -42,7 +48,7 @@ def centroids(digest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def count(digest: Tensor) -> Tensor:
-    """The weight of everything but NaN, ``[...]`` float64; exact up to 2**53.
+    """The weight of everything but NaN in a digest ``[..., K + 3, 2]``: ``[...]`` float64, exact to 2**53.
 
     Example:
         >>> from lightning_pce.digest import count, from_values
@@ -53,7 +59,7 @@ def count(digest: Tensor) -> Tensor:
 
 
 def nonfinite(digest: Tensor) -> Tensor:
-    """The weight of NaN, -inf and +inf, ``[...]`` float64.
+    """The weight of NaN, -inf and +inf in a digest ``[..., K + 3, 2]``: ``[...]`` float64.
 
     Example:
         >>> from lightning_pce.digest import from_values, nonfinite
@@ -64,7 +70,9 @@ def nonfinite(digest: Tensor) -> Tensor:
 
 
 def invalid(digest: Tensor) -> Tensor:
-    """The number of entries that were refused one by one, ``[...]`` float64; see ``add``.
+    """The number of entries that a digest ``[..., K + 3, 2]`` has refused one by one: ``[...]`` float64.
+
+    Those are weights and, on accelerators, groups that are none; see :func:`~lightning_pce.digest.add`.
 
     Example:
         >>> from lightning_pce.digest import add_invalid, empty, invalid
@@ -75,7 +83,7 @@ def invalid(digest: Tensor) -> Tensor:
 
 
 def finite_mean(digest: Tensor) -> Tensor:
-    """The mean of the finite values, ``[...]`` float64; NaN if there are none.
+    """The mean of the finite values of a digest ``[..., K + 3, 2]``: ``[...]`` float64, NaN of none.
 
     Example:
         >>> from lightning_pce.digest import finite_mean, from_values
@@ -89,7 +97,9 @@ def finite_mean(digest: Tensor) -> Tensor:
 
 
 def mean(digest: Tensor) -> Tensor:
-    """The mean, ``[...]`` float64: +inf or -inf if such a value was seen, NaN if both or nothing.
+    """The mean of a digest ``[..., K + 3, 2]``: ``[...]`` float64.
+
+    +inf or -inf if such a value was seen, NaN if both or nothing.
 
     Example:
         >>> from lightning_pce.digest import from_values, mean
@@ -100,7 +110,7 @@ def mean(digest: Tensor) -> Tensor:
 
 
 def minimum(digest: Tensor) -> Tensor:
-    """The smallest value, ``[...]`` float64; NaN if there is none.
+    """The smallest value of a digest ``[..., K + 3, 2]``: ``[...]`` float64, NaN if there is none.
 
     Example:
         >>> from lightning_pce.digest import from_values, minimum
@@ -111,7 +121,7 @@ def minimum(digest: Tensor) -> Tensor:
 
 
 def maximum(digest: Tensor) -> Tensor:
-    """The largest value, ``[...]`` float64; NaN if there is none.
+    """The largest value of a digest ``[..., K + 3, 2]``: ``[...]`` float64, NaN if there is none.
 
     Example:
         >>> from lightning_pce.digest import from_values, maximum
@@ -235,7 +245,17 @@ def trimmed_mean(digest: Tensor, low: float | Tensor, high: float | Tensor) -> T
 
 
 def tail_mean(digest: Tensor, q: float) -> Tensor:
-    """The mean of what lies above the quantile ``q``, ``[...]`` float64; see :func:`trimmed_mean`.
+    """The mean of what lies above the quantile ``q``; see :func:`trimmed_mean`.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+        q: in [0, 1]; at 1 it is the largest value.
+
+    Returns:
+        ``[...]`` float64; infinite if +inf was seen, NaN if the digest is empty.
+
+    Raises:
+        ValueError: if ``q`` is outside [0, 1].
 
     Example:
         >>> from lightning_pce.digest import from_values, tail_mean
@@ -246,7 +266,14 @@ def tail_mean(digest: Tensor, q: float) -> Tensor:
 
 
 def curve(digest: Tensor, points: int = 201) -> tuple[Tensor, Tensor]:
-    """The quantile function on an even grid, for plots: q ``[points]`` and values ``[..., points]``, float64.
+    """The quantile function on an even grid, for plots.
+
+    Args:
+        digest: ``[..., K + 3, 2]``.
+        points: how many, both ends included.
+
+    Returns:
+        q from 0 to 1, ``[points]``, and the values there, ``[..., points]``, float64; NaN of an empty digest.
 
     Example:
         >>> from lightning_pce.digest import curve, from_values

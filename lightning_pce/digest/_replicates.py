@@ -22,11 +22,17 @@ from lightning_pce.digest._format import (
 
 
 def replicate_digests(digest: Tensor) -> Tensor:
-    """The digests of the replicates, ``[R, ..., K + 3, 2]``: all functions here take them.
+    """The digests of the replicates, which all functions here take.
 
     They have the centroids of the digest, with weights of their own: their quantiles differ from those of a
     digest made of the resampled values by less than the width of a centroid. Their extremes are those of the
     data where they have weight in the outermost centroid, else the mean of the outermost they have.
+
+    Args:
+        digest: ``[..., K + 3, 2 + R]``.
+
+    Returns:
+        ``[R, ..., K + 3, 2]`` float64.
 
     Example:
         >>> from lightning_pce.digest import add, empty, mean, replicate_digests

@@ -22,6 +22,10 @@ _LOWEST, _DECADES = -7, 10  # of the bins, in powers of ten
 def empty(shape: tuple[int, ...] = (), *, device: torch.device | str | None = None) -> Tensor:
     """Counts of nothing, float64 zeros ``[*shape, 128, 97]``.
 
+    Args:
+        shape: leading dimensions, such as ``(G,)`` for groups.
+        device: where they live; the device must have float64.
+
     Example:
         >>> from lightning_pce.intervals import empty
         >>> empty((2,)).shape

@@ -63,6 +63,18 @@ def difference(a: Record, b: Record, statistic: str, level: float = 0.95) -> Int
 def differences(a: Record, b: Record, statistics: Sequence[str], level: float = 0.95) -> dict[str, Interval]:
     """:func:`difference` of several statistics, by their names, for little more than one costs.
 
+    Args:
+        a: (digest, documents), or (digest, documents, fingerprint of the data).
+        b: the same of the other record.
+        statistics: of ``"mean"``, ``"p50"``, ``"p99_9"`` ...
+        level: how often such an interval is to hold the truth, in (0, 1).
+
+    Returns:
+        The :class:`Interval` of b less a for each name, in the unit of the values.
+
+    Raises:
+        ValueError: as :func:`difference`.
+
     Example:
         >>> from lightning_pce import digest, intervals
         >>> before, after = (digest.from_values(torch.tensor([1.0, x])) for x in (2.0, 4.0))

@@ -85,6 +85,18 @@ def intervals(
 ) -> dict[str, Interval]:
     """:func:`interval` of several statistics, by their names, for little more than one costs.
 
+    Args:
+        digest: ``[K + 3, 2]``.
+        documents: counts of the same values, float64 ``[128, 97]``; None if there are none.
+        statistics: of ``"mean"``, ``"p50"``, ``"p99_9"`` ...
+        level: how often such an interval is to hold the truth, in (0, 1).
+
+    Returns:
+        An :class:`Interval` for each name, in the unit of the values.
+
+    Raises:
+        ValueError: as :func:`interval`.
+
     Example:
         >>> from lightning_pce import digest, intervals
         >>> found = intervals.intervals(digest.from_values(torch.ones(3)), None, ["mean", "p50"])

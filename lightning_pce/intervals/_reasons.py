@@ -28,6 +28,12 @@ LIMIT = "the interval ends at the {} value: the data do not bound it"
 def why_none(documents: Tensor | None) -> str | None:
     """Why document counts give no error bars, in words; None if they do.
 
+    Args:
+        documents: float64 ``[128, 97]``; None gives a reason too.
+
+    Raises:
+        ValueError: if shape or dtype do not fit.
+
     Example:
         >>> from lightning_pce.intervals import empty, why_none
         >>> why_none(empty())
@@ -83,6 +89,9 @@ def why_unpaired(a: Record, b: Record) -> str | None:
     Args:
         a: (digest, documents) or (digest, documents, fingerprint).
         b: the other.
+
+    Returns:
+        One line, or None.
 
     Raises:
         ValueError: if shapes or dtypes do not fit.

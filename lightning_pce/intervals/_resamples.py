@@ -108,6 +108,9 @@ def expanded(level: float, *documents: Tensor) -> float:
         level: in (0, 1).
         *documents: counts ``[128, 97]`` of one or several records; the one with the fewest slots decides.
 
+    Returns:
+        A share in (0, 1).
+
     Raises:
         ValueError: if shapes or dtypes do not fit, or the level is none.
 

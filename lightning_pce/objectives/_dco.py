@@ -126,6 +126,20 @@ def dco(
 ) -> Tensor:
     """-log(1 - (1 - p)^n) of whole answers, see :class:`DCO`.
 
+    Args:
+        scored: ``[..., T]``, of :func:`lightning_pce.token_log_prob` or another primitive.
+        n: how many samples, a whole number from 1 on.
+        answer: integers ``[..., T]``, or one for each row or for all: which tokens are of one answer, with a
+            negative number of none. Left out: each row is an answer.
+        weights: ``[..., T]``, numbers >= 0; an answer's is the mean of those of its tokens.
+        normalizer: what the sum is divided by; left out: the number of answers with a valid token.
+
+    Returns:
+        0-d, in nats an answer.
+
+    Raises:
+        ValueError: if shapes or numbers do not fit, or a flat batch comes without ``answer``.
+
     Example:
         >>> import torch
         >>> from lightning_pce import token_log_prob

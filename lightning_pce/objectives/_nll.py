@@ -24,7 +24,18 @@ class NLL(TokenObjective):
 
 
 def nll(scored: TokenLogProb, *, weights: Tensor | None = None, normalizer: Normalizer = None) -> Tensor:
-    """-log p, in nats: plain cross-entropy. Arguments, result and errors as of :class:`TokenObjective`.
+    """-log p: plain cross-entropy, see :class:`NLL` and :class:`TokenObjective`.
+
+    Args:
+        scored: ``[...]``, of :func:`lightning_pce.token_log_prob` or another primitive.
+        weights: ``[...]``, numbers >= 0 that the losses are multiplied by.
+        normalizer: what their sum is divided by; left out: the number of valid tokens.
+
+    Returns:
+        0-d, in nats a token.
+
+    Raises:
+        ValueError: if shapes or numbers do not fit.
 
     Example:
         >>> import torch

@@ -52,7 +52,7 @@ class TokenObjective(nn.Module):
             0-d, in the dtype of ``scored.log_prob``; 0, with a gradient of zeros, if no token counts.
 
         Raises:
-            UserError: if shapes or numbers do not fit.
+            ValueError: if shapes or numbers do not fit.
         """
         with few_numbers():
             return self.total(scored, scored.valid, weights, normalizer)

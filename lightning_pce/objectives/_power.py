@@ -51,7 +51,19 @@ class Power(TokenObjective):
 def power(
     scored: TokenLogProb, a: float, *, weights: Tensor | None = None, normalizer: Normalizer = None
 ) -> Tensor:
-    """(1 - p^a) / a, see :class:`Power`; other arguments and the result as of :class:`TokenObjective`.
+    """(1 - p^a) / a, see :class:`Power` and :class:`TokenObjective`.
+
+    Args:
+        scored: ``[...]``, of :func:`lightning_pce.token_log_prob` or another primitive.
+        a: above 0.
+        weights: ``[...]``, numbers >= 0 that the losses are multiplied by.
+        normalizer: what their sum is divided by; left out: the number of valid tokens.
+
+    Returns:
+        0-d, from 0 to ``1 / a`` without weights and normalizer.
+
+    Raises:
+        ValueError: if shapes or numbers do not fit.
 
     Example:
         >>> import torch

@@ -50,7 +50,7 @@ def suffix_weights(
         A :class:`SuffixWeights`, without a graph.
 
     Raises:
-        UserError: if shapes or numbers do not fit.
+        ValueError: if shapes or numbers do not fit.
 
     Example:
         >>> current = TokenLogProb(torch.tensor([-1.0, -1.0, -1.0]), torch.zeros(3), torch.ones(3).bool())

@@ -97,6 +97,21 @@ def threshold(
 ) -> Tensor:
     """Another objective where p >= q or p <= q, see :class:`Threshold` and :class:`TokenObjective`.
 
+    Args:
+        scored: ``[...]``, of :func:`lightning_pce.token_log_prob` or another primitive.
+        objective: of the tokens that are kept.
+        q: the probability, in [0, 1].
+        keep: ``"above"`` or ``"below"``.
+        divide_by_kept: divide by the number of tokens that are kept; there is no ``normalizer`` then.
+        weights: ``[...]``, numbers >= 0 that the losses are multiplied by.
+        normalizer: what their sum is divided by; left out: the number of valid tokens.
+
+    Returns:
+        0-d, in the unit of the objective.
+
+    Raises:
+        ValueError: if shapes or numbers do not fit.
+
     Example:
         >>> import torch
         >>> from lightning_pce import token_log_prob

@@ -53,7 +53,19 @@ def unlikelihood(
     weights: Tensor | None = None,
     normalizer: Normalizer = None,
 ) -> Tensor:
-    """log(1 - p + eps), see :class:`Unlikelihood`; other arguments as of :class:`TokenObjective`.
+    """log(1 - p + eps), see :class:`Unlikelihood` and :class:`TokenObjective`.
+
+    Args:
+        scored: ``[...]``, of :func:`lightning_pce.token_log_prob` or another primitive.
+        eps: above 0.
+        weights: ``[...]``, numbers >= 0 that the losses are multiplied by.
+        normalizer: what their sum is divided by; left out: the number of valid tokens.
+
+    Returns:
+        0-d, mostly below 0.
+
+    Raises:
+        ValueError: if shapes or numbers do not fit.
 
     Example:
         >>> import torch

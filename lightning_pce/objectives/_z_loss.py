@@ -11,8 +11,18 @@ from lightning_pce.tokens.log_prob import TokenLogProb
 def z_loss(scored: TokenLogProb, *, weights: Tensor | None = None, normalizer: Normalizer = None) -> Tensor:
     """The mean square of the logsumexp, to be added to an objective times a small number, such as 1e-4.
 
-    The logits are read no more often for it: their gradient is that of the sum. Arguments and the result as
-    of :class:`lightning_pce.objectives.TokenObjective`.
+    The logits are read no more often for it: their gradient is that of the sum.
+
+    Args:
+        scored: ``[...]``, of :func:`lightning_pce.token_log_prob` or another primitive.
+        weights: ``[...]``, numbers >= 0 that the squares are multiplied by.
+        normalizer: what their sum is divided by; left out: the number of valid tokens.
+
+    Returns:
+        0-d, the square of nats.
+
+    Raises:
+        ValueError: if shapes or numbers do not fit.
 
     Example:
         >>> import torch

@@ -19,7 +19,7 @@ from lightning_pce.runs._linear_fits import CORRELATIONS, Array, Fits, Series, d
 POSITIVE: Array = np.linspace(0.03, 3.0, 181)
 _PRIOR_OF_CHANGE = 0.5
 """What is alike before the data are seen: all slopes at the end (0) or all changes over the data (1). With 0
-true power laws are expected to flatten too late (rmse 3 to 5 % larger than with 1), with 1 real accuracies
+true power laws are expected to flatten too late (rmse 1 to 5 % larger than with 1), with 1 real accuracies
 too early (7 % larger than with 0)."""
 _LEAST_WEIGHT = 1e-10  # of the likeliest exponent: less does not count
 _FEWEST_EXPONENTS = 30  # that count; with fewer the grid is laid anew where they are

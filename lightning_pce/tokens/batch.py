@@ -111,6 +111,10 @@ def score_tokens(
         statistics: ``"ce"`` and others of :data:`lightning_pce.tokens.statistics.STATISTICS` and ``DERIVED``.
         judge_shift: also score a few sequences one position further on, to see whether labels seem unshifted.
 
+    Returns:
+        :class:`ScoredTokens` in the shape of the labels or losses; with ``shift=True`` the last position of a
+        row of labels has no label and does not count.
+
     Raises:
         ValueError: if arguments are missing, do not fit or hold impossible values (on an accelerator, where
             looking would make the host wait, a token with an impossible label is left out and counted).
