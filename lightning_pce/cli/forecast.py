@@ -90,7 +90,7 @@ def forecast(
     if no_errors:
         found = found._replace(errors=None)
     fitted = fit_power_law(found.steps, found.values, found.errors, found.bounds, found.rising, level)
-    if fitted.refused is not None and fitted.errors is not None:
+    if fitted.refused is not None and fitted.errors is not None and fitted.rising is not None:
         found = found._replace(notes=(*found.notes, "The error bars are used: --no-errors leaves them out."))
     try:
         ahead = ahead_of(fitted, steps, gain, force=force)

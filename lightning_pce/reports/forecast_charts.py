@@ -177,9 +177,10 @@ def _draw_values(ax: Axes, forecast: Forecast, first: float, later: Measured) ->
     label += f", {len(steps)} of {every:,}" if len(steps) < every else ""
     look: dict[str, Any] = {"linestyle": "", "marker": "o", "zorder": 3}
     ax.plot(steps, values, color=_MEASURED, markersize=size, label=label, **look)
-    if len(later.steps):
-        ax.plot(*later, color=MEAN, markersize=size + 1, label="measured later", **look)
-    return seen + later.values
+    drawn = [(step, value) for step, value in zip(*later, strict=True) if step >= first]
+    if any(math.isfinite(value) for _, value in drawn):
+        ax.plot(*zip(*drawn, strict=True), color=MEAN, markersize=size + 1, label="measured later", **look)
+    return seen + [value for _, value in drawn]
 
 
 def _few_of(steps: NDArray[np.float64], first: float) -> NDArray[np.intp]:
@@ -215,7 +216,9 @@ def _step_axis(ax: Axes, ratio: float) -> None:
 
 
 def _in_short(step: float) -> str:
-    """``"2,000"``, ``"50k"``, ``"2M"``."""
+    """``"2,000"``, ``"50k"``, ``"2M"``; of compute ``"5e+21"``."""
+    if step >= 1e15:
+        return f"{step:.6g}"
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if step >= size * (1 - 1e-9):
             return f"{step / (1e3 if unit == 'k' else size):,.6g}{unit}"

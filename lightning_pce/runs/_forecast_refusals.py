@@ -34,16 +34,16 @@ def constant(values: Array) -> str | None:
     return f"All values are {number(float(values[0]))}: nothing rises or falls."
 
 
-def not_moving(best: Best, log_first: float, size: float, direction: bool | None) -> str | None:
-    """A rise within the noise, or in the wrong direction; ``size`` is the unit of the fit."""
-    risen = abs(best.beta * float(shape(best.c, log_first)))
-    if risen <= _LEAST_RISE * best.noise:
+def not_moving(best: Best, log_first: float, size: float, rising: bool, direction: bool | None) -> str | None:
+    """A rise within the noise, or in the wrong direction; ``size`` is the unit of the fit, of either sign."""
+    risen, noise = abs(best.beta * float(shape(best.c, log_first)) * size), best.noise * abs(size)
+    if risen <= _LEAST_RISE * noise:
         rise = {True: "rise", False: "fall", None: "rise or fall"}[direction]
         return (
-            f"The values do not {rise} by more than {_LEAST_RISE:g} errors: by {two_digits(risen * size)}, "
-            f"with an error of {two_digits(best.noise * size)}."
+            f"The values do not {rise} by more than {_LEAST_RISE:g} errors: by {two_digits(risen)}, "
+            f"with an error of {two_digits(noise)}."
         )
-    if direction is not None and (best.beta > 0) != direction:
+    if direction is not None and rising != direction:
         return "The values fall, and were to rise." if direction else "The values rise, and were to fall."
     return None
 
@@ -79,5 +79,5 @@ def out_of_bounds(bounds: Bounds) -> str:
 
 
 def step_name(step: float) -> str:
-    """A step as it is read: ``"33,000"``."""
-    return f"{step:,.0f}" if step >= 100 else f"{step:.3g}"
+    """A step as it is read: ``"33,000"``, ``"6e+21"`` of compute."""
+    return f"{step:,.0f}" if 100 <= step < 1e15 else f"{step:.3g}"

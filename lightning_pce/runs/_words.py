@@ -19,7 +19,9 @@ def number(value: float) -> str:
         return f"{value:g}"
     if abs(value) < 0.1:
         return f"{value:.3g}"
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if abs(value) < 1000:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.4g}"
 
 
 def correlation(value: float) -> str:
@@ -28,13 +30,13 @@ def correlation(value: float) -> str:
 
 
 def two_digits(value: float) -> str:
-    """Two digits, of a large number all before the point: ``"0.079"``, ``"213"``.
+    """Two digits, of a large number all before the point unless nobody reads them: ``"0.079"``, ``"213"``.
 
     Example:
-        >>> two_digits(0.0786), two_digits(213.4), two_digits(0.0)
-        ('0.079', '213', '0')
+        >>> two_digits(0.0786), two_digits(213.4), two_digits(0.0), two_digits(1e12)
+        ('0.079', '213', '0', '1e+12')
     """
-    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 99.5 <= abs(value) < 1e9 else f"{value:.2g}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:

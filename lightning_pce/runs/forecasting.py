@@ -209,7 +209,7 @@ def fit_power_law(
         bounds: (lowest, highest) of what the curve may end at, None for no such bound: (0, 1) for an
             accuracy, (0, None) for a cross-entropy, an entropy or the logarithm of a rank.
         rising: whether the series has to rise (True) or to fall (False); None: the data say.
-        level: of all intervals.
+        level: of all intervals, at most 0.999.
         seed: of the draws that intervals are made of; equal seeds give equal results.
 
     Returns:
@@ -243,6 +243,8 @@ def _fitted(empty: Forecast, data: Points, direction: bool | None, seed: int) ->
     """The forecast of a series that a curve can go through."""
     log_x = np.log(data.steps / data.steps[-1])
     middle, size = float(np.mean(data.values)), float(np.ptp(data.values))
+    if (data.values - middle) @ (log_x - np.mean(log_x)) < 0:
+        size = -size  # what falls is fitted in a mirror, draw by draw
     scaled = (data.values - middle) / size
     weights, least = np.ones_like(scaled), 0.0
     if data.errors is not None:
@@ -255,17 +257,18 @@ def _fitted(empty: Forecast, data: Points, direction: bool | None, seed: int) ->
     found = power_law.refined(series, coarse)
     draws, inside = _drawn(found, middle, size, empty.bounds, seed)
     best = found.best()
+    rising = best.beta * size > 0
     refused = (
         reasons.too_few(len(log_x))
-        or reasons.not_moving(best, float(log_x[0]), size, direction)
+        or reasons.not_moving(best, float(log_x[0]), size, rising, direction)
         or reasons.accelerating(both_signs)
         or reasons.turning(power_law.turning(series, coarse), float(data.steps[-1]))
         or (None if inside else reasons.out_of_bounds(empty.bounds))
     )
     return replace(
         empty,
-        rising=best.beta > 0,
-        asymptote=_estimate(_stopped(draws.asymptotes(), empty.bounds, best.beta > 0), empty.level),
+        rising=rising,
+        asymptote=_estimate(_stopped(draws.asymptotes(), empty.bounds, rising), empty.level),
         exponent=_estimate(draws.c, empty.level),
         refused=refused,
         _draws=draws,
@@ -310,8 +313,9 @@ def _estimate(draws: Array, level: float) -> Estimate:
 
 
 def _quantiles(draws: Array, level: float) -> tuple[float, float, float]:
-    """Lower end, median and upper end; not interpolated, as asymptotes may be infinite."""
+    """Lower end, median and upper end; the ends not interpolated, as asymptotes may be infinite."""
     ordered = np.sort(draws)
     last = len(ordered) - 1
     tail = round((1 - level) / 2 * last)
-    return float(ordered[tail]), float(ordered[last // 2]), float(ordered[last - tail])
+    median = (ordered[last // 2] + ordered[last - last // 2]) / 2
+    return float(ordered[tail]), float(median), float(ordered[last - tail])

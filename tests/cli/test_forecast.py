@@ -37,13 +37,20 @@ MISTAKES = {
     ),
     "a step of 0": ([HISTORY, "--metric", "ce_p50", "--at", "0"], "--at 0: expected a step above 0"),
     "no step at all": ([HISTORY, "--metric", "ce_p50", "--at", "nan"], "--at nan: expected a step above 0"),
+    "a gain without end": (
+        [HISTORY, "--metric", "ce_p50", "--gain", "inf", "--json"],
+        "`gain` to be finite but got inf",
+    ),
     "one bound": ([HISTORY, "--metric", "ce_p50", "--bounds", "3"], "--bounds 3: expected LOW,HIGH"),
     "bounds in words": (
         [HISTORY, "--metric", "ce_p50", "--bounds", "a,b"],
         "--bounds a,b: expected LOW,HIGH",
     ),
     "bounds upside down": ([HISTORY, "--metric", "ce_p50", "--bounds", "1,0"], "(1.0, 0.0)"),
-    "a level of 2": ([HISTORY, "--metric", "ce_p50", "--level", "2"], "`level` to be above 0 and below 1"),
+    "a level of 2": (
+        [HISTORY, "--metric", "ce_p50", "--level", "2"],
+        "`level` to be above 0 and at most 0.999",
+    ),
 }
 
 

@@ -90,6 +90,9 @@ def test_what_was_measured_later_is_drawn_and_widens_the_picture(forecast):
     assert list(later.get_xdata()) == [20_000, 180_000, 30_000]
     assert ax.get_xlim()[1] == pytest.approx(180_000 * 1.15)
     assert legend_of(ax)[:2] == ["measured, with 95 % intervals", "measured later"]
+    none = forecast_band(forecast, [100, 20_000], [9.0, math.nan])  # before what is drawn, and no number
+    assert "measured later" not in legend_of(none)
+    assert none.get_ylim()[1] < 9
     one = forecast_band(forecast, 20_000, 3.5)
     assert one.get_ylim()[1] > 3.5
 
@@ -159,8 +162,8 @@ def test_words_can_be_read(forecast):
 
 
 def test_steps_are_plain_numbers():
-    assert [_in_short(step) for step in (5, 2_000, 1e4, 5e4, 2e5, 1e6, 2e9)] == [
-        *("5", "2,000", "10k", "50k", "200k", "1M", "2B")
+    assert [_in_short(step) for step in (5, 2_000, 1e4, 5e4, 2e5, 1e6, 2e9, 5e21)] == [
+        *("5", "2,000", "10k", "50k", "200k", "1M", "2B", "5e+21")
     ]
 
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_pce._errors import UserError
 from lightning_pce.runs.forecasting import fit_power_law
@@ -111,13 +112,17 @@ WRONG = {
     "complex": ((STEPS + 0j, VALUES), {}, "`steps` to be numbers but got complex128"),
     "a table": ((STEPS, VALUES[None]), {}, r"`values` to be a list of numbers but got the shape \(1, 20\)"),
     "a number": ((5, 6), {}, r"`steps` to be a list of numbers but got the shape \(\)"),
+    "tensors in a list": ((STEPS, [torch.tensor(1.0, requires_grad=True)] * 20), {}, "`values` to be a list"),
+    "too large a number": (([*STEPS[1:], 10**400], VALUES), {}, "`steps` to be a list of numbers"),
     "ragged": ((STEPS, [[1], [1, 2]]), {}, "`values` to be a list of numbers"),
     "steps too wide": (([1e-40, *STEPS], [0, *VALUES]), {}, "within a factor of 1e"),
     "huge values": ((STEPS, VALUES * 1e200), {}, "`values` to be below"),
     "one bound": ((STEPS, VALUES), {"bounds": 1}, "`bounds` to be a pair"),
     "bounds in the wrong order": ((STEPS, VALUES), {"bounds": (1, 0)}, "a lower and an upper one"),
+    "a lower bound of infinity": ((STEPS, VALUES), {"bounds": (np.inf, None)}, "a lower and an upper one"),
     "bounds of words": ((STEPS, VALUES), {"bounds": ("0", 1)}, "`bounds` to be a number but got '0'"),
-    "level": ((STEPS, VALUES), {"level": 90}, "`level` to be above 0 and below 1 but got 90"),
+    "level": ((STEPS, VALUES), {"level": 90}, "`level` to be above 0 and at most 0.999 but got 90"),
+    "more than draws tell": ((STEPS, VALUES), {"level": 0.9999}, "at most 0.999 but got 0.9999"),
     "level in words": ((STEPS, VALUES), {"level": "90 %"}, "`level` to be a number"),
     "seed": ((STEPS, VALUES), {"seed": -1}, "`seed` to be a whole number from 0 on but got -1"),
     "half a seed": ((STEPS, VALUES), {"seed": 0.5}, "`seed` to be a whole number"),
