@@ -37,7 +37,7 @@ def loss_func(objective: TokenObjective | DCO, *, normalizer: float | None = Non
 
     Returns:
         A function of ``(outputs, labels, num_items_in_batch=None)``. It raises a ``UserError`` where the
-        outputs have no logits, as under trl's default ``loss_type="chunked_nll"``, or there are no labels.
+        outputs have no logits, as under ``loss_type="chunked_nll"`` of trl 1.10, or there are no labels.
 
     Example:
         >>> from types import SimpleNamespace
@@ -88,8 +88,8 @@ def _logits(outputs: Any, labels: Tensor | None) -> Tensor:
     logits = logits_in(outputs, [tuple(labels.shape)])
     if not isinstance(logits, Tensor):
         raise UserError(
-            f"loss_func needs logits for labels {tuple(labels.shape)} but got {described(outputs)}: trl's "
-            "default loss_type='chunked_nll' gives none, SFTConfig(loss_type='nll') does; nor do fused "
+            f"loss_func needs logits for labels {tuple(labels.shape)} but got {described(outputs)}: "
+            "loss_type='chunked_nll' of trl 1.10 gives none, SFTConfig(loss_type='nll') does; nor do fused "
             "losses such as use_liger_kernel."
         )
     return logits

@@ -352,8 +352,8 @@ class PercentileCETrainerMixin(_Trainer):
         seen = "; ".join(dict.fromkeys(passed.seen)) or "nothing: it was not called"
         raise ValueError(
             f"{expected}{seen}. Percentile CE needs them in evaluations: switch off what computes the loss "
-            "without them. Positions that a prompt adds in front are known of peft's models only: others "
-            "should return logits[:, added:]."
+            "without them (trl 1.10: SFTConfig(loss_type='nll')). Positions that a prompt adds in front are "
+            "known of peft's models only: others should return logits[:, added:]."
         )
 
     def _check_labels(self, labels: Tensor) -> None:

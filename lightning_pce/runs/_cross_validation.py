@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from lightning_pce._errors import UserError
+from lightning_pce.runs._forecast_input import checked_seed
 from lightning_pce.runs._population import FEWEST_MODELS, Population, population_of
 from lightning_pce.runs._rank_correlation import Floats, Ints, spearman, z_scored
 from lightning_pce.runs._rank_svm import Kernel
@@ -23,7 +24,7 @@ HoldOut = Literal["tasks", "models_and_tasks"]
 _TASKS_HELD_OUT = 2
 _DRAWS = 5  # of two halves of the models, each the training of the other
 _PAIRS = 45  # of tasks, all of 10
-_SHUFFLES = 20
+_SHUFFLES = 20  # without any signal the true order is the best of 21 in one population of 21
 _SHUFFLED_FITS = 300  # all of 15 splits
 
 
@@ -87,16 +88,16 @@ def cross_validate(
     if hold_out not in get_args(HoldOut):
         choice = " or ".join(map(repr, get_args(HoldOut)))
         raise UserError(f"Expected argument `hold_out` to be {choice} but got {hold_out!r}.")
+    random = np.random.default_rng(checked_seed(seed))
     unseen = hold_out == "models_and_tasks"
     population = population_of(table, 2 * FEWEST_MODELS if unseen else FEWEST_MODELS)
-    random = np.random.default_rng(seed)
     draws = [random.permutation(len(population.models)) for _ in range(_DRAWS if unseen else 0)]
     splits = _splits(population, draws, random)
     halves = random_halves(len(population.models), random)
     measured = _Measured(population, splits, halves)
 
     exchanged = [_exchanged(population, random) for _ in range(_SHUFFLES)]
-    scores, null = _fitted(population, splits, exchanged, method, kernel)
+    scores, null, highest = _fitted(population, splits, exchanged, method, kernel)
     rho, rho_of_halves = measured.of(scores)
     baselines, notes = _baselines(population, splits, unseen)
     found = {}
@@ -113,6 +114,7 @@ def cross_validate(
         splits=measured.by_tasks(scores),
         baselines=found,
         null=null,
+        null_highest=highest,
         models=population.models,
         tasks=population.tasks,
         proxies=population.proxies,
@@ -152,25 +154,27 @@ def _fitted(
     exchanged: Sequence[Floats],
     method: Method,
     kernel: Kernel,
-) -> tuple[Scores, float]:
-    """The scores of all splits, and the mean correlation where models have exchanged their truth."""
+) -> tuple[Scores, float, float]:
+    """The scores of all splits, and the correlation of exchanged truths: the mean, and the highest of one."""
     found: Scores = []
-    null = []
+    null: list[list[Floats]] = [[] for _ in exchanged]
     # All exchanges in each split if there are few, else some of them, in turn.
     number = min(len(exchanged), -(-_SHUFFLED_FITS // len(splits)))
-    turn = cycle(exchanged)
+    turn = cycle(zip(exchanged, null, strict=True))
     for split in splits:
         tasks = population.task[split.training]
         fit = Fit(method, kernel, z_scored(population.x[split.training], tasks), tasks)
         tests = [z_scored(population.x[rows], population.task[rows]) for rows in split.tests]
         score = fit.score(population.table.truth[split.training])
         found.append([score(test) for test in tests])
-        for truth in islice(turn, number):
+        for truth, own in islice(turn, number):
             score = fit.score(truth[split.training])
             for rows, test in zip(split.tests, tests, strict=True):
                 known = np.isfinite(truth[rows])
-                null.append(spearman(score(test)[known], truth[rows][known]))
-    return found, float(_mean(np.array(null))[0])
+                own.append(spearman(score(test)[known], truth[rows][known]))
+    means = np.array([_mean(np.array(own))[0] for own in null if own])
+    mean = float(_mean(np.concatenate([np.array(own) for own in null if own]))[0])
+    return found, mean, float(np.max(means, initial=-np.inf, where=~np.isnan(means)))
 
 
 def _exchanged(population: Population, random: np.random.Generator) -> Floats:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pce._errors import UserError
+from lightning_pce.runs._forecast_input import checked_seed
 from lightning_pce.runs._resampling import Floats, random_halves, resampled
 from lightning_pce.runs.task_values import some
 
@@ -55,6 +56,7 @@ def decision_accuracy(
         >>> print(decision_accuracy(loss, accuracy, higher_is_better=False))
         0.83, no interval over 3 corpora (3 pairs)
     """
+    random = np.random.default_rng(checked_seed(seed))
     names, (first, second) = _paired(small, target)
     sign = 1 if higher_is_better else -1
     ordered = _agreement(sign * first, second)
@@ -64,7 +66,7 @@ def decision_accuracy(
     value = float(ordered[pairs].mean())
     if len(names) < _FEWEST:
         return DecisionAccuracy(value, math.nan, math.nan, int(pairs.sum()) // 2, len(names))
-    halves = random_halves(len(names), np.random.default_rng(seed))
+    halves = random_halves(len(names), random)
     agreeing, counted = (((halves @ each) * halves).sum(1) for each in (np.where(pairs, ordered, 0.0), pairs))
     share = np.divide(agreeing, counted, out=np.full(len(halves), np.nan), where=counted > 0)
     return DecisionAccuracy(*resampled(value, share, 0.0, 1.0), int(pairs.sum()) // 2, len(names))
@@ -84,12 +86,13 @@ def _paired(small: Values, target: Values) -> tuple[list[str], tuple[Floats, Flo
         alone = sorted(str(name) for name in set(small) ^ set(target))
         if alone:
             raise UserError(
-                f"Expected `small` and `target` of the same corpora: {some(alone)} is in one only."
+                f"Expected `small` and `target` of the same corpora but {some(alone)} "
+                f"{'is' if len(alone) == 1 else 'are'} in one only."
             )
         target = [target[name] for name in small]
         small = list(small.values())
     else:
-        names = [str(place) for place in range(len(small))]
+        names = []
     try:
         arrays = np.asarray(small, dtype=np.float64), np.asarray(target, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -99,6 +102,7 @@ def _paired(small: Values, target: Values) -> tuple[list[str], tuple[Floats, Flo
             f"Expected `small` and `target` of one value a corpus but got shapes {arrays[0].shape} and "
             f"{arrays[1].shape}."
         )
+    names = names or [str(place) for place in range(len(arrays[0]))]
     for name, values in zip(("small", "target"), arrays, strict=True):
         if np.isnan(values).any():
             raise UserError(f"`{name}` of {names[int(np.isnan(values).argmax())]!r} is NaN: leave it out.")

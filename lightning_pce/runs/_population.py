@@ -91,9 +91,9 @@ def population_of(table: ProxyTable, fewest_models: int) -> Population:
     notes = [f"Left out of the cross-validation: {listed(left_out)}."] if left_out else []
     if len(tasks) < FEWEST_TASKS:
         raise TooFewError(
-            f"A cross-validation over tasks needs {FEWEST_TASKS} with the truth of {FEWEST_MODELS} models, "
-            f"not the same of all, but there {'is' if len(tasks) == 1 else 'are'} {len(tasks)}. "
-            f"{''.join(notes) or 'Add tasks.'}"
+            f"A cross-validation needs {FEWEST_TASKS} tasks on which the truth of {FEWEST_MODELS} models is "
+            f"known and differs, but there {'is' if len(tasks) == 1 else 'are'} {len(tasks)}. "
+            f"{''.join(notes) or 'Give the truth on more tasks.'}"
         )
     used = known.select(tasks=tasks)
     models = tuple(dict.fromkeys(used.models))

@@ -61,6 +61,8 @@ def _files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         raise UserError("Expected the paths of files of proxies or records but got none.")
     found: dict[str, Path] = {}
     for given in paths:
+        if not isinstance(given, str | os.PathLike):
+            raise UserError(f"Expected paths but got {given!r:.60}: of a list write read(*paths).")
         path = os.path.expanduser(given)
         # A file may be called a[1].json.
         names = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]
@@ -86,7 +88,10 @@ def _read(files: Sequence[Path]) -> Read:
         if row is not None:
             rows.append(row)
             continue
-        history = History.load(file)
+        try:
+            history = History.load(file)
+        except UserError as error:
+            raise UserError(f"{error} Nor is it a file of save_proxies, which is one JSON object.") from error
         if history.torn:
             notes.append(f"{file}: {history.torn} torn line{'s' * (history.torn > 1)} left out.")
         records += list(history)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,14 +36,15 @@ def rows_of(records: Sequence[Record], files: Sequence[str]) -> Rows:
         files: where each of them is.
 
     Raises:
-        UserError: if proxies of one task were made in other ways, or on other data.
+        UserError: if proxies of one task were made in other ways, or on other data, or files of a model have
+            been changed between two of its tasks.
     """
     with_proxies = [isinstance(record.how.get("proxies"), Mapping) for record in records]
     chosen = [record for record, there in zip(records, with_proxies, strict=True) if there]
-    models = shortest_ends({_path(record) for record in chosen})
+    models = _named(chosen)
     notes = list(_checked(chosen))
     rows = [
-        _row(record, models[_path(record)], file)
+        _row(record, models[_weights(record)], file)
         for record, file, there in zip(records, files, with_proxies, strict=True)
         if there
     ]
@@ -51,13 +53,15 @@ def rows_of(records: Sequence[Record], files: Sequence[str]) -> Rows:
     generic = [each for each in others if _is_generic(each, models, tasks)]
     if len(generic) < len(others):
         left_out = [each.label for each in others if each not in generic]
-        notes.append(f"Records without proxies of other models, or on one of the tasks: {some(left_out)}.")
+        notes.append(
+            f"Left out, as no baseline: records of other models, or on one of the tasks: {some(left_out)}."
+        )
     baselines: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(record.name for record in generic):
         called, values, note = _baseline([record for record in generic if record.name == name])
         notes += [] if note is None else [f"No baseline of {name!r}: {note}"]
         if values:
-            baselines[called] = {models[path]: value for path, value in values.items()}
+            baselines[called] = {models[weights]: value for weights, value in values.items()}
     return Rows(rows, baselines, notes)
 
 
@@ -65,9 +69,32 @@ def _path(record: Record) -> str:
     return record.saved[0].path if record.saved else record.run
 
 
+def _weights(record: Record) -> str:
+    """Which model it is of: ``m``, ``m/`` and ``/home/me/m`` are one; ``last`` may be two, in time."""
+    content = record.how.get("model")
+    return content if isinstance(content, str) else _path(record)
+
+
+def _named(records: Sequence[Record]) -> dict[str, str]:
+    """A short name for each model, by its weights."""
+    first: dict[str, Record] = {}
+    for record in records:
+        first.setdefault(_weights(record), record)
+    at: dict[str, Record] = {}
+    for record in first.values():
+        other = at.setdefault(os.path.normpath(_path(record)), record)
+        if other is not record:
+            raise UserError(
+                f"{_path(record)!r} was scored on {other.name!r} and {record.name!r} with different weights: "
+                "score it again, into another file."
+            )
+    ends = shortest_ends({_path(record) for record in first.values()})
+    return {weights: ends[_path(record)] for weights, record in first.items()}
+
+
 def _is_generic(record: Record, models: Mapping[str, str], tasks: Collection[str]) -> bool:
     """Whether it may be a baseline of all tasks: one task's own text is none of the others."""
-    return _path(record) in models and record.function in SCORED and record.name not in tasks
+    return _weights(record) in models and record.function in SCORED and record.name not in tasks
 
 
 def _row(record: Record, model: str, file: str) -> Row:
@@ -130,14 +157,15 @@ def _check_alike(a: Record, b: Record) -> None:
 
 
 def _baseline(records: Sequence[Record]) -> tuple[str, dict[str, float], str | None]:
-    """The name, the loss of each model by its path, and why there is none.
+    """The name, the loss of each model by its weights, and why there is none.
 
     Of other tokenizers that is the bits of a byte: the mean over tokens depends on how the text was cut.
     """
     name = records[0].name
-    paths = [_path(record) for record in records]
-    if len(set(paths)) < len(paths):
-        return name, {}, f"there are several records of {some([p for p in paths if paths.count(p) > 1])}."
+    models = [_weights(record) for record in records]
+    several = {_path(record): None for record in records if models.count(_weights(record)) > 1}
+    if several:
+        return name, {}, f"there are several records of {some(list(several))}."
     try:
         by_bytes = relation_of_all(records).kind == "bytes"
     except UserError as error:
@@ -146,4 +174,4 @@ def _baseline(records: Sequence[Record]) -> tuple[str, dict[str, float], str | N
     without = [record.label for record in records if key not in record.values]
     if without:
         return called, {}, f"{some(without)} has no {key}."
-    return called, {_path(record): record.values[key] for record in records}, None
+    return called, {_weights(record): record.values[key] for record in records}, None

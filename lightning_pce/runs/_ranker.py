@@ -71,8 +71,8 @@ def fit_ranker(table: ProxyTable, method: Method = "rank_svm", kernel: Kernel = 
         kernel: as for :func:`cross_validate`.
 
     Raises:
-        UserError: if an argument is none of these, a model has several rows of a task, or there is no task
-            with two models of different truth.
+        UserError: if an argument is none of these, a model has several rows of a task, there is no task with
+            two models of different truth, or no proxy differs between models.
 
     Example:
         >>> table = ProxyTable(
@@ -90,6 +90,8 @@ def fit_ranker(table: ProxyTable, method: Method = "rank_svm", kernel: Kernel = 
         raise UserError("There is no task with the truth of two models that differ: nothing can be fitted.")
     columns, notes = finite_proxies(table)
     x = z_scored(table.values[:, columns], tasks)
+    if not x[known].any():
+        raise UserError("Each proxy is the same for all models of a task: nothing can be fitted.")
     fit = Fit(method, kernel, x[known], tasks[known])
     truth = table.truth[known]
     names = tuple(table.names[column] for column in columns)

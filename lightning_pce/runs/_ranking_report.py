@@ -47,6 +47,7 @@ class CrossValidation:
         baselines: of simpler ways on the same rows: ``expert_ce``, ``known_tasks`` and the table's losses.
         null: the mean correlation if models exchange their truth. With models that were in the training it is
             not 0: a ranker recognises them.
+        null_highest: the highest of 20 such exchanges, each the mean of its splits.
         models: that were ranked.
         tasks: that were held out in turn.
         proxies: that were used.
@@ -61,6 +62,7 @@ class CrossValidation:
     splits: tuple[TaskSplit, ...]
     baselines: dict[str, Baseline]
     null: float
+    null_highest: float
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     proxies: tuple[str, ...]
@@ -76,14 +78,18 @@ class CrossValidation:
     def refused(self) -> str | None:
         """Why nothing should be ranked by this, or None.
 
-        The interval must lie above 0, and above what is left when models exchange their truth.
+        The interval must lie above 0, and above what is left when models exchange their truth, and no such
+        exchange may do as well: with many proxies a fit is lucky more often than the interval says.
         """
         floor = max(0.0, self.null)
-        if self.rho.low > floor:
+        if self.rho.low > floor and self.rho.value > self.null_highest:
             return None
-        beside = (
-            "0" if floor == 0 else f"what remains when models exchange their truth ({correlation(floor)})"
-        )
+        if self.rho.low > floor:
+            beside = f"the highest where models exchanged their truth ({correlation(self.null_highest)})"
+        elif floor > 0:
+            beside = f"what remains when models exchange their truth ({correlation(floor)})"
+        else:
+            beside = "0"
         return (
             f"the correlation of {correlation(self.rho.value)} {_interval(self.rho)} on tasks that were held "
             f"out is not surely above {beside}: these proxies do not order these models"
@@ -109,6 +115,7 @@ class CrossValidation:
                 for name, each in self.baselines.items()
             },
             "null": _none(self.null),
+            "null_highest": _none(self.null_highest),
             "refused": self.refused,
             "models": list(self.models),
             "tasks": list(self.tasks),
@@ -136,7 +143,9 @@ class CrossValidation:
                     *(correlation(each.difference.value), _interval(each.difference)),
                 ]
             )
-        rows.append(["models exchanged", correlation(self.null), "", "", ""])
+        rows.append(
+            ["models exchanged", correlation(self.null), f"to {correlation(self.null_highest)}", "", ""]
+        )
         meanings = [f"{name}: {text}." for name, text in _MEANINGS.items() if name in self.baselines]
         lines = [head, columns(rows), *meanings, self._spread(), *self._sentences(), *self.notes]
         return "\n".join(lines)

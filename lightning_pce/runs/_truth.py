@@ -66,9 +66,10 @@ def _given(truth: TruthLike) -> tuple[str, list[tuple[str, str, float]]]:
         if not (isinstance(key, tuple) and len(key) == 2 and all(isinstance(each, str) for each in key)):
             raise UserError(f"Expected argument `truth` to have keys (model, task) but got {key!r:.60}.")
         try:
-            entries.append((*key, _checked(float(value), "Argument `truth`", key[0])))
-        except TypeError as error:
+            number = float(value)
+        except (TypeError, ValueError) as error:
             raise UserError(f"Expected argument `truth` to hold numbers but got {value!r:.60}.") from error
+        entries.append((*key, _checked(number, "Argument `truth`", key[0])))
     if not entries:
         raise UserError("Expected argument `truth` to hold {(model, task): value} but it is empty.")
     return "Argument `truth`", entries

@@ -167,6 +167,8 @@ def _row(path: Path, content: Mapping[str, Any]) -> Row:
     names = check_names(values, str(path))
     truth, baselines = numbers_of({"truth": content["truth"]})["truth"], numbers_of(content["baselines"])
     check_baselines(baselines, names)
+    if math.isinf(truth):
+        raise ValueError("its truth is infinite")
     return Row(
         model,
         model,
@@ -191,7 +193,7 @@ def _number(argument: str, name: str, value: Any) -> float:
         if isinstance(value, str | bool | None):  # float("3") is no result of a metric
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # the last of a tensor of several numbers
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last: of several numbers
         where = "" if name == argument else f" to have a number as {name!r}"
         expected = where or " to be a number"
         raise UserError(f"Expected argument `{argument}`{expected} but got {value!r:.60}.") from error

@@ -31,13 +31,15 @@ class ProxyTable:
         values: ``[R, P]``; NaN where one is not known.
         errors: ``[R, P]`` standard errors; left out: NaN.
         truth: ``[R]`` how good the model is at the task, where higher is better; NaN, or left out: not known.
+            Rows of several styles share it.
         styles: ``[R]`` of which of several expert solutions; None: there is one.
         baselines: ``[R]`` losses, lower is better, by name: the model's cross-entropy on some text.
         best_of: of how many styles each row is the likeliest; 1: nobody has chosen.
         notes: sentences on what should be known of it.
 
     Raises:
-        UserError: if lengths do not fit, a row is there twice, or the truth is infinite.
+        UserError: if lengths do not fit, a row is there twice, the truth is infinite, or another in another
+            style.
 
     Example:
         >>> table = ProxyTable(["a", "b"], ["sums", "sums"], ["ce_uniform"], [[2.0], [1.0]], truth=[0.1, 0.3])
@@ -75,7 +77,8 @@ class ProxyTable:
         self.best_of, self.notes = best_of, tuple(notes)
         if np.isinf(self.truth).any():
             raise UserError("Expected argument `truth` to be finite, or NaN where it is not known.")
-        _check_once(self)
+        _check_names(self)
+        self.truth = _of_all_styles(self)
 
     @classmethod
     def read(cls, *paths: str | os.PathLike[str], truth: TruthLike | None = None) -> ProxyTable:
@@ -208,10 +211,30 @@ def _array(name: str, given: ArrayLike, shape: tuple[int, ...]) -> Floats:
     return found
 
 
-def _check_once(table: ProxyTable) -> None:
+def _of_all_styles(table: ProxyTable) -> Floats:
+    """The truth ``[R]``, where it is known for one style of solutions for all of them."""
+    keys = list(zip(table.models, table.tasks, strict=True))
+    known: dict[tuple[str, str], float] = {}
+    for key, value in zip(keys, table.truth.tolist(), strict=True):
+        if not np.isnan(value) and known.setdefault(key, value) != value:
+            raise UserError(
+                f"The truth of {key[0]!r} on {key[1]!r} is {known[key]:g} in one style and {value:g} in "
+                "another: it is that of the model, whatever the style of the solutions."
+            )
+    return _array("truth", [known.get(key, np.nan) for key in keys], (len(keys),))
+
+
+def _check_names(table: ProxyTable) -> None:
+    for what, names in (("model", table.models), ("task", table.tasks), ("proxy", table.names)):
+        for name in names:
+            if not isinstance(name, str):
+                raise UserError(f"Expected the name of a {what} to be text but got {name!r:.60}.")
     keys = list(zip(table.models, table.tasks, table.styles, strict=True))
     if len(set(keys)) < len(keys):
         model, task, style = next(key for key in keys if keys.count(key) > 1)
         raise UserError(f"{model!r} on {task!r}{in_style(style)} is there twice.")
-    if not table.names or len(set(table.names)) < len(table.names):
-        raise UserError(f"Expected names of proxies, each once, but got {some(table.names) or 'none'}.")
+    if not table.names:
+        raise UserError("Expected names of proxies but got none.")
+    twice = [name for name in table.names if table.names.count(name) > 1]
+    if twice:
+        raise UserError(f"Expected names of proxies, each once, but {twice[0]!r} is there twice.")

@@ -92,7 +92,8 @@ class SolutionProxies:
     def notes(self) -> list[str]:
         """What a reader is to know."""
         empty = sum(not len(each) for each in self._solutions.positions)
-        return [f"{empty} documents have no token of a completion, and no proxies"] if empty else []
+        have = "document has" if empty == 1 else "documents have"
+        return [f"{empty} {have} no token of a completion, and no proxies"] if empty else []
 
     def add(self, kept: Mapping[str, NDArray[Any]]) -> None:
         """Add a chunk, as :meth:`Solutions.kept` gave it."""

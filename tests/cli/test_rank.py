@@ -115,7 +115,7 @@ def test_too_few_tasks_end_with_3(tmp_path, table, capsys):
     given = write(tmp_path, table, new=("t1", "t2", "t3"))
     status, out, err = ran(capsys, *given)
     assert (status, err) == (3, "")
-    assert out.startswith("Refused: A cross-validation over tasks needs 3 ")
+    assert out.startswith("Refused: A cross-validation needs 3 tasks ")
     assert json.loads(ran(capsys, *given, "--json")[1])["cross_validation"] is None
 
 
@@ -155,7 +155,7 @@ def test_nothing_of_it_needs_torch_and_mistakes_are_one_line(given, tmp_path):
 
 @pytest.mark.slow
 def test_what_evaluate_has_scored_is_ranked(tmp_path, capsys):
-    for seed in range(5):
+    for seed in range(8):
         tiny_checkpoint(tmp_path / f"models/m{seed}", seed=seed)
     data = []
     for task in range(4):
@@ -175,7 +175,7 @@ def test_what_evaluate_has_scored_is_ranked(tmp_path, capsys):
     table = ProxyTable.read(tmp_path / "scored/*.jsonl")
     assert table.names == proxy_names()
     assert repr(table) == (
-        "ProxyTable(5 models x 4 tasks, 80 proxies; truth of 0 of 20 rows; baselines: web_ce)"
+        "ProxyTable(8 models x 4 tasks, 80 proxies; truth of 0 of 32 rows; baselines: web_ce)"
     )
     # The truth is a proxy's own: what is fitted must find its order again.
     lines = [

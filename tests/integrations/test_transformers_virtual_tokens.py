@@ -125,6 +125,6 @@ def test_positions_that_nothing_explains_are_refused(tmp_path, declared):
     samples = make_samples(2, equal=True)
     trainer = make_trainer(tmp_path, PromptTunedLM(declared), eval_dataset=samples)
     with pytest.raises(
-        ValueError, match=r"labels \(2, 8\) but got logits \(2, 11, 50\).*logits\[:, added:\]"
+        ValueError, match=r"labels \(2, 8\) but got logits \(2, 11, 50\).*SFTConfig.*logits\[:, added:\]"
     ):
         trainer.evaluate()

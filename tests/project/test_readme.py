@@ -14,7 +14,12 @@ from tests.helpers.pages import ROOT, written_pages
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in written_pages())]
 # Pages whose code stands alone: a reader pastes it into an empty file.
 ALONE = ("docs/start/", "docs/recipes/")
-GALLERY = "docs/gallery.md"  # whose code is run by test_docs_site.py, which looks at the pictures
+# Pages whose code is not run here: test_docs_site.py looks at the gallery's pictures, test_recipes.py has the
+# stacks that are installed for it alone.
+ELSEWHERE = (
+    "docs/gallery.md",
+    *(f"docs/recipes/{name}.md" for name in ("litgpt", "others", "torchtune", "trl")),
+)
 # Pages of others: their links are looked at, their code is not run here.
 BESIDE = [
     *(
@@ -65,6 +70,12 @@ def by_median(checkpoint):
 
 # What a block leaves behind, by a piece of its text.
 OUTCOMES = {
+    "accelerator.save_state(": lambda names: (
+        names["result"]["count"] == 84 and Path("best_by_p50").is_dir() and names["best"] < 2
+    ),
+    "same_windows = torch.Generator()": lambda names: (
+        names["losses"]["val"]["count"] == 10 * 4 * 16 and Path("best_by_p50.pt").exists()
+    ),
     "fit_power_law(steps, accuracies": lambda names: (
         names["forecast"].refused is None and 0.42 < names["later"].low < names["later"].high < 0.5
     ),
@@ -199,9 +210,10 @@ def reader():
     )
     rows = [{"input_ids": ids, "labels": ids.clone()} for ids in torch.randint(64, (8, 12))]
     loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    threads = torch.get_num_threads()  # pages of docs/start/ set it
     front_page = {}
     run("README.md", *blocks("README.md", "python")[0], front_page)
-    return {
+    yield {
         "model": LlamaForCausalLM(config),
         "train_loader": loader,
         "val_loader": loader,
@@ -209,9 +221,10 @@ def reader():
         "eval_set": rows,
         "LitLM": front_page["LitLM"],
     }
+    torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != GALLERY and blocks(page, "python")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE and blocks(page, "python")])
 def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"} if page.startswith(ALONE) else reader
@@ -222,7 +235,7 @@ def test_blocks_run_in_order(page, reader, tmp_path, monkeypatch):
 
 
 def test_every_block_has_one_check_and_every_check_a_block():
-    every = [block for page in PAGES if page != GALLERY for _, block in blocks(page, "python")]
+    every = [block for page in PAGES if page not in ELSEWHERE for _, block in blocks(page, "python")]
     assert [len(checks_of(block)) for block in every] == [1] * len(every)
     assert len(every) == len(OUTCOMES)
 
@@ -281,5 +294,5 @@ def test_the_index_names_every_page():
 
 def test_pictures_exist_and_are_small():
     names = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text("README.md"))
-    assert names == ["docs/fan_chart.png", "docs/page.png"]
+    assert names == ["docs/fan_chart.png", "docs/page.png", "docs/proxies.png"]
     assert all(10_000 < (ROOT / name).stat().st_size < 300_000 for name in names)

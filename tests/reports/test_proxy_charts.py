@@ -72,6 +72,6 @@ def test_what_there_is_not_is_refused(table):
         proxy_scatter(table, "p1", "t9")
     with pytest.raises(UserError, match="no proxy 'p99'"):
         proxy_scatter(table, "p99", "t0")
-    styles = changed(table, styles=["x", "y"] * 12, tasks=["t"] * 24)
+    styles = changed(table, styles=["x", "y"] * 12, tasks=["t"] * 24, truth=None)
     with pytest.raises(UserError, match="several styles"):
         proxy_scatter(styles, "p1", "t")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,14 @@ def test_where_they_carry_nothing_it_is_refused(hold_out):
     assert f"Refused: {found.refused}." in str(found)
 
 
+def test_what_an_exchange_does_as_well_is_refused(report):
+    assert report.null < report.null_highest < report.rho.value
+    assert report.refused is None
+    lucky = replace(report, null_highest=report.rho.value)
+    assert "is not surely above the highest where models exchanged their truth (" in lucky.refused
+    assert f"to {report.null_highest:+.2f}\n" in str(report)
+
+
 def test_a_ranker_knows_models_that_it_has_seen_by_their_proxies():
     # Proxies that tell models apart and know nothing of the truth, which each model has on all tasks.
     seen = population(20, 4, carry=0.0)
@@ -170,6 +179,9 @@ def test_too_few_say_nothing(table):
     cases = {
         "there are 2": table.select(tasks=["t0", "t1"]),
         "there is 1": table.select(tasks=["t0"]),
+        "needs 3 tasks on which the truth of 5 models is known and differs, but there are 0": changed(
+            table, truth=None
+        ),
         "truth of 4 models": table.select(models=["m0", "m1", "m2", "m3"]),
     }
     for words, few in cases.items():
@@ -186,6 +198,8 @@ def test_what_is_asked_for_must_exist(table):
         cross_validate(table, hold_out="models")
     with pytest.raises(UserError, match="`method` to be one of"):
         cross_validate(table, "ranksvm")
+    with pytest.raises(UserError, match="`seed` to be a whole number from 0 on but got -1"):
+        cross_validate(table, seed=-1)
     styles = changed(table, styles=["long"] + ["short"] * (len(table) - 1))
     with pytest.raises(UserError, match=r"'t0' has solutions of several styles .*'m0': long, 'm1': short"):
         cross_validate(styles)

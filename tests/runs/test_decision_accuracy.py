@@ -67,7 +67,7 @@ def test_corpora_are_matched_by_name():
 @pytest.mark.parametrize(
     ("small", "target", "words"),
     [
-        ({"a": 1, "b": 2}, {"a": 1, "c": 2}, "'b' and 'c' is in one only"),
+        ({"a": 1, "b": 2}, {"a": 1, "c": 2}, "'b' and 'c' are in one only"),
         ({"a": 1, "b": 2}, [1, 2], "both by corpus, or both as arrays"),
         ([1, 2], [1, 2, 3], r"got shapes \(2,\) and \(3,\)"),
         ([[1, 2]], [[1, 2]], "one value a corpus"),
@@ -75,8 +75,16 @@ def test_corpora_are_matched_by_name():
         ([1, 2], ["x", 2], "to hold numbers"),
         ([1], [1], "nothing to decide"),
         ([], [], "nothing to decide"),
+        (None, [1, 2], "to hold numbers|one value a corpus"),
+        ((number for number in (1, 2)), [1, 2], "to hold numbers"),
     ],
 )
 def test_what_is_refused(small, target, words):
     with pytest.raises(UserError, match=words):
         decision_accuracy(small, target)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(UserError, match="`seed` to be a whole number from 0 on"):
+        decision_accuracy([1, 2], [1, 2], seed=seed)

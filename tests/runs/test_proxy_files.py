@@ -71,6 +71,10 @@ REFUSED = {
     "a proxy without error": ({"result": {**RESULT, "rank_uniform": 1.0}}, "has 'rank_uniform'"),
     "several sequences": ({"result": {**RESULT, "ce_uniform": torch.ones(2)}}, "a number as 'ce_uniform'"),
     "text": ({"result": {**RESULT, "ce_uniform": "1.5"}}, "a number as 'ce_uniform' but got '1.5'"),
+    "a number too large": (
+        {"result": {**RESULT, "ce_uniform": 10**400}},
+        "a number as 'ce_uniform' but got 1",
+    ),
     "a list": ({"result": [1.0]}, "`result` to be a mapping of names"),
     "a word as truth": ({"truth": "good"}, "`truth` to be a number but got 'good'"),
     "infinite truth": ({"truth": math.inf}, "`truth` to be finite"),
@@ -127,6 +131,7 @@ def test_a_disk_that_takes_no_more_leaves_the_older_file_and_nothing_else(tmp_pa
         ({"values": {"ce_uniform": [1], "ce_uniform_se": 1}}, "is damaged (TypeError"),
         ({"values": None}, "is damaged (AttributeError"),
         ({"truth": "high"}, "is damaged (ValueError"),
+        ({"truth": "inf"}, "is damaged (ValueError: its truth is infinite)"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, change, words):

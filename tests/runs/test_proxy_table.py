@@ -49,8 +49,10 @@ def test_files_that_are_not_there_or_hold_something_else(folder):
         ProxyTable.read(folder)
     with pytest.raises(UserError, match="but got none"):
         ProxyTable.read()
+    with pytest.raises(UserError, match=r"of a list write read\(\*paths\)"):
+        ProxyTable.read([folder / "small sums.json"])
     (folder / "x.json").write_text('{"a": 1}')
-    with pytest.raises(UserError, match=r"x\.json is no history"):
+    with pytest.raises(UserError, match=r"x\.json is no history: .* Nor is it a file of save_proxies"):
         ProxyTable.read(folder / "*.json")
     os.remove(folder / "x.json")
     with pytest.raises(UserError, match="is no file but a device"):
@@ -122,6 +124,8 @@ def test_a_wrong_file_of_truth_is_one_line(case, folder):
         ({}, "it is empty"),
         ({"small": 1.0}, "keys \\(model, task\\) but got 'small'"),
         ({("small", "sums"): None}, "to hold numbers but got None"),
+        ({("small", "sums"): "high"}, "to hold numbers but got 'high'"),
+        ({("small", "sums"): math.inf}, "the value of 'small' is inf"),
         ([1.0], "or the path of a CSV file"),
     ],
 )
@@ -150,8 +154,24 @@ def test_records_are_rows_and_those_without_proxies_baselines(tmp_path):
     assert {name: each.tolist() for name, each in table.baselines.items()} == {"web_ce": [3, 3, 4, 4]}
     np.testing.assert_array_equal(table.truth, [0.5, math.nan, math.nan, 0.75])
     [note] = table.notes
-    assert note.startswith("Records without proxies of other models, or on one of the tasks: ")
+    assert note.startswith("Left out, as no baseline: records of other models, or on one of the tasks: ")
     assert "other" in note
+
+
+def test_a_model_is_known_by_its_weights_however_its_path_was_written(tmp_path):
+    path = tmp_path / "r.jsonl"
+    values = with_errors({"ce_uniform": 3.0})
+    for name, task, weights in (("out/a/", "sums", "1"), ("./out/a", "maps", "1"), ("out/b", "sums", "2")):
+        write_record(path, name, task, values, how={"model": weights})
+    write_record(path, "/home/out/a", "web", {"ce_mean": 2.0}, proxies=None, how={"model": "1"})
+    write_record(path, "out/b", "web", {"ce_mean": 9.0}, proxies=None, how={"model": "trained on"})
+    table = ProxyTable.read(path, truth={("out/a", "maps"): 0.5})
+    assert rows(table) == [("a", "sums"), ("a", "maps"), ("b", "sums")]
+    np.testing.assert_array_equal(table.baselines["web_ce"], [2.0, 2.0, math.nan])
+    np.testing.assert_array_equal(table.truth, [math.nan, 0.5, math.nan])
+    write_record(path, "out/b/", "maps", values, how={"model": "trained on"})
+    with pytest.raises(UserError, match="'out/b/' was scored on 'sums' and 'maps' with different weights"):
+        ProxyTable.read(path)
 
 
 def test_a_name_that_fits_two_models_is_refused(tmp_path):
@@ -245,7 +265,9 @@ def test_tables_are_checked_and_cannot_be_written_to():
         ({"truth": [1.0]}, r"`truth` to be of shape \(2,\)"),
         ({"truth": [1.0, math.inf]}, "to be finite"),
         ({"tasks": ["t"]}, "Expected 2 tasks, one for each row, but got 1"),
-        ({"names": ["x", "x"], "values": [[1, 2], [3, 4]]}, "each once"),
+        ({"names": ["x", "x"], "values": [[1, 2], [3, 4]]}, "each once, but 'x' is there twice"),
+        ({"names": [], "values": [[], []]}, "names of proxies but got none"),
+        ({"models": ["a", 7]}, "name of a model to be text but got 7"),
         ({"baselines": {"expert_ce": [1, 2]}}, "would be mistaken"),
     ):
         columns = {"models": ["a", "b"], "tasks": ["t", "t"], "names": ["ce_uniform"], "values": [[1], [2]]}
@@ -261,7 +283,7 @@ def styles(rows, names=("ce_uniform", "rank")):
     """A table of (model, task, style, ce): the rank of a row is its place."""
     models, tasks, style, ce = zip(*rows, strict=True)
     values = [[each, place] for place, each in enumerate(ce)]
-    return ProxyTable(models, tasks, names, values, styles=style, truth=range(len(rows)))
+    return ProxyTable(models, tasks, names, values, styles=style)
 
 
 def test_the_best_style_is_the_likeliest_for_each_model_and_task():
@@ -288,9 +310,19 @@ def test_the_best_style_is_the_likeliest_for_each_model_and_task():
         ("a", "u", "x", 4),
         ("b", "u", "y", 6),
     ]
-    assert found.truth.tolist() == [1, 3, 4, 6]
     assert found.best_of == found.select(tasks=["t"]).best_of == 2
     assert (table.best_of, repr(table)[:42]) == (1, "ProxyTable(2 models x 2 tasks x 4 styles, ")
+
+
+def test_truth_is_that_of_all_styles(tmp_path):
+    save(tmp_path / "long.json", "a", "t", style="long", truth=0.5)
+    save(tmp_path / "short.json", "a", "t", style="short")
+    table = ProxyTable.read(tmp_path / "*.json")
+    assert table.truth.tolist() == best_style(table).truth.tolist() * 2 == [0.5, 0.5]
+    save(tmp_path / "short.json", "a", "t", style="short", truth=0.25)
+    with pytest.raises(UserError, match=r"truth of 'a' on 't' is 0\.5 in one style and 0.25 in another"):
+        ProxyTable.read(tmp_path / "*.json")
+    assert ProxyTable.read(tmp_path / "*.json", truth={("a", "t"): 0.75}).truth.tolist() == [0.75, 0.75]
 
 
 @pytest.mark.parametrize(

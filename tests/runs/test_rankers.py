@@ -210,6 +210,13 @@ def test_what_a_ranker_cannot_score_is_refused():
         ranker.score(table.rows(np.array([0])))
 
 
+@pytest.mark.parametrize("method", ["single", "sparse", "rank_svm"])
+def test_proxies_that_are_the_same_of_all_models_order_nothing(method):
+    table = population(6, 3)
+    with pytest.raises(UserError, match="Each proxy is the same for all models of a task"):
+        fit_ranker(changed(table, values=np.ones_like(table.values)), method)
+
+
 def test_what_cannot_be_fitted_is_refused():
     table = population()
     with pytest.raises(UserError, match="no task with the truth of two models that differ"):

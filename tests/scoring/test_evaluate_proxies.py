@@ -253,7 +253,7 @@ def test_documents_without_a_completion_and_tokens_without_numbers_are_said(fold
     assert record.values["proxy_nan"] > 0
     assert record.values["proxy_tokens"] == record.values["proxy_sequences"] == 0
     assert np.isnan(record.values["proxy_ce_uniform"])
-    assert "1 documents have no token of a completion, and no proxies" in record.how["notes"]
+    assert "1 document has no token of a completion, and no proxies" in record.how["notes"]
 
 
 def test_a_token_of_probability_0_makes_the_loss_infinite_in_the_line_too(folder):
