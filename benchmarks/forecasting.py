@@ -24,6 +24,7 @@ from lightning_pce.runs.forecasting import fit_power_law
 from tests.helpers import power_laws as made
 
 FACTORS = (4.0, 18.0)
+PARTS = ("start", "coverage", "refusals", "moved", "real", "time")
 
 
 def rms(errors: Any, axis: int | None = None) -> Any:
@@ -182,6 +183,19 @@ LOGISTIC = {
 }
 
 
+def moved_by(times: float, c: float, sd: float = 0.01, last: float = 80.0) -> Any:
+    """A power law that changes over the data by so many times the noise."""
+    rise = times * sd / (1 - last**-c)
+    return partial(made.power_law, c=(c, c), rise=(rise, rise))
+
+
+MOVED: dict[str, dict[str, Any]] = {
+    f"changes by {times} times the noise, c = {c:g}": {"make": moved_by(times, c), "number": 30}
+    for times in (10, 30, 100)
+    for c in (0.1, 0.2, 0.3, 0.5)
+}
+
+
 def real(path: Path, first: int, last: int, target: int, errors: bool) -> dict[str, Any]:
     """Accuracies predicted at ``target`` from the checkpoints between ``first`` and ``last``."""
     tasks = ("arc_challenge", "arc_easy", "lambada_openai", "piqa", "sciq", "winogrande")
@@ -244,13 +258,13 @@ def show(title: str, table: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=("start", "coverage", "refusals", "real", "time"))
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--series", type=int, default=2000)
     parser.add_argument("--real", type=Path, help="evaluations of real models, as JSON")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results: dict[str, Any] = {}
-    wanted = (args.only,) if args.only else ("start", "coverage", "refusals", "real", "time")
+    wanted = (args.only,) if args.only else PARTS
     if "start" in wanted:
         results["start"] = start_values(500)
         show("n = 20, sd 0.01, at 4 / 18 times the last step", results["start"])
@@ -261,6 +275,10 @@ def main() -> None:
         number = max(args.series // 4, 1)
         results["refusals"] = {name: coverage(number, 8, **how) for name, how in LOGISTIC.items()}
         show(f"{number} series", results["refusals"])
+    if "moved" in wanted:
+        number = max(args.series // 4, 1)
+        results["moved"] = {name: coverage(number, 9, **how) for name, how in MOVED.items()}
+        show(f"{number} power laws, n = 30", results["moved"])
     if "real" in wanted and args.real:
         results["real"] = {
             f"{first:,} to {last:,}, {'with' if errors else 'without'} errors": real(

@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_pce.runs._forecast_input import Bounds
 from lightning_pce.runs._linear_fits import Array
-from lightning_pce.runs._power_law import Best, PowerLaws, Turning, shape
+from lightning_pce.runs._power_law import Best, PowerLaws, Turning
 from lightning_pce.runs._words import number, two_digits
 
 _FEWEST = 6
@@ -34,9 +34,11 @@ def constant(values: Array) -> str | None:
     return f"All values are {number(float(values[0]))}: nothing rises or falls."
 
 
-def not_moving(best: Best, log_first: float, size: float, rising: bool, direction: bool | None) -> str | None:
+def not_moving(best: Best, turn: Turning, size: float, direction: bool | None) -> str | None:
     """A rise within the noise, or in the wrong direction; ``size`` is the unit of the fit, of either sign."""
-    risen, noise = abs(best.beta * float(shape(best.c, log_first)) * size), best.noise * abs(size)
+    # Of a curve that fits: of one that cannot accelerate, what accelerates is noise.
+    of = turn.best if _turns(turn) else best
+    risen, noise, rising = abs(of.change * size), of.noise * abs(size), of.change * size > 0
     if risen <= _LEAST_RISE * noise:
         rise = {True: "rise", False: "fall", None: "rise or fall"}[direction]
         return (
@@ -61,7 +63,7 @@ def accelerating(both_signs: PowerLaws) -> str | None:
 
 def turning(turn: Turning, last: float) -> str | None:
     """A curve that accelerates and then slows down fits better."""
-    if turn.log_odds <= math.log(_MOST_ODDS):
+    if not _turns(turn):
         return None
     step = step_name(last * math.exp(turn.log_x))
     if turn.log_x >= _LATE_TURN:
@@ -70,6 +72,10 @@ def turning(turn: Turning, last: float) -> str | None:
         "The values first accelerate, as no power law does: a curve that turns near step "
         f"{step} fits better. Leave out the steps before."
     )
+
+
+def _turns(turn: Turning) -> bool:
+    return turn.log_odds > math.log(_MOST_ODDS)
 
 
 def out_of_bounds(bounds: Bounds) -> str:

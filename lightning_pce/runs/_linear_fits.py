@@ -78,10 +78,11 @@ class Fits:
         largest = float(log_likelihood.max())
         return largest + math.log(float(np.exp(log_likelihood - largest).sum(1).mean()))
 
-    def noise(self, shape: int, correlation: int) -> float:
-        """The standard deviation of the noise that a fit leaves."""
+    def change_and_noise(self, shape: int, correlation: int) -> tuple[float, float]:
+        """How far a curve goes from the first point to the last, and the standard deviation of the noise."""
         new = max(self.ssr[shape, correlation] / (self.number - 2), self.least[correlation])
-        return math.sqrt(new / _NEW[correlation])
+        change = float(self.beta[shape, correlation] * self.spread[shape])
+        return change, math.sqrt(new / _NEW[correlation])
 
 
 def linear_fits(series: Series, shape: Callable[[Array], Array], parameters: Array) -> Fits:

@@ -53,16 +53,16 @@ class PowerLaws:
     def best(self) -> Best:
         """The likeliest."""
         i, j = np.unravel_index(int(np.argmax(self.log_density)), self.fits.beta.shape)
-        return Best(float(self.fits.beta[i, j]), float(self.c[i]), self.fits.noise(int(i), int(j)))
+        return Best(*self.fits.change_and_noise(int(i), int(j)))
 
 
 class Best(NamedTuple):
     """The likeliest curve."""
 
-    beta: float
-    c: float
+    change: float
+    """From the first point to the last; negative: it falls."""
     noise: float
-    """Its standard deviation."""
+    """The standard deviation of what it leaves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +136,7 @@ class Turning(NamedTuple):
     """Where the likeliest of them turns."""
     log_odds: float
     """How much likelier they make the data than power laws do, in logarithms."""
+    best: Best
 
 
 # In parts of the data's length in log t: where they turn, and how steeply.
@@ -152,8 +153,10 @@ def turning(series: Series, found: PowerLaws) -> Turning:
         return np.asarray(0.5 * np.tanh(slopes[i, None] / 2 * (series.log_x - turns[i, None])))
 
     curves = linear_fits(series, logistic, np.arange(len(turns), dtype=np.float64))
-    best = int(np.argmax((curves.log_likelihood + np.log(curves.spread)[:, None]).max(1)))
-    return Turning(float(turns[best]), curves.log_evidence() - found.fits.log_evidence())
+    log_density = curves.log_likelihood + np.log(curves.spread)[:, None]
+    i, j = map(int, np.unravel_index(int(np.argmax(log_density)), log_density.shape))
+    log_odds = curves.log_evidence() - found.fits.log_evidence()
+    return Turning(float(turns[i]), log_odds, Best(*curves.change_and_noise(i, j)))
 
 
 def _power_laws(series: Series, exponents: Array) -> PowerLaws:

@@ -49,8 +49,11 @@ class Prediction(NamedTuple):
     """What a measurement at a step will be."""
 
     median: float
+    """As likely to be passed as not."""
     low: float
+    """Lower end of the interval of probability ``level``, as likely to be missed as the upper one."""
     high: float
+    """Upper end."""
     warning: str | None
     """Why the interval may be too narrow; None: no reason known."""
 
@@ -111,6 +114,13 @@ class Forecast:
 
     def curve(self, steps: object, *, force: bool = False) -> Curve:
         """Predict measurements at many steps, for a picture.
+
+        Args:
+            steps: ``[S]``, in any order.
+            force: predict although a forecast is refused.
+
+        Returns:
+            At each step what :meth:`predict` gives; :meth:`predict` has the warnings too.
 
         Raises:
             UserError: as :meth:`predict` does.
@@ -209,7 +219,7 @@ def fit_power_law(
         bounds: (lowest, highest) of what the curve may end at, None for no such bound: (0, 1) for an
             accuracy, (0, None) for a cross-entropy, an entropy or the logarithm of a rank.
         rising: whether the series has to rise (True) or to fall (False); None: the data say.
-        level: of all intervals, at most 0.999.
+        level: the probability that an interval holds what will be measured, above 0 and at most 0.999.
         seed: of the draws that intervals are made of; equal seeds give equal results.
 
     Returns:
@@ -256,13 +266,13 @@ def _fitted(empty: Forecast, data: Points, direction: bool | None, seed: int) ->
     coarse = both_signs.not_negative()
     found = power_law.refined(series, coarse)
     draws, inside = _drawn(found, middle, size, empty.bounds, seed)
-    best = found.best()
-    rising = best.beta * size > 0
+    rising = found.best().change * size > 0
+    turn = power_law.turning(series, coarse)
     refused = (
         reasons.too_few(len(log_x))
-        or reasons.not_moving(best, float(log_x[0]), size, rising, direction)
+        or reasons.not_moving(both_signs.best(), turn, size, direction)
         or reasons.accelerating(both_signs)
-        or reasons.turning(power_law.turning(series, coarse), float(data.steps[-1]))
+        or reasons.turning(turn, float(data.steps[-1]))
         or (None if inside else reasons.out_of_bounds(empty.bounds))
     )
     return replace(

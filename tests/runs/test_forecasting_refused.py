@@ -39,6 +39,13 @@ REFUSED = {
     "linear": ((STEPS, STEPS / 1e5), {}, "may still be accelerating"),
     "log t": ((STEPS, np.log(STEPS) / 20 + 0.001 * FLAT), {}, "may still be accelerating"),
     "turns late": (made(late_logistic), {}, "may still be accelerating"),
+    # The best power law that decelerates leaves all of the rise as noise: that is not the reason.
+    "an accuracy that just rises": (
+        (STEPS, 0.36 / (1 + (10_000 / STEPS) ** 3), np.full(20, 0.03)),
+        {},
+        "may still be accelerating",
+    ),
+    "one step": ((STEPS, (STEPS > 9_000) * 1.0), {}, "accelerat"),
     "turned early": (
         made(lambda random: logistic(random, (0.45, 0.46)), number=30, sd=0.003),
         {},
