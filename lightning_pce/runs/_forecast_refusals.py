@@ -40,10 +40,10 @@ def not_moving(best: Best, turn: Turning, size: float, direction: bool | None) -
     of = turn.best if _turns(turn) else best
     risen, noise, rising = abs(of.change * size), of.noise * abs(size), of.change * size > 0
     if risen <= _LEAST_RISE * noise:
-        rise = {True: "rise", False: "fall", None: "rise or fall"}[direction]
+        # Not "do not rise": where noise is correlated, or no curve fits, the eye sees a rise.
         return (
-            f"The values do not {rise} by more than {_LEAST_RISE:g} errors: by {two_digits(risen)}, "
-            f"with an error of {two_digits(noise)}."
+            f"The values {'rise' if rising else 'fall'} by {two_digits(risen)}, less than {_LEAST_RISE:g} times "
+            f"what they scatter around the curve ({two_digits(noise)}): too little to say where they go."
         )
     if direction is not None and rising != direction:
         return "The values fall, and were to rise." if direction else "The values rise, and were to fall."
