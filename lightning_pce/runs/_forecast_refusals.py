@@ -42,8 +42,9 @@ def not_moving(best: Best, turn: Turning, size: float, direction: bool | None) -
     if risen <= _LEAST_RISE * noise:
         # Not "do not rise": where noise is correlated, or no curve fits, the eye sees a rise.
         return (
-            f"The values {'rise' if rising else 'fall'} by {two_digits(risen)}, less than {_LEAST_RISE:g} times "
-            f"what they scatter around the curve ({two_digits(noise)}): too little to say where they go."
+            f"The values {'rise' if rising else 'fall'} by {two_digits(risen)}, less than {_LEAST_RISE:g} "
+            f"times what they scatter around the curve ({two_digits(noise)}): too little to say where they "
+            "go."
         )
     if direction is not None and rising != direction:
         return "The values fall, and were to rise." if direction else "The values rise, and were to fall."
