@@ -81,4 +81,6 @@ html_title = "lightning-pce"
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_extra_path = ["_root"]
