@@ -82,5 +82,6 @@ html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"  # without one browsers ask for /favicon.ico
 html_css_files = ["tables.css"]
 html_extra_path = ["_root"]

@@ -144,9 +144,10 @@ def test_the_search_finds(browser, address, word):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_fits_and_asks_for_nothing_outside(browser, address, site, scheme, size):
     context = browser.new_context(color_scheme=scheme, viewport=size)
-    page, asked, said = context.new_page(), [], []
+    page, asked, said, missing = context.new_page(), [], [], []
     page.set_default_timeout(60_000)
     page.on("request", lambda request: asked.append(request.url))
+    page.on("response", lambda response: missing.extend([response.url] * (response.status >= 400)))
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(f"{address}/")
@@ -161,6 +162,7 @@ def test_every_page_fits_and_asks_for_nothing_outside(browser, address, site, sc
         assert page.evaluate(broken) == [], name
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 128")
     assert dark == (scheme == "dark")
+    assert missing == []
     assert said == []
     assert [url for url in asked if not url.startswith((address, "data:"))] == []
     context.close()
