@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,13 +61,13 @@ def held(found: list[Resampled]) -> tuple[float, float]:
 
 def measured(method: str, kernel: str, hold_out: str, number: int, proxies: int) -> dict[str, float]:
     """Of as many populations: means, coverage in percent, and what was not refused without any signal."""
-    arguments = {"method": method, "kernel": kernel, "hold_out": hold_out}
+    arguments: dict[str, Any] = {"method": method, "kernel": kernel, "hold_out": hold_out}
     reports = [
-        cross_validate(population(1000 + seed, proxies, 0.7), **arguments, seed=seed)  # type: ignore[arg-type]  # text
+        cross_validate(population(1000 + seed, proxies, 0.7), **arguments, seed=seed)
         for seed in range(number)
     ]
     nothing = [
-        cross_validate(population(5000 + seed, proxies, 0.0), **arguments, seed=seed)  # type: ignore[arg-type]  # text
+        cross_validate(population(5000 + seed, proxies, 0.0), **arguments, seed=seed)
         for seed in range(number)
     ]
     found = {"populations": float(number)}

@@ -6,10 +6,10 @@ So every relative link is the same in the site and where the repository is read.
 import sys
 from pathlib import Path
 
+import numpy.typing
+
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
-
-import numpy.typing  # noqa: E402
 
 # The union that it is would be spelled out in every signature, over six lines of private names.
 numpy.typing.ArrayLike = type("ArrayLike", (), {"__module__": "numpy.typing"})

@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from lightning_pce._errors import UserError
-from lightning_pce.runs._forecast_input import checked_seed
 from lightning_pce.runs._population import FEWEST_MODELS, Population, population_of
 from lightning_pce.runs._rank_correlation import Floats, Ints, spearman, z_scored
 from lightning_pce.runs._rank_svm import Kernel
 from lightning_pce.runs._rankers import Fit, Method, check_method
 from lightning_pce.runs._ranking_report import Baseline, CrossValidation, TaskSplit
 from lightning_pce.runs._resampling import random_halves, resampled
+from lightning_pce.runs._seeds import checked_seed
 from lightning_pce.runs._styles import EXPERT_CE
 from lightning_pce.runs.proxy_table import ProxyTable
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pce._errors import UserError
-from lightning_pce.runs._forecast_input import checked_seed
 from lightning_pce.runs._resampling import Floats, random_halves, resampled
+from lightning_pce.runs._seeds import checked_seed
 from lightning_pce.runs.task_values import some
 
 Values: TypeAlias = Mapping[str, float] | Sequence[float] | NDArray[np.float64]

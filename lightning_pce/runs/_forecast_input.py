@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -139,21 +138,6 @@ def checked_rising(rising: object) -> bool | None:
     if rising is None or isinstance(rising, bool | np.bool_):
         return None if rising is None else bool(rising)
     raise UserError(f"Expected argument `rising` to be True, False or None but got {rising!r}.")
-
-
-def checked_seed(seed: object) -> int:
-    """A whole number from 0 on.
-
-    Raises:
-        UserError: if it is anything else.
-    """
-    try:
-        number = operator.index(seed)  # type: ignore[arg-type]  # what it does not take is refused below
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise UserError(f"Expected argument `seed` to be a whole number from 0 on but got {seed!r}.")
-    return number
 
 
 def checked_step(step: object) -> float:

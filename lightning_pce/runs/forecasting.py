@@ -19,13 +19,13 @@ from lightning_pce.runs._forecast_input import (
     checked_gain,
     checked_level,
     checked_rising,
-    checked_seed,
     checked_step,
     checked_steps,
     points,
 )
 from lightning_pce.runs._forecast_refusals import step_name
 from lightning_pce.runs._linear_fits import Series
+from lightning_pce.runs._seeds import checked_seed
 from lightning_pce.runs._words import number, two_digits
 
 __all__ = ["Curve", "Estimate", "Forecast", "Prediction", "fit_power_law"]

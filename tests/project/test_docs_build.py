@@ -4,7 +4,6 @@ Needs the extra ``docs``.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,9 +15,10 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
+from tests.helpers.browser import started_browser
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -115,14 +115,8 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def browser(address):
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found is not None, f"a browser is needed: one of {BROWSERS}"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=60_000)
+    with started_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.mark.parametrize("word", ["median", "ModelCheckpoint", "DDP"])

@@ -1,16 +1,14 @@
 """The page in a real Chromium: it asks for nothing, complains of nothing, and nothing runs off the side."""
 
-import shutil
-
 import pytest
 
 from lightning_pce.reports._words import visible
 from lightning_pce.reports.html import report
+from tests.helpers.browser import started_browser
 from tests.helpers.scored_runs import HOSTILE, hostile, scored
 from tests.helpers.series_runs import numbers, rising, with_digests
 
 pytestmark = pytest.mark.slow
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 # The most different parts of a page: is the paper dark, and what is the contrast of words to it?
 CONTRASTS = """() => {
@@ -31,14 +29,8 @@ CONTRASTS = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found is not None, f"a browser is needed: one of {BROWSERS}"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=60_000)
+    with started_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
