@@ -1,0 +1,91 @@
+"""Units of work in processes of one thread; the result of each is one file, and what is there is kept."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Unit(NamedTuple):
+    """One unit: its settings decide its result, other settings make another one."""
+
+    path: Path
+    settings: dict[str, Any]
+    """What JSON gives back as it was, with a ``name``."""
+
+
+def results(
+    units: Sequence[Unit],
+    work: Callable[[Unit], dict[str, Any]],
+    processes: int,
+    *,
+    start: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> list[dict[str, Any]]:
+    """The result of each unit. Killed and called again it goes on with what is not there yet.
+
+    Args:
+        units: their paths differ.
+        work: makes a result, which JSON can hold; it and ``start`` are functions of a module.
+        processes: of one thread each.
+        start: called once in each process.
+        arguments: of ``start``.
+    """
+    missing = [unit for unit in units if read(unit) is None]
+    if missing:
+        print(f"{len(missing)} of {len(units)} units to do, in {processes} processes", flush=True)
+        begin = time.monotonic()
+        # Not forked: threads of torch do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(min(processes, len(missing)), _start, (start, arguments)) as pool:
+            jobs = [(work, unit) for unit in missing]
+            for number, name in enumerate(pool.imap_unordered(_work, jobs), start=1):
+                print(f"{number:>3} {time.monotonic() - begin:6.0f} s  {name}", flush=True)
+    found = [read(unit) for unit in units]
+    return [result for result in found if result is not None]
+
+
+def read(unit: Unit) -> dict[str, Any] | None:
+    """The result of a unit, or None if there is none of these settings."""
+    if not unit.path.exists():
+        return None
+    content: dict[str, Any] = json.loads(unit.path.read_text(encoding="utf-8"))
+    return content if content["settings"] == unit.settings else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    if start is not None:
+        start(*arguments)
+
+
+def _end_with(sentinel: int) -> None:
+    """A pool whose parent was killed would wait for work for ever."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _work(job: tuple[Callable[[Unit], dict[str, Any]], Unit]) -> str:
+    work, unit = job
+    write_json(unit.path, {"settings": unit.settings, **work(unit)})
+    return str(unit.settings["name"])
