@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def run(unit: Unit) -> dict[str, Any]:
     each token of the training text, for the students of its text and seed.
     """
     settings = unit.settings
+    warnings.filterwarnings("ignore", message=".*error bars.*")  # the verdict says that, too
     text = text_of(settings["text"], unit.path.parents[1], settings["vocabulary"])
     begin, begin_cpu = time.monotonic(), time.process_time()
     teaching = settings["kind"] == "teacher"
