@@ -2,8 +2,9 @@
 
 A language model learns 120 facts in two phrasings each and is asked for them in two others. (a) plain
 fine-tuning, on all tokens or on completions only: what does each statistic of the validation loss pick, and
-what does that checkpoint recall? (b) five objectives, from the untrained model and from one that knows half of
-the facts. (c) the same where a fifth of the training sentences are wrong. After arXiv 2605.24667 and 2510.00526.
+what does that checkpoint recall? (b) five objectives, from the untrained model and from one whose mean p on
+the training set has passed 0.75. (c) the same where a fifth of the training sentences are wrong. After
+arXiv 2605.24667 and 2510.00526.
 
     python -m benchmarks.studies.fact_sft
     python -m benchmarks.studies.fact_sft --quick
