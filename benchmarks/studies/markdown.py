@@ -52,13 +52,13 @@ def percent_interval(share: float | None, low: float | None, high: float | None,
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:
-    """Mean of the seeds, and the lowest and the highest: ``0.94 (0.91 to 0.97)``."""
+    """Mean of the seeds, and the lowest and the highest if they differ: ``0.94 (0.91 to 0.97)``."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     mean = number(sum(known) / len(known), digits)
     low, high = number(min(known), digits), number(max(known), digits)
-    return mean if len(known) == 1 else f"{mean} ({low} to {high})"
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def percent_spread(shares: Sequence[float | None], digits: int = 0) -> str:

@@ -25,7 +25,8 @@ def picks_of(history: History, task: Mapping[str, Floats], *, seed: int = 0) -> 
     """What JSON holds of a choice: picks, their task and how far that is behind the best candidate's.
 
     The best candidate is the one with the best task here. Of many it is best by chance too: ``behind`` is
-    rather too large than too small. ``missed`` says that a pick is worse by more than chance.
+    rather too large than too small. ``missed`` says that a pick is worse by more than chance, ``not_worse``
+    which candidates are not.
 
     Args:
         history: the candidates, of one run, function and group.
@@ -59,6 +60,7 @@ def picks_of(history: History, task: Mapping[str, Floats], *, seed: int = 0) -> 
             for name in STATISTICS
         },
         "correlation": {name: correlation[name] for name in STATISTICS},
+        "not_worse": [label for label in labels if behind[label].low <= 0],
         "agree": said.agree,
         "bulk": said.bulk,
         "saturated": list(said.saturated),

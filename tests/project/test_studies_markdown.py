@@ -46,7 +46,7 @@ def test_numbers():
     assert [percent(0.983), percent(0.983, 1), percent(None)] == ["98 %", "98.3 %", "-"]
     assert percent_interval(0.98, 0.93, 1.0) == "98 % [93, 100]"
     assert spread([1.0, 3.0, None]) == "2.00 (1.00 to 3.00)"
-    assert [spread([1.0]), spread([None])] == ["1.00", "-"]
+    assert [spread([1.0]), spread([1.0, 1.001]), spread([None])] == ["1.00", "1.00", "-"]
     assert percent_spread([0.91, 0.97]) == "94 % (91 to 97)"
     assert [percent_spread([0.5]), percent_spread([])] == ["50 %", "-"]
     assert out_of(3, 20) == "3 of 20"

@@ -57,6 +57,7 @@ def test_the_earliest_best_is_the_best_and_an_equal_pick_misses_nothing(found):
     assert (late["behind"], late["behind_high"], late["missed"]) == (0, 0, False)
     assert early["missed"]
     assert early["behind_low"] > 0.1
+    assert found["not_worse"] == ["epoch 6", "epoch 7"]
 
 
 def test_one_fact_less_is_no_miss(history):
