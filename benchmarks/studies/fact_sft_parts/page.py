@@ -274,5 +274,5 @@ def _pick(pick: dict[str, Any]) -> str:
 
 
 def _correlation(each: dict[str, float | None]) -> str:
-    text = f"{number(each['pearson'])} / {number(each['spearman'])}"
-    return f"**{text}**" if any(value is not None and value > 0 for value in each.values()) else text
+    wrong = {name: value is not None and value > 0 for name, value in each.items()}
+    return " / ".join(f"**{number(each[name])}**" if wrong[name] else number(each[name]) for name in each)

@@ -30,7 +30,8 @@ TITLES = {"all": "all tokens trained on and scored", "completion": "completions 
 def picture(found: dict[str, Any], path: Path) -> None:
     runs = found["runs"]
     figure = Figure(figsize=(12, 6), layout="constrained")
-    axes = figure.subplot_mosaic([["all", "completion", "ends"], ["all picks", "completion picks", "ends"]])
+    panels = [["all", "completion", "ends"], ["all picks", "completion picks", "ends"]]
+    axes = figure.subplot_mosaic(panels, width_ratios=[1, 1, 1.25])
     for trained_on, title in TITLES.items():
         own = [run for run in runs if run["part"] == "a" and run["trained_on"] == trained_on]
         _statistics(axes[trained_on], own, trained_on)
@@ -61,9 +62,10 @@ def _picks(axes: Axes, runs: Sequence[Run], scored_on: str) -> None:
     """Recall, a line a seed, and where the lowest value of each statistic is."""
     for run in runs:
         axes.plot(range(1, len(run["recall"])), run["recall"][1:], color="#999999", lw=0.9, zorder=1)
-        for name, (colour, marker) in STATISTICS.items():
+        for place, (name, (colour, marker)) in enumerate(STATISTICS.items()):
             epoch = int(run["choices"][scored_on]["picks"][name]["label"].removeprefix("epoch "))
-            axes.scatter(epoch, run["recall"][epoch], color=colour, marker=marker, s=36, alpha=0.8, zorder=2)
+            beside = epoch + 0.16 * (place - 1.5)  # so that equal picks are seen
+            axes.scatter(beside, run["recall"][epoch], color=colour, marker=marker, s=30, alpha=0.8, zorder=2)
     axes.set_xlabel("epoch")
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
