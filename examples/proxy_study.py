@@ -20,8 +20,9 @@ from pathlib import Path
 from proxy_study_parts import page, population
 from proxy_study_parts.pictures import picture
 from proxy_study_parts.quick import quick_units
-from proxy_study_parts.running import results, write_json
+from proxy_study_parts.running import results
 from proxy_study_parts.summary import summary
+from resumable import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

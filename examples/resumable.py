@@ -50,6 +50,8 @@ def results(
             jobs = [(work, unit) for unit in missing]
             for number, name in enumerate(pool.imap_unordered(_work, jobs), start=1):
                 print(f"{number:>3} {time.monotonic() - begin:6.0f} s  {name}", flush=True)
+            pool.close()
+            pool.join()  # or they are killed, and what they share with the system is left behind
     found = [read(unit) for unit in units]
     return [result for result in found if result is not None]
 

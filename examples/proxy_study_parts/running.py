@@ -1,20 +1,13 @@
-"""Units of work in processes of one thread; the results of each are one file, and what is there is kept."""
+"""The models of the study in processes of their own: which results there are, and what a process needs."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import multiprocessing
-import os
 import re
-import threading
-import time
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import torch
-
+import resumable
 from proxy_study_parts import text
 from proxy_study_parts.examiner import Examiner
 from proxy_study_parts.population import SEED, Unit
@@ -29,30 +22,11 @@ def results(units: list[Unit], out: Path, packages: Path | None, processes: int)
 
     ``packages`` is the folder of the texts' packages; None: the text that comes with Python.
     """
-    settings = {unit.name: _settings(unit, packages is None) for unit in units}
-    found = {unit.name: _read(_path(out, unit), settings[unit.name]) for unit in units}
-    missing = [unit for unit in units if found[unit.name] is None]
-    if missing:
-        if packages is not None:
-            text.corpora(packages)  # downloads what is missing, once
-        print(f"{len(missing)} of {len(units)} models to train, in {processes} processes", flush=True)
-        begin = time.monotonic()
-        # Not forked: threads of torch do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(processes, _start, (packages,)) as pool:
-            jobs = [(unit, settings[unit.name], _path(out, unit)) for unit in missing]
-            for number, name in enumerate(pool.imap_unordered(_work, jobs), start=1):
-                print(f"{number:>3} {time.monotonic() - begin:6.0f} s  {name}", flush=True)
-        found |= {unit.name: _read(_path(out, unit), settings[unit.name]) for unit in missing}
-    return {name: result for name, result in found.items() if result is not None}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    files = [resumable.Unit(_path(out, unit), _settings(unit, packages is None)) for unit in units]
+    if packages is not None and any(resumable.read(file) is None for file in files):
+        text.corpora(packages)  # downloads what is missing, once
+    found = resumable.results(files, _work, processes, start=_start, arguments=(packages, units))
+    return {unit.name: result for unit, result in zip(units, found, strict=True)}
 
 
 def _settings(unit: Unit, quick: bool) -> dict[str, Any]:
@@ -67,31 +41,13 @@ def _path(out: Path, unit: Unit) -> Path:
     return out / "units" / (re.sub(r"[^a-z0-9]+", "_", unit.name.lower()) + ".json")
 
 
-def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content if content["settings"] == settings else None
-
-
-def _start(packages: Path | None) -> None:
-    """Once in each process: one thread, the texts, and an end with the process that started it."""
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+def _start(packages: Path | None, units: list[Unit]) -> None:
+    """Once in each process: the texts, what is asked of every model, and the models themselves."""
     corpora = text.quick_corpora() if packages is None else text.corpora(packages)
-    _WORKER.update(corpora=corpora, examiner=Examiner(corpora, SEED))
+    by_name = {unit.name: unit for unit in units}
+    _WORKER.update(corpora=corpora, examiner=Examiner(corpora, SEED), units=by_name)
 
 
-def _end_with(sentinel: int) -> None:
-    """A pool whose parent was killed would wait for work for ever."""
-    wait([sentinel])
-    os._exit(1)
-
-
-def _work(job: tuple[Unit, dict[str, Any], Path]) -> str:
-    unit, settings, path = job
-    result = run_unit(unit, _WORKER["corpora"], _WORKER["examiner"])
-    write_json(path, {"settings": settings, **result})
-    return unit.name
+def _work(file: resumable.Unit) -> dict[str, Any]:
+    unit = _WORKER["units"][file.settings["name"]]
+    return run_unit(unit, _WORKER["corpora"], _WORKER["examiner"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.studies.fact_sft_parts.training import OBJECTIVES
-from examples.resumable import Unit
+from examples.resumable import Unit, read
 
 RECIPE = 1  # raise it when other code makes other results
 RATE = 1e-4
@@ -75,6 +75,18 @@ def runs_of(parts: tuple[str, ...], out: Path, model: str | None, size: Size) ->
             for objective in ("NLL", "1 - p")
         ]
     return Runs(first, then)
+
+
+def without_weights(runs: Runs) -> list[Unit]:
+    """Units that are done, but whose weights are not there and are needed by one that is missing."""
+    needed = {unit.settings["start"] for unit in runs.then if read(unit) is None}
+    return [
+        unit
+        for unit in runs.first
+        if read(unit) is not None
+        and unit.path.with_suffix(".pt").name in needed
+        and not unit.path.with_suffix(".pt").exists()
+    ]
 
 
 def _word(objective: str) -> str:

@@ -1,0 +1,137 @@
+"""Everything that the page says about the runs, from their files of results and their histories."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.studies.fact_sft_parts.comparisons import choices_compared, objectives_compared
+from benchmarks.studies.fact_sft_parts.training import PASS_AT, STATISTICS
+from benchmarks.studies.picks import Floats, picks_of
+from examples.resumable import Unit, read
+from lightning_pce.intervals import differences
+from lightning_pce.runs import History
+
+SCORINGS = {"all": "", "completion": "completion"}  # which tokens are scored, as a group of a history
+MOVED = ("mean", "p50", "p75", "p95", "p99")
+SETTINGS = ("seed", "trained_on", "objective", "wrong", "rate")
+PER_EPOCH = ("recall", *(f"pass_at_{n}" for n in PASS_AT), "right")
+
+
+def numbers(units: Sequence[Unit]) -> dict[str, Any]:
+    """What JSON holds of the units that are done.
+
+    Raises:
+        SystemExit: if runs of several versions, models or sizes are mixed.
+    """
+    done = [(unit, result) for unit in units if (result := read(unit)) is not None]
+    common = [_common(result) for _, result in done]
+    if any(each != common[0] for each in common):
+        raise SystemExit("The runs are of several versions or settings: choose another --out.")
+    starts = {unit.path.with_suffix(".pt").name: result["strong_start"] for unit, result in done}
+    runs = [_run(unit.path.with_suffix(".jsonl"), result, starts) for unit, result in done]
+    return {
+        **common[0],
+        "cost": {part: _cost(runs, part) for part in sorted({run["part"] for run in runs})},
+        "choices compared": choices_compared(runs),
+        "objectives compared": objectives_compared(runs),
+        "runs": runs,
+    }
+
+
+def after_epochs(path: Path, scoring: str) -> History:
+    """The candidates of a run: its records after each epoch, which are counted from 1 here.
+
+    Args:
+        path: of a unit's history.
+        scoring: ``"all"`` tokens or those of the ``"completion"``.
+    """
+    fits = History.load(path).select(function="fit")
+    counted = [replace(record, epoch=(record.epoch or 0) + 1) for record in fits]
+    return History(counted, group=SCORINGS[scoring])
+
+
+def right_facts(right: Sequence[str]) -> dict[str, Floats]:
+    """By the label of a candidate ``[facts]``, 1 where a fact is recalled, of strings from epoch 0 on."""
+    return {
+        f"epoch {epoch}": np.array([float(fact) for fact in facts])
+        for epoch, facts in enumerate(right)
+        if epoch > 0
+    }
+
+
+def write_numbers(path: Path, content: dict[str, Any]) -> None:
+    """As JSON, what holds no other list or object on a line; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = re.sub(r"[\[{]\s[^][{}]*[]}]", _on_a_line, json.dumps(content, indent=1, allow_nan=False))
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text + "\n", encoding="utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def _on_a_line(found: re.Match[str]) -> str:
+    return found[0][0] + " ".join(found[0][1:-1].split()) + found[0][-1]
+
+
+def _common(result: dict[str, Any]) -> dict[str, Any]:
+    settings = result["settings"]
+    return {
+        **{name: settings[name] for name in ("model", "facts", "recipe")},
+        "precision": result["precision"],
+        "versions": result["versions"],
+    }
+
+
+def _cost(runs: Sequence[dict[str, Any]], part: str) -> dict[str, float]:
+    """What the runs of a part took one after the other."""
+    own = [run for run in runs if run["part"] == part]
+    total = {name: round(sum(run[name] for run in own)) for name in ("seconds", "cpu_seconds")}
+    return {"runs": len(own), **total}
+
+
+def _run(path: Path, result: dict[str, Any], starts: dict[str, Any]) -> dict[str, Any]:
+    settings, rows = result["settings"], result["epochs"]
+    right = [row["right"] for row in rows]
+    return {
+        "name": settings["name"],
+        "part": settings["name"][0],
+        "end": "weak" if settings["start"] is None else "strong",
+        **{name: settings[name] for name in SETTINGS},
+        "seconds": result["seconds"],
+        "cpu_seconds": result["cpu_seconds"],
+        "start": starts.get(settings["start"]),
+        "training_set": result["training_set"],
+        **{name: [row[name] for row in rows] for name in PER_EPOCH},
+        "mean_p_in_training": [row.get("mean_p_in_training") for row in rows],
+        **{
+            scoring: {name: [round(row[scoring][name], 4) for row in rows] for name in STATISTICS}
+            for scoring in SCORINGS
+        },
+        "moved": {scoring: _moved(path, scoring) for scoring in SCORINGS},
+        "choices": {
+            scoring: picks_of(after_epochs(path, scoring), right_facts(right), seed=settings["seed"])
+            for scoring in SCORINGS
+        },
+    }
+
+
+def _moved(path: Path, scoring: str) -> dict[str, list[float | None]]:
+    """By how much statistics of the last epoch are above those before training, with 95 % ends by fact."""
+    before = History.load(path).select(function="validate")[0]
+    after = after_epochs(path, scoring)[-1]
+    group = SCORINGS[scoring]
+    records = [(each.digest("ce", group), each.documents("ce", group)) for each in (before, after)]
+    found = differences(records[0], records[1], MOVED)
+    return {name: [_known(each.value), _known(each.low), _known(each.high)] for name, each in found.items()}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

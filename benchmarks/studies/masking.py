@@ -1,0 +1,59 @@
+"""Is it unmasked prompts that make the mean of a loss fail? Runs of the fact study, scored with and without.
+
+Half of the runs of its part (a) are trained on all tokens, half on completions only, and all are validated on
+both. So each statistic has four choices: trained with prompts or not, scored with prompts or not. What does
+the checkpoint recall that it picks, and how much of the mean's rise are prompts? Trains what is not there.
+
+    python -m benchmarks.studies.masking
+    python -m benchmarks.studies.masking --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.studies.fact_sft_parts.training import run
+from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, runs_of
+from benchmarks.studies.masking_parts.numbers import numbers
+from benchmarks.studies.masking_parts.page import section, write_section
+from benchmarks.studies.masking_parts.picture import picture
+from examples.resumable import results, write_json
+
+HERE = Path(__file__).resolve().parent
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("studies_out/masking"))
+    parser.add_argument(
+        "--runs", type=Path, default=Path("studies_out/fact_sft"), help="--out of the fact study"
+    )
+    parser.add_argument("--model", help="as of the fact study")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--quick", action="store_true", help="on its quick runs: too small to show anything")
+    parser.add_argument(
+        "--write", action="store_true", help="also masking.json, its picture, and README.md from it"
+    )
+    args = parser.parse_args()
+    if args.write and args.quick:
+        parser.error("--write is not for --quick, which shows nothing")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    units = runs_of(("a",), args.runs, args.model, QUICK if args.quick else FULL).first
+    results(units, run, args.processes)
+    found = numbers(units)
+    write_json(args.out / "masking.json", found)
+    picture(args.out / "masking.png", found)
+    print(section(found))
+    if args.write:
+        write_json(HERE / "masking.json", found)
+        picture(HERE / "masking.png", found)
+        write_section(HERE / "README.md", found)
+
+
+if __name__ == "__main__":
+    main()
