@@ -1,11 +1,57 @@
-"""How often does a verdict from the loss alone keep the best checkpoint? Over all choices of the other studies.
+"""How often does a verdict from the loss alone keep the best checkpoint? Over all choices of the studies.
 
-Each choice is one run and its checkpoints, or one family of students. The task metric, which the verdict did not
-see, says which of them is best; the shortlist is right if it holds one that is not surely worse. Beside it stand
-simpler ways: the lowest mean, the lowest median, all three lowest, the last checkpoint, and chance.
+A choice is one run and its checkpoints, or one family of students. The task, which the verdict has not seen,
+says which of them is best; the shortlist is right if it holds one that is not surely worse. Beside it stand
+the lowest mean, median, p75 and p95, the last checkpoint, and chance. Reads what the studies have written.
 
     python -m benchmarks.studies.evidence
-    python -m benchmarks.studies.evidence --quick --fact-sft OUT/fact_sft.json --distillation OUT/...
-
-It reads the JSON that the studies have written, and prints the tables.
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.studies.evidence_parts.counts import Choice, fact_choices, student_choices
+from benchmarks.studies.evidence_parts.page import section, write_section
+
+HERE = Path(__file__).resolve().parent
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--fact-sft", type=Path, default=HERE / "fact_sft.json")
+    parser.add_argument("--distillation", type=Path, default=HERE / "topk_distillation.json")
+    parser.add_argument("--write", action="store_true", help="also README.md")
+    return parser.parse_args()
+
+
+def choices_in(fact_sft: Path, distillation: Path) -> list[Choice]:
+    """Those of the files that are there."""
+    return [
+        choice
+        for path, choices_of in ((fact_sft, fact_choices), (distillation, student_choices))
+        if path.exists()
+        for choice in choices_of(_read(path))
+    ]
+
+
+def main() -> None:
+    args = arguments()
+    choices = choices_in(args.fact_sft, args.distillation)
+    if not choices:
+        raise SystemExit(f"There is neither {args.fact_sft} nor {args.distillation}: run the studies first.")
+    print(section(choices))
+    if args.write:
+        write_section(HERE / "README.md", choices)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    main()

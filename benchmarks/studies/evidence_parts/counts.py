@@ -1,0 +1,147 @@
+"""Choices by groups, and how often each way to choose keeps what the task finds best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.studies.picks import share
+
+SINGLE = ("mean", "p50", "p75", "p95")
+LOWEST = ("mean", "p50", "p95")  # what one would keep without error bars
+PARTS = {"a": "(a) NLL", "b": "(b) five objectives", "c": "(c) wrong facts too"}
+SCORED = {"all": "all tokens scored", "completion": "completions scored"}
+Picks = dict[str, Any]
+
+
+class Choice(NamedTuple):
+    """One run and its checkpoints, or one family of students."""
+
+    study: str
+    group: str
+    objective: str | None
+    """In training, where that differs within a group."""
+    picks: Picks
+    """What :func:`benchmarks.studies.picks.picks_of` returned."""
+
+
+class Counts(NamedTuple):
+    """Of several choices; ``missed`` is worse than the best by more than chance, ``held`` that one of several
+    is not."""
+
+    choices: int
+    candidates: float
+    """On average, as are all that are no whole numbers."""
+    size: float
+    """Of the shortlist."""
+    held: int
+    held_low: float
+    held_high: float
+    held_by_lot: float
+    """How often as many candidates, drawn by lot, would hold one."""
+    best: int
+    """How often the shortlist holds the very best."""
+    lowest_size: float
+    """Of the lowest of mean, median and p95, without error bars."""
+    lowest_held: int
+    missed: dict[str, int]
+    """By the one with the lowest value of each statistic, and by the last."""
+    missed_by_lot: float
+    """By one drawn by lot."""
+    behind: dict[str, float]
+    """By how much these, and the best of the shortlist, are behind the best in the task."""
+    shares: bool
+    """Whether the task is a share, from 0 to 1."""
+
+
+def fact_choices(found: dict[str, Any]) -> list[Choice]:
+    """Of the fact study's JSON: each run twice, scored with and without prompts."""
+    return [
+        Choice(
+            f"checkpoints, {SCORED[scored]}", _group(run, scored), run["objective"], run["choices"][scored]
+        )
+        for scored in SCORED
+        for run in found["runs"]
+    ]
+
+
+def student_choices(found: dict[str, Any]) -> list[Choice]:
+    """Of the distillation's JSON: the students of a seed, by text and task."""
+    return [
+        Choice("students", f"students on {each['text']}, by {each['task']}", None, each["picks"])
+        for each in found["choices"]
+    ]
+
+
+def counted(choices: Sequence[Choice], by: Callable[[Choice], Any]) -> dict[Any, Counts]:
+    """By what ``by`` returns, in the order in which it comes."""
+    groups: dict[Any, list[Picks]] = {}
+    for choice in choices:
+        groups.setdefault(by(choice), []).append(choice.picks)
+    return {group: counts(each) for group, each in groups.items()}
+
+
+def counts(every: Sequence[Picks]) -> Counts:
+    held = [each["shortlist_holds_best"] for each in every]
+    rate = share(np.array(held, dtype=np.float64))
+    lowest = [{each["picks"][name]["label"] for name in LOWEST} for each in every]
+    single = [_single(each) for each in every]
+    behind = [
+        {name: _behind(each, [label]) for name, label in labels.items()}
+        | {"shortlist": _behind(each, each["shortlist"])}
+        for each, labels in zip(every, single, strict=True)
+    ]
+    return Counts(
+        choices=len(every),
+        candidates=_mean([len(each["candidates"]) for each in every]),
+        size=_mean([each["shortlist_size"] for each in every]),
+        held=sum(held),
+        held_low=rate.low,
+        held_high=rate.high,
+        held_by_lot=_mean([by_lot(each, each["shortlist_size"]) for each in every]),
+        best=sum(_behind(each, each["shortlist"]) == 0 for each in every),
+        lowest_size=_mean([len(labels) for labels in lowest]),
+        lowest_held=sum(_holds(each, labels) for each, labels in zip(every, lowest, strict=True)),
+        missed={
+            name: sum(not _holds(each, [labels[name]]) for each, labels in zip(every, single, strict=True))
+            for name in (*SINGLE, "last")
+        },
+        missed_by_lot=_mean([1 - by_lot(each, 1) for each in every]),
+        behind={name: _mean([each[name] for each in behind]) for name in behind[0]},
+        shares=all(0 <= value <= 1 for each in every for value in each["task"].values()),
+    )
+
+
+def by_lot(picks: Picks, size: int) -> float:
+    """The probability that so many candidates hold one that is not surely worse than the best."""
+    every, good = len(picks["candidates"]), len(picks["not_worse"])
+    return 1 - math.comb(every - good, size) / math.comb(every, size)
+
+
+def _single(picks: Picks) -> dict[str, str]:
+    """The one candidate that each way keeps."""
+    lowest = {name: picks["picks"][name]["label"] for name in SINGLE}
+    return lowest | {"last": picks["candidates"][-1]}
+
+
+def _holds(picks: Picks, labels: Sequence[str] | set[str]) -> bool:
+    return any(label in picks["not_worse"] for label in labels)
+
+
+def _behind(picks: Picks, labels: Sequence[str]) -> float:
+    return float(picks["task"][picks["best"]] - max(picks["task"][label] for label in labels))
+
+
+def _group(run: dict[str, Any], scored: str) -> str:
+    if run["part"] == "a":
+        trained = {"all": "all tokens", "completion": "completions"}[run["trained_on"]]
+        return f"(a) NLL on {trained}, {SCORED[scored]}"
+    end = {"weak": "from the untrained model", "strong": "from a checkpoint"}[run["end"]]
+    return f"{PARTS[run['part']]}, {end}, {SCORED[scored]}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -1,0 +1,105 @@
+"""How often a verdict keeps the best checkpoint: the counts, beside chance, and the page's words."""
+
+import itertools
+import json
+
+import pytest
+
+from benchmarks.studies.evidence import choices_in, main
+from benchmarks.studies.evidence_parts.counts import Choice, by_lot, counts, fact_choices
+from benchmarks.studies.evidence_parts.page import section, sentences
+
+
+def picks(task, lowest, shortlist, not_worse):
+    """What picks_of returns, as far as it is read: task by epoch, and the picks of four statistics."""
+    labels = [f"epoch {epoch}" for epoch in range(1, len(task) + 1)]
+    best = max(range(len(task)), key=task.__getitem__)
+    return {
+        "candidates": labels,
+        "task": dict(zip(labels, task, strict=True)),
+        "best": labels[best],
+        "picks": {
+            name: {"label": labels[epoch - 1]}
+            for name, epoch in zip(("mean", "p50", "p75", "p95"), lowest, strict=True)
+        },
+        "shortlist": [labels[epoch - 1] for epoch in shortlist],
+        "shortlist_size": len(shortlist),
+        "shortlist_holds_best": bool(set(shortlist) & set(not_worse)),
+        "not_worse": [labels[epoch - 1] for epoch in not_worse],
+    }
+
+
+GOOD = picks([0.1, 0.5, 0.9, 1.0], lowest=(2, 4, 4, 1), shortlist=[2, 4], not_worse=[3, 4])
+BAD = picks([0.1, 0.9, 0.6, 0.2], lowest=(1, 1, 3, 4), shortlist=[1], not_worse=[2])
+
+
+def run(part, seed, trained_on="completion", end="weak", objective="NLL", **choices):
+    named = {"part": part, "seed": seed, "trained_on": trained_on, "end": end, "objective": objective}
+    return {**named, "choices": choices}
+
+
+FOUND = {
+    "runs": [
+        run("a", 0, all=BAD, completion=GOOD),
+        run("a", 0, trained_on="all", all=GOOD, completion=GOOD),
+        run("b", 0, end="strong", objective="1 - p", all=BAD, completion=GOOD),
+    ]
+}
+
+
+def test_counts_of_two_choices():
+    found = counts([GOOD, BAD])
+    assert (found.choices, found.candidates, found.size) == (2, 4, 1.5)
+    assert (found.held, found.best) == (1, 1)
+    assert found.held_low < 0.5 < found.held_high
+    assert found.missed == {"mean": 2, "p50": 1, "p75": 1, "p95": 2, "last": 1}
+    assert (found.lowest_size, found.lowest_held) == (2.5, 1)
+    assert found.missed_by_lot == pytest.approx((2 / 4 + 3 / 4) / 2)
+    assert found.behind["mean"] == pytest.approx((0.5 + 0.8) / 2)
+    assert found.behind["shortlist"] == pytest.approx((0.0 + 0.8) / 2)
+    assert found.behind["last"] == pytest.approx((0.0 + 0.7) / 2)
+
+
+def test_by_lot_is_the_share_of_all_lists_that_hold_a_good_one():
+    for size in (1, 2, 3):
+        lists = list(itertools.combinations(GOOD["candidates"], size))
+        holds = [bool(set(each) & set(GOOD["not_worse"])) for each in lists]
+        assert by_lot(GOOD, size) == pytest.approx(sum(holds) / len(lists))
+
+
+def test_each_run_is_two_choices_and_groups_are_told_apart():
+    choices = fact_choices(FOUND)
+    assert len(choices) == 6
+    assert [each.study for each in choices[::3]] == [
+        "checkpoints, all tokens scored",
+        "checkpoints, completions scored",
+    ]
+    assert len({each.group for each in choices}) == 6
+    assert choices[5].picks is GOOD
+
+
+def test_the_page_says_the_counts():
+    choices = [*fact_choices(FOUND), Choice("students", "students on x, by y", None, GOOD)]
+    said = sentences(choices)
+    assert (
+        "of 3 choices the shortlist, 1.3 of 4.0 candidates on average, holds a best one in 1 (33 %" in said[0]
+    )
+    assert "the lowest mean in 3, the lowest median in 2" in said[0]
+    assert "the last checkpoint in 2" in said[0]
+    assert "holds a best one in 3 (100 %" in said[1]
+    assert "last checkpoint" not in said[2]
+    text = section(choices)
+    row = "| (a) NLL on completions, all tokens scored | 1 | 4 | 1.0 | 0 of 1: 0 % [0, 79] | 25 % | 0 of 1 |"
+    assert row in text
+    assert "| (b) five objectives, from a checkpoint | 1 - p | 1 | 0 | 1 | 1 | 1 | 1 | 1 | 0 | 1 |" in text
+
+
+def test_without_results_it_says_what_to_run(tmp_path, monkeypatch):
+    path = tmp_path / "fact_sft.json"
+    monkeypatch.setattr(
+        "sys.argv", ["evidence", "--fact-sft", str(path), "--distillation", str(tmp_path / "no.json")]
+    )
+    with pytest.raises(SystemExit, match="run the studies first"):
+        main()
+    path.write_text(json.dumps(FOUND), encoding="utf-8")
+    assert len(choices_in(path, tmp_path / "no.json")) == 6
