@@ -151,3 +151,4 @@ def test_a_quick_study_trains_what_is_missing_and_nothing_twice(tmp_path):
     found = json.loads((tmp_path / "out" / "masking.json").read_text(encoding="utf-8"))
     assert found["seeds"] == [0]
     assert (tmp_path / "out" / "masking.png").stat().st_size > 20_000
+    assert "val_recall" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
