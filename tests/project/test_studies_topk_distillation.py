@@ -129,6 +129,8 @@ def test_measures_are_those_of_all_held_out_tokens(text, model):
     assert ce["mean"] == pytest.approx(losses.mean().item(), abs=1e-5)
     assert ce["p75"] == pytest.approx(losses.quantile(0.75).item(), abs=1e-2)
     assert ce["mean_low"] < ce["mean"] < ce["mean_high"]  # by document: there are enough of them
+    likeliest = logits.topk(5).indices == rows[:, 1:, None]
+    assert found.result["within_top"]["5"] == pytest.approx(likeliest.any(-1).float().mean().item(), abs=1e-4)
     right = (logits.argmax(-1) == rows[:, 1:]).float()
     assert tasks["top_1"] == pytest.approx(right.view(-1, 4 * CONTEXT).mean(1).tolist(), abs=1e-4)
     assert len(tasks["teacher_log_prob"]) == measuring.SAMPLES

@@ -17,6 +17,7 @@ from lightning_pce import PercentileCrossEntropy, token_log_prob
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 STATISTICS = ("mean", *(f"p{p}" for p in PERCENTILES), "trimmed_mean")
+TOP = (1, 2, 5, 10, 20, 50)
 ROWS = 32  # of a batch
 BLOCK = 4  # rows in a row of the text that are one document
 CHOICES = 5
@@ -35,7 +36,8 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measure(model: nn.Module, teacher: nn.Module, text: Text, context: int, seed: int) -> Measured:
-    """The losses and tasks of a model, whose samples are judged by a teacher, perhaps itself.
+    """The losses and tasks of a model, whose samples are judged by a teacher, perhaps itself; how many of the
+    next tokens are within its top K.
 
     Tasks, each with a value of every independent unit: ``top_1``, the share of the tokens of a block that the
     model thinks likeliest; ``cloze``, whether it chooses the last word of a line, see :func:`cloze_of`;
@@ -47,13 +49,14 @@ def measure(model: nn.Module, teacher: nn.Module, text: Text, context: int, seed
     rows = rows_of(text.held_out, context)
     rows = rows[: len(rows) // BLOCK * BLOCK].to(device)
     metric = PercentileCrossEntropy(PERCENTILES, error_bars=True).to(device)
-    right = []
+    right, higher = [], []
     for number, batch in enumerate(rows.split(ROWS)):
         logits, _ = model(batch[:, :-1])  # [B, T, V]
         labels = batch[:, 1:]
         blocks = (number * ROWS + torch.arange(len(batch), device=device)) // BLOCK
         metric.update(logits, labels, document=blocks)
         right.append((logits.argmax(-1) == labels).float().mean(1))
+        higher.append((logits > logits.gather(-1, labels[..., None])).sum(-1).flatten())
     summaries = {
         name: round(float(value), 6) if value.isfinite() else None for name, value in metric.compute().items()
     }
@@ -65,6 +68,7 @@ def measure(model: nn.Module, teacher: nn.Module, text: Text, context: int, seed
     }
     result = {
         "ce": summaries,
+        "within_top": {str(k): round(float((torch.cat(higher) < k).float().mean()), 5) for k in TOP},
         "tasks": {name: [round(value, 4) for value in values.tolist()] for name, values in tasks.items()},
         "own_log_prob": [round(value, 4) for value in log_prob_of(model, samples).tolist()],
         "sample": text.tokenizer.decode(samples[0].tolist()),

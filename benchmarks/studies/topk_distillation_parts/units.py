@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.studies.topk_distillation_parts.measuring import TOP
 from benchmarks.studies.topk_distillation_parts.text import text_of
 from examples.resumable import Unit
 
 RECIPE = 1  # raise it when other code makes other results
-FEW = (1, 2, 5, 10, 20, 50)
 TEACHER = "teacher"
 
 
@@ -48,7 +48,7 @@ def models_of(texts: tuple[str, ...], seed: int, out: Path, size: Size) -> Model
             return Unit(out / "units" / f"{name}.json", {"name": name, "label": label, **shared, **more})
 
         teachers.append(unit(TEACHER, kind="teacher", steps=2 * size.steps, k=None))
-        students += [unit(label_of(k), kind="student", k=k) for k in (*FEW, None)]
+        students += [unit(label_of(k), kind="student", k=k) for k in (*TOP, None)]
     return Models(teachers, students)
 
 
