@@ -10,7 +10,7 @@ from benchmarks.studies.topk_distillation_parts.text import text_of
 from examples.resumable import Unit
 
 RECIPE = 1  # raise it when other code makes other results
-TEACHER = "teacher"
+TEACHER, FULL = "teacher", "full"  # labels
 
 
 class Size(NamedTuple):
@@ -54,7 +54,7 @@ def models_of(texts: tuple[str, ...], seed: int, out: Path, size: Size) -> Model
 
 def label_of(k: int | None) -> str:
     """What a student is called: by its K, or ``full``."""
-    return "full" if k is None else f"K = {k}"
+    return FULL if k is None else f"K = {k}"
 
 
 def name_of(text: str, seed: int, label: str) -> str:
