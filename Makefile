@@ -8,11 +8,12 @@ FAST := -m pytest -n 2 --dist worksteal -m "not slow"
 # Two processes of as many threads as there are cores would wait for each other.
 ALONE := OMP_NUM_THREADS=1
 
-.PHONY: help demo proxy-study test test-slow test-lowest test-lowest-torch lint docs clean
+.PHONY: help demo proxy-study studies test test-slow test-lowest test-lowest-torch lint docs clean
 
 help:
 	@echo "make demo      fine-tune SmolLM2 on 120 facts; three statistics choose a checkpoint (about 6 minutes)"
 	@echo "make proxy-study  24 tiny models: where proxies help; writes docs/proxies.md (about 10 minutes)"
+	@echo "make studies   the papers' experiments again; writes benchmarks/studies/README.md (a night; killed, it goes on)"
 	@echo "make test      the tests that take seconds each (under 5 minutes)"
 	@echo "make test-slow the others"
 	@echo "make test-lowest        \`make test\` on the oldest lightning, torchmetrics, numpy ... under the newest torch"
@@ -28,6 +29,13 @@ demo: $(VENV)/ready
 # The texts are packages, of which the archives are downloaded and read; nothing is installed. Killed, it goes on.
 proxy-study: $(VENV)/ready
 	$(BIN)/python examples/proxy_study.py --out proxy_study_out --write $(PROXY_STUDY)
+
+# STUDIES="--processes 4", say. Facts learned on another model: python -m benchmarks.studies.fact_sft --model NAME.
+studies: $(VENV)/ready
+	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.studies.fact_sft --write $(STUDIES)
+	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.studies.topk_distillation --write $(STUDIES)
+	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.studies.masking --write $(STUDIES)
+	$(BIN)/python -m benchmarks.studies.evidence --write
 
 test: $(VENV)/ready
 	$(ALONE) $(BIN)/python $(FAST) $(TESTS)

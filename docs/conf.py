@@ -29,7 +29,14 @@ extensions = [
     "reference",
 ]
 root_doc = "docs/index"
-include_patterns = ["docs/**", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "*/README.md"]
+include_patterns = [
+    "docs/**",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "*/README.md",
+    "benchmarks/*/README.md",
+]
 exclude_patterns = [".*", "build", "dist", "*_out", "lightning_logs", "lightning_pce", "examples", "docs/_*"]
 nitpicky = True
 nitpick_ignore = [

@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.studies.fact_sft_parts.numbers import after_epochs, write_numbers
 from benchmarks.studies.fact_sft_parts.training import run
 from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, runs_of
 from benchmarks.studies.masking_parts.numbers import numbers
 from benchmarks.studies.masking_parts.page import section, write_section
 from benchmarks.studies.masking_parts.picture import picture
-from examples.resumable import results, write_json
+from examples.resumable import results
+from lightning_pce.reports.html import report
 
 HERE = Path(__file__).resolve().parent
+SHOWN = "a_all_seed_0"  # the first run that was trained on prompts too; its report is of completions alone
 
 
 def arguments() -> argparse.Namespace:
@@ -46,11 +49,14 @@ def main() -> None:
     units = runs_of(("a",), args.runs, args.model, QUICK if args.quick else FULL).first
     results(units, run, args.processes)
     found = numbers(units)
-    write_json(args.out / "masking.json", found)
+    write_numbers(args.out / "masking.json", found)
     picture(args.out / "masking.png", found)
     print(section(found))
+    history = after_epochs(args.runs / "units" / f"{SHOWN}.jsonl", "completion")
+    page = report(history, args.out / "report.html", task="val_recall")
+    print(f"See {page}, a report of the completions of {SHOWN}.")
     if args.write:
-        write_json(HERE / "masking.json", found)
+        write_numbers(HERE / "masking.json", found)
         picture(HERE / "masking.png", found)
         write_section(HERE / "README.md", found)
 

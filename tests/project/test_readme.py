@@ -24,7 +24,12 @@ ELSEWHERE = (
 BESIDE = [
     *(
         name
-        for name in ("benchmarks/README.md", "CONTRIBUTING.md", "tests/README.md")
+        for name in (
+            "benchmarks/README.md",
+            "benchmarks/studies/README.md",
+            "CONTRIBUTING.md",
+            "tests/README.md",
+        )
         if (ROOT / name).exists()
     ),
     *sorted(f"docs/reference/{path.name}" for path in (ROOT / "docs/reference").glob("*.md")),

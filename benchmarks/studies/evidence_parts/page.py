@@ -33,9 +33,9 @@ def sentences(choices: Sequence[Choice]) -> list[str]:
 def _question(choices: Sequence[Choice]) -> str:
     return f"""\
 Does the shortlist of our own `verdict`, which sees the loss alone, keep the checkpoint that the task finds
-best? These are all {len(choices)} choices of the studies above. A candidate **misses** the best if it is worse
-in the task by more than chance (paired by fact or line, 95 %); a list **holds a best one** if one of it does
-not. **By lot**: what as many candidates drawn by chance do; where most are good anybody keeps one.
+best? These are all {len(choices)} choices of the studies above. A candidate **misses** the best if it is
+worse in the task by more than chance (paired by fact or line, 95 %); a list **holds a best one** if one of
+it does not. **By lot**: what as many candidates drawn by chance do; where most are good anybody keeps one.
 
     python -m benchmarks.studies.evidence
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.studies.fact_sft_parts.comparisons import best_of, of_objectives
 from benchmarks.studies.fact_sft_parts.units import RATE
-from benchmarks.studies.fact_sft_parts.verdicts import PAPERS, verdicts
+from benchmarks.studies.fact_sft_parts.verdicts import beside_the_papers, verdicts
 from benchmarks.studies.markdown import (
     interval,
     number,
@@ -41,7 +41,7 @@ def section(found: dict[str, Any], said: str = "") -> str:
     parts = [_question(found), said, _choices(runs), _correlations(runs), _compared(found)]
     for part in PARTS:
         parts += [_objectives(runs, part, end) for end in ENDS]
-    parts += [_starts(runs), _differences(found), _rates(runs), PAPERS if said else ""]
+    parts += [_starts(runs), _differences(found), _rates(runs), beside_the_papers(found) if said else ""]
     return "\n".join(part for part in parts if part)
 
 

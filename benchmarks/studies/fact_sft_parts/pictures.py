@@ -85,10 +85,8 @@ def _ends(axes: Axes, runs: Sequence[Run]) -> None:
             axes.scatter(x, run["recall"][-1], color=COLOURS[run["objective"]], s=26, alpha=0.8, zorder=2)
             if end == "strong":
                 axes.hlines(run["recall"][0], place - 0.38, place + 0.38, color="#BBBBBB", lw=0.9, zorder=1)
-    words = ("untrained", "knows\nhalf", "untrained,\nnoise", "knows\nhalf,\nnoise")
-    axes.set_xticks(
-        range(len(ENDS)), [f"({part}) {word}" for (part, _), word in zip(ENDS, words, strict=True)]
-    )
+    words = ("(b)\nuntrained", "(b)\nafter NLL", "(c) wrong,\nuntrained", "(c) wrong,\nafter NLL")
+    axes.set_xticks(range(len(ENDS)), words)
     axes.set_xlim(-0.5, len(ENDS) - 0.5)
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
