@@ -8,6 +8,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,12 +48,21 @@ def results(
         begin = time.monotonic()
         # Not forked: threads of torch do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with context.Pool(min(processes, len(missing)), _start, (start, arguments)) as pool:
-            jobs = [(work, unit) for unit in missing]
-            for number, name in enumerate(pool.imap_unordered(_work, jobs), start=1):
-                print(f"{number:>3} {time.monotonic() - begin:6.0f} s  {name}", flush=True)
-            pool.close()
-            pool.join()  # or they are killed, and what they share with the system is left behind
+        workers = min(processes, len(missing))
+        with ProcessPoolExecutor(workers, context, _start, (start, arguments)) as pool:
+            jobs = [pool.submit(_work, work, unit) for unit in missing]
+            try:
+                for number, job in enumerate(as_completed(jobs), start=1):
+                    print(f"{number:>3} {time.monotonic() - begin:6.0f} s  {job.result()}", flush=True)
+            except BrokenProcessPool:
+                # multiprocessing's own Pool would wait for ever for what the process was doing.
+                raise SystemExit(
+                    f"One of {workers} processes ended in the middle of a unit. Without an error above it "
+                    "was killed, perhaps for lack of memory. What is done is kept: call again, or with fewer."
+                ) from None
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # those that have begun still end
+                raise
     found = [read(unit) for unit in units]
     return [result for result in found if result is not None]
 
@@ -87,7 +98,6 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(job: tuple[Callable[[Unit], dict[str, Any]], Unit]) -> str:
-    work, unit = job
+def _work(work: Callable[[Unit], dict[str, Any]], unit: Unit) -> str:
     write_json(unit.path, {"settings": unit.settings, **work(unit)})
     return str(unit.settings["name"])

@@ -178,6 +178,7 @@ def run(unit: Unit) -> dict[str, Any]:
     """
     settings = unit.settings
     _quiet()
+    gc.collect()  # the Trainer and the module of the last run hold each other, and a gigabyte
     gc.collect()  # the optimizer of the run before, a gigabyte, is held by a cycle
     begin, begin_cpu = time.monotonic(), time.process_time()
     L.seed_everything(settings["seed"], verbose=False)
