@@ -17,11 +17,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.studies.fact_sft_parts.numbers import write_numbers
 from benchmarks.studies.topk_distillation_parts import stories
+from benchmarks.studies.topk_distillation_parts.numbers import numbers, records_of
+from benchmarks.studies.topk_distillation_parts.page import section, write_section
+from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import QUICK_TEXTS, TEXTS
 from benchmarks.studies.topk_distillation_parts.training import run
 from benchmarks.studies.topk_distillation_parts.units import QUICK, Size, models_of
-from examples.resumable import results
+from examples.resumable import Unit, results
+from lightning_pce.reports.html import report
 
 ROOT = Path(__file__).resolve().parent
 
@@ -59,12 +64,28 @@ def main() -> None:
     texts, size, seeds = tuple(args.text), Size(*(getattr(args, name) for name in Size._fields)), args.seeds
     if args.quick:
         texts, size, seeds = QUICK_TEXTS, QUICK, 1
-    if "stories" in texts:
-        results(stories.pieces(out), stories.write, args.processes)
+    pieces = stories.pieces(out) if "stories" in texts else []
+    results(pieces, stories.write, args.processes)
+    units: list[Unit] = []
     for seed in range(seeds):
         models = models_of(texts, seed, out, size)
         results(models.teachers, run, args.processes)
         results(models.students, run, args.processes)
+        units += [*models.teachers, *models.students]
+    found = numbers(units, pieces)
+    text = section(found)
+    write_numbers(out / "topk_distillation.json", found)
+    (out / "topk_distillation.md").write_text(text, encoding="utf-8", newline="\n")
+    picture(found, out / "topk_distillation.png")
+    print(text)
+    shown = [unit for unit in units if (unit.settings["text"], unit.settings["seed"]) == (texts[-1], 0)]
+    students = records_of([unit for unit in shown if unit.settings["kind"] == "student"])
+    page = report(students, out / "report.html", task="cloze")
+    print(f"See {page}, a report of the students on {texts[-1]}, seed 0.")
+    if args.write:
+        write_numbers(ROOT / "topk_distillation.json", found)
+        picture(found, ROOT / "topk_distillation.png")
+        write_section(ROOT / "README.md", found)
 
 
 if __name__ == "__main__":

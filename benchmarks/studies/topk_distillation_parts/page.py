@@ -1,0 +1,321 @@
+"""The results as tables and sentences, which stand in the README of the studies between two comments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.studies.markdown import (
+    number,
+    out_of,
+    percent,
+    percent_interval,
+    percent_spread,
+    spread,
+    table,
+    with_section,
+)
+from benchmarks.studies.topk_distillation_parts.units import FULL, TEACHER
+from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
+
+SHOWN = ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean")
+PICKED = ("mean", "p25", "p50", "p75", "p95")
+TASKS = {
+    "cloze": "cloze accuracy",
+    "top_1": "top-1 accuracy",
+    "teacher_log_prob": "teacher's log p of samples",
+}
+TEXTS = {"shakespeare": "Shakespeare", "bible": "the Bible", "stories": "stories"}
+Model = dict[str, Any]
+
+
+def write_section(path: Path, found: dict[str, Any]) -> None:
+    """The section in the page at a path, with the sentences on what came out."""
+    page = path.read_text(encoding="utf-8")
+    text = section(found, verdicts(found), beside_the_paper(found))
+    path.write_text(with_section(page, "topk_distillation", text), encoding="utf-8", newline="\n")
+
+
+def section(found: dict[str, Any], said: str = "", theirs: str = "") -> str:
+    """Everything of the study; ``said`` and ``theirs``: sentences on these results."""
+    parts = [_question(found), said, theirs, _losses(found), _crossings(found), _tasks(found)]
+    parts += [_differences(found), _orders(found), _picks(found)]
+    return "\n".join(part for part in parts if part)
+
+
+def _question(found: dict[str, Any]) -> str:
+    size = found["size"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"""\
+What becomes of mean, median and tail when a student learns a teacher's K most probable next tokens and
+nothing else? Teacher and students are transformers of {size["layers"]} layers and {size["parameters"]:,}
+parameters, which see {size["context"]} tokens of a byte-level BPE of {size["vocabulary"]:,} pieces, trained
+on the text. A teacher takes {size["teacher steps"]:,} steps on cross-entropy. A student takes
+{size["steps"]:,} on the teacher's K most probable tokens, renormalised (`topk_distillation`, of the 50 that
+`store_topk` has stored once), or on its whole distribution (`distillation`): "full". Students of one seed
+have the same teacher, beginning and order of the data: they differ in K alone. AdamW, one cycle of the rate
+up to 2e-3, batches of {size["batch"]} rows; {versions}.
+
+{_texts(found)}
+
+    python -m benchmarks.studies.topk_distillation
+
+![Losses against the teacher's, statistics and tasks by K](topk_distillation.png)
+
+Three tasks need no judge:
+
+* **Cloze**: which word ends a held-out line, its own (of three letters or more) or one of four that end other
+  held-out lines, drawn by how often they do, of as many tokens? Right if its log-probability is the highest
+  of the five; chance is 20 %.
+* **Top-1**: the share of held-out tokens that the model thinks likeliest.
+* **The teacher's log p** of 200 samples of the student, drawn at temperature 1 from the beginning of a line,
+  in nats a token. It is kind to a student that says little but likely things: beside it stands the student's
+  own log p of its samples, the negative of its entropy.
+"""
+
+
+def _texts(found: dict[str, Any]) -> str:
+    """A line a text: what it is and what its models took."""
+    lines = []
+    for name, each in found["texts"].items():
+        minutes = sum(each["cpu_seconds"].values()) / 60
+        words = f"{each['training_tokens']:,} tokens to learn, {each['held_out_tokens']:,} held out"
+        lines.append(f"* {_text(name)}: {words}; {each['models']} models, {minutes:.0f} CPU minutes.")
+    stories = found["stories"]
+    if stories is not None:
+        kind, seeds = stories["precision"].removeprefix("torch."), len(stories["seeds"])
+        lines.append(
+            f"""\
+  The stories are the first {stories["kept"]:,} tokens that SmolLM2-135M-Instruct wrote at temperature
+  {stories["temperature"]}, at most {stories["tokens"]} a story, once: {seeds} seeds in {kind}, \
+{stories["cpu_seconds"] / 60:.0f} CPU minutes. (At temperature 1
+  they lost the thread, which nobody can predict; at this one they repeat themselves.)"""
+        )
+    return "\n".join(lines)
+
+
+def _losses(found: dict[str, Any]) -> str:
+    rows = []
+    for text in found["texts"]:
+        own = {label: models_of_label(found, text, label) for label in labels_of(found)}
+        students = [label for label in own if label != TEACHER]
+        means = {
+            name: {label: _mean(own[label], lambda model, name=name: model["ce"][name]) for label in students}
+            for name in SHOWN
+        }
+        for label, models in own.items():
+            cells = []
+            for name in SHOWN:
+                cell = spread([model["ce"][name] for model in models])
+                lowest = label == min(students, key=means[name].__getitem__)
+                cells.append(f"**{cell}**" if lowest else cell)
+            rows.append([_text(text), label, *cells])
+    heads = ["text", "", *(name.replace("_", " ") for name in SHOWN)]
+    return f"""\
+### Cross-entropy on held-out text
+
+In nats a token, the mean of the seeds (the lowest to the highest). In bold: the lowest of the students.
+
+{table(heads, rows)}"""
+
+
+def _crossings(found: dict[str, Any]) -> str:
+    rows = []
+    for text in found["texts"]:
+        teachers = models_of_label(found, text, TEACHER)
+        for label in labels_of(found)[1:]:
+            models = models_of_label(found, text, label)
+            shapes = [model["reshaped"] for model in models]
+            k = models[0]["k"]
+            covered = "" if k is None else percent_spread([each["within_top"][str(k)] for each in teachers])
+            rows.append(
+                [
+                    _text(text),
+                    label,
+                    covered,
+                    " ".join(map(_crossing, shapes)),
+                    percent_spread([each["surely_better"] for each in shapes]),
+                    percent_spread([each["surely_worse"] for each in shapes]),
+                    spread([each["gained"] for each in shapes]),
+                    spread([each["lost"] for each in shapes]),
+                    " ".join(_signed(model["less_teacher"]["p50"]) for model in models),
+                ]
+            )
+    heads = ["text", "", "next token in the teacher's K", "crossing", "surely better", "surely worse"]
+    heads += ["gained", "lost", "median less teacher's"]
+    return f"""\
+### Where a student's losses cross its teacher's
+
+Of the quantile curves of the two, by our `reshaping`: below the crossing (a share of the tokens, each seed)
+the student's losses are lower, above it higher. Surely: within a band of 95 % by blocks of four rows. Gained
+and lost are the areas between the curves, in nats: the mean rises by lost less gained. The median less the
+teacher's, each seed; in bold where the 95 % interval leaves out 0.
+
+{table(heads, rows)}"""
+
+
+def _tasks(found: dict[str, Any]) -> str:
+    rows = []
+    for text in found["texts"]:
+        for label in labels_of(found):
+            models = models_of_label(found, text, label)
+
+            def of(task: str, models: Sequence[Model] = models) -> list[float]:
+                return [model["tasks"][task][0] for model in models]
+
+            errors = [
+                (model["tasks"]["teacher_log_prob"][2] - model["tasks"]["teacher_log_prob"][1]) / 3.92
+                for model in models
+            ]
+            rows.append(
+                [
+                    _text(text),
+                    label,
+                    percent_spread(of("cloze"), 1),
+                    percent_spread(of("top_1"), 1),
+                    spread(of("teacher_log_prob")),
+                    number(sum(errors) / len(errors), 3),
+                    spread([model["own_log_prob"][0] for model in models]),
+                ]
+            )
+    heads = ["text", "", *TASKS.values(), "its standard error, by sample", "student's own log p"]
+    return f"""\
+### Tasks
+
+The mean of the seeds (the lowest to the highest).
+
+{table(heads, rows)}"""
+
+
+def _differences(found: dict[str, Any]) -> str:
+    by_label: dict[tuple[str, str], dict[str, Any]] = {}
+    for each in found["less full"]:
+        by_label.setdefault((each["text"], each["label"]), {})[each["task"]] = each
+    rows = [
+        [_text(text), label, *(_paired(each[task], task) for task in TASKS)]
+        for (text, label), each in by_label.items()
+    ]
+    return f"""\
+### Tasks less those of the student with the whole distribution
+
+Each seed: their mean [95 %, paired by line, block or sample of all seeds]; accuracies in points. In bold
+where the interval leaves out 0.
+
+{table(["text", "", *TASKS.values()], rows)}"""
+
+
+def _paired(each: dict[str, Any], task: str) -> str:
+    scale, digits = (1, 2) if task == "teacher_log_prob" else (100, 1)
+
+    def cell(value: float) -> str:
+        return number(scale * value, digits)
+
+    seeds = " ".join(cell(value) for value in each["by_seed"])
+    mean = f"{cell(each['mean'])} [{cell(each['low'])}, {cell(each['high'])}]"
+    return f"{seeds}: " + (f"**{mean}**" if each["low"] > 0 or each["high"] < 0 else mean)
+
+
+def _orders(found: dict[str, Any]) -> str:
+    rows = []
+    for text, task in _texts_and_tasks(found):
+        choices = _choices(found, text, task)
+        cells = []
+        for name in SHOWN:
+            rho = [each["picks"]["correlation"][name]["spearman"] for each in choices]
+            tau = [each["kendall"][name] for each in choices]
+            cell = f"{spread(rho)} / {spread(tau)}"
+            known = [value for value in rho if value is not None]
+            cells.append(f"**{cell}**" if known and sum(known) > 0 else cell)
+        rows.append([_text(text), TASKS[task], *cells])
+    heads = ["text", "task", *(name.replace("_", " ") for name in SHOWN)]
+    return f"""\
+### Which statistic orders the students as a task does?
+
+Spearman's rho / Kendall's tau over the seven students within a seed: the mean of the seeds (the lowest to the
+highest). A loss that follows the task has a negative one, -1 at best; the wrong sign is in bold.
+
+{table(heads, rows)}"""
+
+
+def _picks(found: dict[str, Any]) -> str:
+    rows = []
+    for text, task in _texts_and_tasks(found):
+        for choice in _choices(found, text, task):
+            picks = choice["picks"]
+            rows.append(
+                [
+                    _text(text),
+                    TASKS[task],
+                    str(choice["seed"]),
+                    f"{picks['best']}: {_value(picks['task'][picks['best']], task)}",
+                    *(_pick(picks["picks"][name], task) for name in PICKED),
+                    ", ".join(picks["shortlist"]),
+                ]
+            )
+    heads = ["text", "task", "seed", "best", *(f"pick of {name}" for name in PICKED), "shortlist"]
+    return f"""\
+### What does each statistic pick?
+
+The student with its lowest value, and the task there; in bold: worse than the best by more than chance
+(paired). The shortlist is that of our `verdict`, from the loss alone: it holds a student that is not worse
+than the best by more than chance in {_held(found)} choices.
+
+{table(heads, rows)}"""
+
+
+def _held(found: dict[str, Any]) -> str:
+    held = [choice["picks"]["shortlist_holds_best"] for choice in found["choices"]]
+    return out_of(sum(held), len(held))
+
+
+def _pick(pick: dict[str, Any], task: str) -> str:
+    if task == "cloze":
+        value = percent_interval(pick["task"], pick["low"], pick["high"])
+    else:
+        value = _value(pick["task"], task)
+    text = f"{pick['label']}: {value}"
+    return f"**{text}**" if pick["missed"] else text
+
+
+def _value(value: float, task: str) -> str:
+    return number(value) if task == "teacher_log_prob" else percent(value, 1)
+
+
+def _crossing(shape: dict[str, Any]) -> str:
+    return number(shape["crossing"]) + ("" if shape["better_below"] else " (better above)")
+
+
+def _signed(each: Sequence[float | None]) -> str:
+    value, low, high = each
+    text = number(value)
+    sure = low is not None and high is not None and (low > 0 or high < 0)
+    return f"**{text}**" if sure else text
+
+
+def labels_of(found: dict[str, Any]) -> list[str]:
+    """The teacher, then students from the whole distribution to the smallest K."""
+    labels = dict.fromkeys(model["label"] for model in found["models"])
+    few = [label for label in labels if label not in (TEACHER, FULL)]
+    return [TEACHER, FULL, *reversed(few)]
+
+
+def models_of_label(found: dict[str, Any], text: str, label: str) -> list[Model]:
+    """One of each seed."""
+    return [model for model in found["models"] if (model["text"], model["label"]) == (text, label)]
+
+
+def _choices(found: dict[str, Any], text: str, task: str) -> list[dict[str, Any]]:
+    return [each for each in found["choices"] if (each["text"], each["task"]) == (text, task)]
+
+
+def _texts_and_tasks(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(text, task) for text in found["texts"] for task in TASKS]
+
+
+def _mean(models: Sequence[Model], value: Callable[[Model], float]) -> float:
+    return sum(map(value, models)) / len(models)
+
+
+def _text(name: str) -> str:
+    return TEXTS.get(name, name)
