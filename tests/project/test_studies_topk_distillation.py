@@ -1,18 +1,28 @@
 """The parts of the distillation study, a small one that goes all the way, and what its page says."""
 
+import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.studies.fact_sft_parts.numbers import write_numbers
 from benchmarks.studies.topk_distillation_parts import measuring, stories, training
 from benchmarks.studies.topk_distillation_parts import text as text_module
+from benchmarks.studies.topk_distillation_parts.numbers import finished, numbers
+from benchmarks.studies.topk_distillation_parts.page import section
+from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import Text, rows_of, split, token_ids, trained_tokenizer
-from benchmarks.studies.topk_distillation_parts.units import Size, models_of, name_of
+from benchmarks.studies.topk_distillation_parts.units import Size, label_of, models_of, name_of
 from examples.proxy_study_parts.models import build
-from examples.resumable import read, write_json
+from examples.resumable import Unit, read, write_json
+from lightning_pce import PercentileCrossEntropy
 from lightning_pce.runs import History, reshaping, verdict
 
 ROOT = Path(__file__).parents[2]
@@ -212,3 +222,168 @@ def test_a_student_learns_from_its_teacher(tmp_path, monkeypatch):
         assert record.scalars["cloze"] == pytest.approx(
             sum(result["tasks"]["cloze"]) / len(result["tasks"]["cloze"])
         )
+
+
+def finish(folder, text, seed, label, k, spread, right):
+    """A unit as if it had been trained, with losses spread out; it is right about a share of the lines."""
+    name = name_of(text, seed, label)
+    settings = {"name": name, "label": label, "text": text, "seed": seed, "k": k, "recipe": 1, "data": "abc"}
+    settings |= {"teacher": name_of(text, seed, "teacher"), **Size()._asdict()}
+    settings |= {"kind": "teacher" if label == "teacher" else "student"}
+    unit = Unit(folder / f"{name}.json", settings)
+    rows = torch.Generator().manual_seed(seed)
+    losses = torch.rand(40, 100, generator=rows) * 4 + 0.3
+    losses = torch.where(losses < 2.3, losses / spread, losses * spread)
+    metric = PercentileCrossEntropy(measuring.PERCENTILES, error_bars=True)
+    metric.update(losses=losses, document=torch.arange(40), mask=torch.ones(40, 100, dtype=torch.bool))
+    ce = {each: float(value) for each, value in metric.compute().items()}
+    lines = torch.rand(200, generator=rows)
+    result = {
+        "ce": ce,
+        "tasks": {
+            "cloze": (lines < right).float().tolist(),
+            "top_1": (lines[:40] / 2).tolist(),
+            "teacher_log_prob": (lines - 3 * spread).tolist(),
+        },
+        "own_log_prob": (lines - 2).tolist(),
+        "sample": "So it goes",
+    }
+    training.write_history(unit, measuring.Measured(result, metric))
+    within = {"1": 0.2, "2": 0.3, "5": 0.4, "10": 0.5, "20": 0.6, "50": 0.7}
+    result |= {
+        "versions": {"torch": "2"},
+        "parameters": 1000,
+        "training_tokens": 5000,
+        "held_out_tokens": 4000,
+    }
+    result |= {
+        "seconds": 60.0,
+        "cpu_seconds": {"training": 50.0, "measuring": 10.0},
+        "training_loss": [2.0, 1.0],
+    }
+    write_json(unit.path, {"settings": settings, **result, "within_top": within})
+    return unit
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory):
+    """Two seeds of one text, one of another; with a smaller K losses are wider, and fewer lines are right."""
+    folder = tmp_path_factory.mktemp("students")
+    made = []
+    for text, seed in (("shakespeare", 0), ("shakespeare", 1), ("stories", 0)):
+        made.append(finish(folder, text, seed, "teacher", None, 1.0, 0.6))
+        for place, k in enumerate((1, 2, 5, 10, 20, 50, None)):
+            made.append(finish(folder, text, seed, label_of(k), k, 1.7 - 0.1 * place, 0.2 + 0.05 * place))
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(units):
+    return numbers(units, [])
+
+
+def test_a_text_and_seed_count_when_all_their_models_are_done(units):
+    assert len(finished(units)) == 3
+    other = units[3]._replace(path=units[3].path.with_name("not_there.json"))
+    assert len(finished([*units[:3], other, *units[4:]])) == 2
+    with pytest.raises(SystemExit, match="No teacher"):
+        numbers([other, *units[4:8]], [])
+
+
+def test_models_of_other_versions_are_not_mixed(units, tmp_path):
+    result = json.loads(units[1].path.read_text(encoding="utf-8"))
+    other = units[1]._replace(path=tmp_path / "other.json")
+    write_json(other.path, result | {"versions": {"torch": "1"}})
+    with pytest.raises(SystemExit, match="several versions"):
+        numbers([units[0], other, *units[2:8]], [])
+
+
+def test_numbers_are_those_of_the_models(units, found):
+    assert [model["name"] for model in found["models"]] == [unit.settings["name"] for unit in units]
+    assert found["texts"]["stories"]["cpu_seconds"] == {"training": 400, "measuring": 80}
+    teacher, student = (json.loads(unit.path.read_text(encoding="utf-8")) for unit in (units[0], units[3]))
+    model = found["models"][3]
+    assert model["label"] == "K = 5"
+    for name in ("mean", "p25", "p95"):
+        value, low, high = model["less_teacher"][name]
+        assert value == pytest.approx(student["ce"][name] - teacher["ce"][name], abs=1e-3)
+        assert low < value < high
+    assert model["less_teacher"]["p25"][0] < 0 < model["less_teacher"]["p95"][0]
+    shape = model["reshaped"]
+    assert shape["better_below"]
+    assert 0.3 < shape["crossing"] < 0.6
+    assert shape["lost"] - shape["gained"] == pytest.approx(model["less_teacher"]["mean"][0], abs=1e-3)
+    assert shape["surely_better"] + shape["surely_worse"] > 0.8
+    cloze = student["tasks"]["cloze"]
+    assert model["tasks"]["cloze"][0] == pytest.approx(np.mean(cloze), abs=1e-4)
+    full = json.loads(units[7].path.read_text(encoding="utf-8"))
+    compared = found["less full"]
+    [each] = [e for e in compared if (e["text"], e["label"], e["task"]) == ("shakespeare", "K = 5", "cloze")]
+    assert each["by_seed"][0] == pytest.approx(np.mean(cloze) - np.mean(full["tasks"]["cloze"]), abs=1e-4)
+
+
+def test_students_are_the_candidates_and_the_task_orders_them(found):
+    assert len(found["choices"]) == 3 * 3
+    for choice in found["choices"]:
+        picks = choice["picks"]
+        assert picks["candidates"] == ["K = 1", "K = 2", "K = 5", "K = 10", "K = 20", "K = 50", "full"]
+        if choice["task"] != "top_1":
+            assert picks["best"] == "full"
+            assert choice["kendall"]["mean"] == picks["correlation"]["mean"]["spearman"] == -1
+            assert choice["kendall"]["p25"] == picks["correlation"]["p25"]["spearman"] == 1
+            assert picks["picks"]["p25"]["label"] == "K = 1"
+            assert picks["picks"]["p25"]["missed"]
+
+
+def test_the_page_has_what_there_is(found):
+    text = section(found)
+    assert "| Shakespeare | K = 5 | 40 % |" in text
+    assert "| stories | cloze accuracy | -1.00 / -1.00 | **1.00 / 1.00** |" in text
+    assert "The stories are the first" not in text
+    stories = {
+        "kept": 200_000,
+        "temperature": 0.7,
+        "tokens": 200,
+        "seeds": [0, 1],
+        "precision": "torch.bfloat16",
+    }
+    assert "wrote at temperature\n  0.7" in section(found | {"stories": stories | {"cpu_seconds": 600.0}})
+
+
+def test_the_picture_is_drawn_of_what_there_is(found, tmp_path):
+    picture(found, tmp_path / "all.png")
+    assert (tmp_path / "all.png").stat().st_size > 50_000
+
+
+def test_written_numbers_are_read_back(found, tmp_path):
+    write_numbers(tmp_path / "numbers.json", found)
+    assert json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8")) == found
+
+
+@pytest.mark.slow
+def test_a_small_study_goes_on_where_it_was_killed(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.studies.topk_distillation",
+        "--quick",
+        "--out",
+        str(tmp_path),
+    ]
+    units = tmp_path / "units"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as killed:
+        until = time.monotonic() + 240
+        while len(list(units.glob("*.json"))) < 5 and killed.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        killed.kill()
+    kept = {path: path.stat().st_mtime_ns for path in units.glob("*.json")}
+    assert 5 <= len(kept) < 16
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
+    result = json.loads((tmp_path / "topk_distillation.json").read_text(encoding="utf-8"))
+    assert len(result["models"]) == 16
+    assert len(result["choices"]) == 6
+    assert "### Which statistic orders the students as a task does?" in done.stdout
+    assert (tmp_path / "topk_distillation.png").stat().st_size > 50_000
+    assert "K = 5" in (tmp_path / "report.html").read_text(encoding="utf-8")
