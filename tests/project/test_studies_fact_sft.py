@@ -194,12 +194,12 @@ def test_a_small_study_goes_on_where_it_was_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.studies.fact_sft", "--quick", "--out", str(tmp_path)]
     units = tmp_path / "units"
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as killed:
-        until = time.monotonic() + 240
-        while len(list(units.glob("*.json"))) < 3 and killed.poll() is None and time.monotonic() < until:
+        until = time.monotonic() + 400
+        while len(list(units.glob("*.json"))) < 2 and killed.poll() is None and time.monotonic() < until:
             time.sleep(0.2)
         killed.kill()
     kept = {path: path.stat().st_mtime_ns for path in units.glob("*.json")}
-    assert 3 <= len(kept) < 10
+    assert 2 <= len(kept) < 10
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
