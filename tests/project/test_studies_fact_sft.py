@@ -14,7 +14,7 @@ from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, rig
 from benchmarks.studies.fact_sft_parts.page import section
 from benchmarks.studies.fact_sft_parts.pictures import picture
 from benchmarks.studies.fact_sft_parts.training import STATISTICS
-from benchmarks.studies.fact_sft_parts.units import QUICK, runs_of, without_weights
+from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, ready, runs_of, without_weights
 from benchmarks.studies.picks import picks_of
 from examples.resumable import write_json
 from lightning_pce import digest, intervals
@@ -163,6 +163,20 @@ def test_a_start_whose_weights_are_lost_is_trained_again_if_somebody_needs_them(
     for unit in runs.then:
         finish(unit, lambda epoch: epoch)
     assert without_weights(runs) == []
+
+
+def test_what_can_begin_comes_seed_by_seed(tmp_path):
+    runs = runs_of(("a", "b", "c"), tmp_path, None, FULL)
+    assert sorted(map(str, ready(runs))) == sorted(map(str, runs.first))
+    start = tmp_path / "units" / "a_completion_seed_1.pt"
+    start.parent.mkdir()
+    start.touch()
+    found = [unit.settings for unit in ready(runs)]
+    assert {each["seed"] for each in found if each["start"]} == {1}
+    seeds = [each["seed"] for each in found if not each["name"].startswith("a_")]
+    assert seeds == sorted(seeds)
+    assert [each["name"][0] for each in found[:10]] == ["a"] * 10
+    assert len(found) == len(runs.first) + 10
 
 
 def test_the_page_has_what_there_is(found):
