@@ -100,9 +100,11 @@ def test_numbers_are_those_of_the_runs(units, found):
     before = History.load(units[0].path.with_suffix(".jsonl"))[0]
     change = digest.quantile(history[-1].digest("ce", "completion"), 0.95)
     change = change - digest.quantile(before.digest("ce", "completion"), 0.95)
-    value, low, high = run["moved"]["completion"]["p95"]
+    moved = run["moved"]["completion"]
+    value, low, high = moved["since_start"]["p95"]
     assert value == pytest.approx(float(change), abs=1e-4)
     assert low < value < high
+    assert moved["since_lowest"]["p95"][0] >= max(0, value)
     strong = [run for run in found["runs"] if run["end"] == "strong"]
     assert {run["start"]["mean_p"] for run in strong} == {0.8}
 
