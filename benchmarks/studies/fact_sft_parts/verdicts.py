@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any
 
 from benchmarks.studies.markdown import interval, number, table
 
 Run = dict[str, Any]
+WIDTH = 116
 
 
 def verdicts(found: dict[str, Any]) -> str:
     """Sentences on the full results."""
-    return f"""\
-### What came out
-
-{_of_choices(found)}
-"""
+    lines = [
+        fill(each, WIDTH, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
+        for each in _of_choices(found)
+    ]
+    return "### What came out\n\n" + "\n".join(lines) + "\n"
 
 
 def beside_the_papers(found: dict[str, Any]) -> str:
@@ -26,8 +28,8 @@ def beside_the_papers(found: dict[str, Any]) -> str:
         [
             "2605.24667: late in training the mean rises a lot, recall stays near its peak (abstract)",
             "Qwen2.5-1.5B, 120 facts: mean + 60 %, recall about 3 points (a review)",
-            f"all tokens: in the last epoch the mean is {_range(alone, rise_of_mean)} above its lowest, recall "
-            f"{_range(alone, last_recall)}; completions: {_range(masked, rise_of_mean)} above",
+            f"all tokens: in the last epoch the mean is {_range(alone, rise_of_mean)} above its lowest, "
+            f"recall {_range(alone, last_recall)}; completions: {_range(masked, rise_of_mean)} above",
         ],
         [
             "the median correlates with the task far better than the mean (abstract)",
@@ -91,26 +93,34 @@ def _numbers(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _of_choices(found: dict[str, Any]) -> str:
+def _of_choices(found: dict[str, Any]) -> list[str]:
     alone, masked = (of_a(found, trained_on) for trained_on in ("all", "completion"))
-    differs = {
-        (each["trained_on"], each["scored_on"]): each
+    differs = next(
+        each
         for each in found["choices compared"]
-        if (each["pick"], each["less"]) == ("p50", "mean")
-    }
-    return f"""\
-* **Where prompts are masked the median's pick is no better than the mean's.** Trained and scored on completions,
-  the mean's picks recall {_range(masked, at_pick("mean"))} and the median's {_range(masked, at_pick("p50"))}:
-  {_points(differs["completion", "completion"])} points apart, by fact. The mean's pick is worse than the best epoch
-  by more than chance in {missed(masked, "mean")} of {len(masked)} runs, the median's in {missed(masked, "p50")}.
-* **On all tokens it is better, in {missed(alone, "mean")} of {len(alone)} seeds by far.** The mean's picks recall
-  {_each(alone, at_pick("mean"))} %, the median's {_each(alone, at_pick("p50"))} %.
-* **The tokens of the prompts are the cause, not those that are trained on.** The runs on all tokens, scored on
-  completions alone: the mean's picks recall {_range(alone, at_pick("mean", "completion"))}.
-* **p75 and p95 do not help.** On completions the median is saturated (under 0.01 nats at best) in
-  {saturated(masked)} of {len(masked)} runs, and its pick is as good as any: p75's recall
-  {_range(masked, at_pick("p75"))}, p95's {_range(masked, at_pick("p95"))}. On all tokens p95's recall
-  {_range(alone, at_pick("p95"))}: it is higher where recall is (Pearson {_numbers(alone, pearson("p95"))})."""
+        if (each["trained_on"], each["scored_on"]) == ("completion", "completion")
+        and (each["pick"], each["less"]) == ("p50", "mean")
+    )
+    return [
+        "**Where prompts are masked the median's pick is no better than the mean's.** Trained and scored on "
+        f"completions, the mean's picks recall {_range(masked, at_pick('mean'))}, the median's "
+        f"{_range(masked, at_pick('p50'))}; the median's less the mean's is {_points(differs)} points. Worse "
+        f"than the best epoch by more than chance: the mean's in {missed(masked, 'mean')} of {len(masked)} "
+        f"runs, the median's in {missed(masked, 'p50')}.",
+        f"**On all tokens it is far better, in {missed(alone, 'mean')} of {len(alone)} runs.** By seed the "
+        f"mean's picks recall {_each(alone, at_pick('mean'))} %, the median's {_each(alone, at_pick('p50'))} "
+        "%. In the other runs the mean fell nearly to the end: a single run can show either.",
+        "**What matters is which tokens are scored, not which are trained on.** Of the same runs on all "
+        "tokens, scored on completions alone, the mean's picks recall "
+        f"{_range(alone, at_pick('mean', 'completion'))}. The other way round, trained on completions and "
+        f"scored on all tokens, they recall {_each(masked, at_pick('mean', 'all'))} %, and the median's "
+        f"{_each(masked, at_pick('p50', 'all'))} %.",
+        "**p75 and p95 do not help.** On completions the median is saturated (under 0.01 nats at best) in "
+        f"{saturated(masked)} of {len(masked)} runs, and its pick is as good as p75's "
+        f"({_range(masked, at_pick('p75'))}) and p95's ({_range(masked, at_pick('p95'))}). On all tokens "
+        f"p95's picks recall {_range(alone, at_pick('p95'))}: p95 is higher where recall is (Pearson "
+        f"{_numbers(alone, pearson('p95'))}).",
+    ]
 
 
 def missed(runs: Sequence[Run], statistic: str) -> int:
