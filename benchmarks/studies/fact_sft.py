@@ -21,7 +21,7 @@ from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, wri
 from benchmarks.studies.fact_sft_parts.page import section, write_section
 from benchmarks.studies.fact_sft_parts.pictures import picture
 from benchmarks.studies.fact_sft_parts.training import run
-from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, Runs, runs_of, without_weights
+from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, Runs, ready, runs_of, without_weights
 from examples.resumable import results
 from lightning_pce.reports.html import report
 
@@ -72,7 +72,7 @@ def train(runs: Runs, processes: int) -> None:
     for unit in without_weights(runs):
         print(f"{unit.settings['name']} is done again: its weights are not there.", flush=True)
         unit.path.unlink()
-    results(runs.first, run, processes)
+    results(ready(runs), run, processes)
     results(runs.then, run, processes)
 
 

@@ -17,11 +17,13 @@ from benchmarks.studies.fact_sft_parts.comparisons import choices_compared, obje
 from benchmarks.studies.fact_sft_parts.training import PASS_AT, STATISTICS
 from benchmarks.studies.picks import Floats, picks_of
 from examples.resumable import Unit, read
+from lightning_pce.digest import quantile
 from lightning_pce.intervals import differences
 from lightning_pce.runs import History
 
 SCORINGS = {"all": "", "completion": "completion"}  # which tokens are scored, as a group of a history
 MOVED = ("mean", "p50", "p75", "p95", "p99")
+TAIL = ("p95", "p99")
 SETTINGS = ("seed", "trained_on", "objective", "wrong", "rate")
 PER_EPOCH = ("recall", *(f"pass_at_{n}" for n in PASS_AT), "right")
 
@@ -123,14 +125,28 @@ def _run(path: Path, result: dict[str, Any], starts: dict[str, Any]) -> dict[str
     }
 
 
-def _moved(path: Path, scoring: str) -> dict[str, list[float | None]]:
-    """By how much statistics of the last epoch are above those before training, with 95 % ends by fact."""
-    before = History.load(path).select(function="validate")[0]
-    after = after_epochs(path, scoring)[-1]
+def _moved(path: Path, scoring: str) -> dict[str, dict[str, list[float | None]]]:
+    """By how much a statistic is higher after the last epoch, with 95 % ends by fact.
+
+    ``since_start``: than before training; ``since_lowest``: than where it was lowest, from the start on.
+    """
     group = SCORINGS[scoring]
-    records = [(each.digest("ce", group), each.documents("ce", group)) for each in (before, after)]
-    found = differences(records[0], records[1], MOVED)
-    return {name: [_known(each.value), _known(each.low), _known(each.high)] for name, each in found.items()}
+    validations = [History.load(path).select(function="validate")[0], *after_epochs(path, scoring)]
+    records = [(each.digest("ce", group), each.documents("ce", group)) for each in validations]
+    since_start = differences(records[0], records[-1], MOVED)
+    since_lowest = {
+        name: differences(records[_lowest(records, name)], records[-1], [name])[name] for name in TAIL
+    }
+    return {
+        "since_start": {name: list(map(_known, each[:3])) for name, each in since_start.items()},
+        "since_lowest": {name: list(map(_known, each[:3])) for name, each in since_lowest.items()},
+    }
+
+
+def _lowest(records: Sequence[tuple[Any, Any]], percentile: str) -> int:
+    q = float(percentile.removeprefix("p")) / 100
+    values = [float(quantile(state, q)) for state, _ in records]
+    return values.index(min(values))
 
 
 def _known(value: float) -> float | None:

@@ -155,15 +155,16 @@ def _objectives(runs: Sequence[Run], part: str, end: str) -> str:
         return ""
     rows = [_objective(name, each) for name, each in _by_objective(own).items()]
     heads = ["objective", "recall, last epoch", "best epoch", "pass@1", "pass@8", "pass@64"]
-    heads += ["p95, last less start", "p99", "right objects", "wrong objects"]
+    heads += ["p95 since the start", "since its lowest", "p99 since the start", "since its lowest"]
+    heads += ["right objects", "wrong objects"]
     shares = "right and of the wrong objects"
     if part == "b":
         rows, heads, shares = [row[:-1] for row in rows], heads[:-1], "objects"
     return f"""\
 ### ({part}) {PARTS[part].capitalize()}, {ENDS[end]}
 
-Each seed, or the mean of the seeds (and their range). Expected pass@N after the last epoch; p95 and p99 of
-completions, in nats; the share of the {shares} in training that the model knows in the end.
+Each seed, or the mean of the seeds (and their range). Expected pass@N after the last epoch; by how much p95
+and p99 of completions are higher there, in nats; the share of the {shares} in training that are known.
 
 {table(heads, rows)}"""
 
@@ -172,7 +173,11 @@ def _objective(name: str, runs: Sequence[Run]) -> list[str]:
     last = " ".join(percent(run["recall"][-1]).removesuffix(" %") for run in runs)
     best = " ".join(percent(max(run["recall"][1:])).removesuffix(" %") for run in runs)
     passed = [spread([run[each][-1] for run in runs]) for each in PASSED]
-    moved = [spread([run["moved"]["completion"][each][0] for run in runs], 1) for each in ("p95", "p99")]
+    moved = [
+        spread([run["moved"]["completion"][since][each][0] for run in runs], 1)
+        for each in ("p95", "p99")
+        for since in ("since_start", "since_lowest")
+    ]
     known = [[run["training_set"][f"{which}_objects"] for run in runs] for which in ("right", "wrong")]
     return [name, f"{last} %", f"{best} %", *passed, *moved, *(spread(each) for each in known)]
 
@@ -231,7 +236,7 @@ def _rates(runs: Sequence[Run]) -> str:
             f"{run['rate']:g}",
             percent(run["recall"][-1]),
             percent(max(run["recall"][1:])),
-            *(interval(*run["moved"]["completion"][each], 1) for each in ("p95", "p99")),
+            *(interval(*run["moved"]["completion"]["since_start"][each], 1) for each in ("p95", "p99")),
         ]
         for name in dict.fromkeys(run["objective"] for run in weak)
         for run in own
@@ -239,7 +244,7 @@ def _rates(runs: Sequence[Run]) -> str:
     ]
     if not rows:
         return ""
-    heads = ["objective", "learning rate", "recall, last epoch", "best epoch", "p95, last less start", "p99"]
+    heads = ["objective", "learning rate", "recall, last epoch", "best epoch", "p95 since the start", "p99"]
     return f"""\
 ### Learning rates, from the untrained model, seed {first}
 

@@ -89,6 +89,20 @@ def without_weights(runs: Runs) -> list[Unit]:
     ]
 
 
+def ready(runs: Runs) -> list[Unit]:
+    """The first units, and those of the second whose weights are there.
+
+    Part a before the others, and of these all that have one seed before the next: when a study stops half way
+    it has every comparison, of fewer seeds.
+    """
+    begun = [unit for unit in runs.then if (unit.path.parent / unit.settings["start"]).exists()]
+    return sorted([*runs.first, *begun], key=lambda unit: _order(unit.settings))
+
+
+def _order(settings: dict[str, Any]) -> tuple[bool, int]:
+    return not settings["name"].startswith("a_"), settings["seed"]
+
+
 def _word(objective: str) -> str:
     """A name as part of a file's name."""
     return "_".join("".join(c if c.isalnum() or c == "." else " " for c in objective).split()).lower()
