@@ -28,10 +28,10 @@ SHOWN = "a_all_seed_0"  # the first run that was trained on prompts too; its rep
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("studies_out/masking"))
     parser.add_argument(
-        "--runs", type=Path, default=Path("studies_out/fact_sft"), help="--out of the fact study"
+        "--out", type=Path, help="default: studies_out/masking, with --quick another, as of --runs"
     )
+    parser.add_argument("--runs", type=Path, help="--out of the fact study (default: studies_out/fact_sft)")
     parser.add_argument("--model", help="as of the fact study")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--quick", action="store_true", help="on its quick runs: too small to show anything")
@@ -46,14 +46,17 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    units = runs_of(("a",), args.runs, args.model, QUICK if args.quick else FULL).first
+    ending = "_quick" if args.quick else ""
+    out = args.out or Path("studies_out", f"masking{ending}")
+    runs = args.runs or Path("studies_out", f"fact_sft{ending}")
+    units = runs_of(("a",), runs, args.model, QUICK if args.quick else FULL).first
     results(units, run, args.processes)
     found = numbers(units)
-    write_numbers(args.out / "masking.json", found)
-    picture(args.out / "masking.png", found)
+    write_numbers(out / "masking.json", found)
+    picture(out / "masking.png", found)
     print(section(found))
-    history = after_epochs(args.runs / "units" / f"{SHOWN}.jsonl", "completion")
-    page = report(history, args.out / "report.html", task="val_recall")
+    history = after_epochs(runs / "units" / f"{SHOWN}.jsonl", "completion")
+    page = report(history, out / "report.html", task="val_recall")
     print(f"See {page}, a report of the completions of {SHOWN}.")
     if args.write:
         write_numbers(HERE / "masking.json", found)

@@ -14,6 +14,11 @@ SINGLE = ("mean", "p50", "p75", "p95")
 LOWEST = ("mean", "p50", "p95")  # what one would keep without error bars
 PARTS = {"a": "(a) NLL", "b": "(b) five objectives", "c": "(c) wrong facts too"}
 SCORED = {"all": "all tokens scored", "completion": "completions scored"}
+TASKS = {
+    "cloze": "cloze accuracy",
+    "top_1": "top-1 accuracy",
+    "teacher_log_prob": "the teacher's likelihood of samples",
+}
 Picks = dict[str, Any]
 
 
@@ -71,7 +76,7 @@ def fact_choices(found: dict[str, Any]) -> list[Choice]:
 def student_choices(found: dict[str, Any]) -> list[Choice]:
     """Of the distillation's JSON: the students of a seed, by text and task."""
     return [
-        Choice("students", f"students on {each['text']}, by {each['task']}", None, each["picks"])
+        Choice("students", f"students on {each['text']}, by {TASKS[each['task']]}", None, each["picks"])
         for each in found["choices"]
     ]
 
