@@ -70,28 +70,40 @@ def test_by_lot_is_the_share_of_all_lists_that_hold_a_good_one():
 def test_each_run_is_two_choices_and_groups_are_told_apart():
     choices = fact_choices(FOUND)
     assert len(choices) == 6
-    assert [each.study for each in choices[::3]] == [
-        "checkpoints, all tokens scored",
-        "checkpoints, completions scored",
+    assert [each.study for each in choices[1:5]] == [
+        "checkpoints, all tokens trained on, completions scored",
+        "checkpoints, completions trained on and scored",
+        "checkpoints, completions trained on, all tokens scored",
+        "checkpoints, all tokens trained on and scored",
     ]
-    assert len({each.group for each in choices}) == 6
-    assert choices[5].picks is GOOD
+    assert [each.objective for each in choices] == [None, None, "1 - p"] * 2
+    assert {each.group for each in choices} == {
+        "(a) NLL, five seeds",
+        "(b) five objectives, from a checkpoint",
+    }
+    assert choices[5].picks is BAD
 
 
 def test_the_page_says_the_counts():
-    choices = [*fact_choices(FOUND), Choice("students", "students on x, by y", None, GOOD)]
+    students = Choice("students", "students on x, by y", None, None, GOOD)
+    choices = [*fact_choices(FOUND), students]
     said = sentences(choices)
-    assert (
-        "of 3 choices the shortlist, 1.3 of 4.0 candidates on average, holds a best one in 1 (33 %" in said[0]
+    assert said[0].startswith(
+        "**Checkpoints, completions trained on and scored**: of 2 choices the shortlist, "
     )
-    assert "the lowest mean in 3, the lowest median in 2" in said[0]
-    assert "the last checkpoint in 2" in said[0]
-    assert "holds a best one in 3 (100 %" in said[1]
-    assert "last checkpoint" not in said[2]
+    assert "2.0 of 4.0 candidates on average, holds a best one in 2 (100 %" in said[0]
+    assert "holds a best one in 0 (0 %" in said[2]
+    assert "the lowest mean in 2, the lowest median in 2" in said[2]
+    assert "the last checkpoint in 2" in said[2]
+    assert "last checkpoint" not in said[4]
     text = section(choices)
-    row = "| (a) NLL on completions, all tokens scored | 1 | 4 | 1.0 | 0 of 1: 0 % [0, 79] | 25 % | 0 of 1 |"
+    kind = "checkpoints, completions trained on, all tokens scored"
+    row = f"| {kind} | (a) NLL, five seeds | 1 | 4 | 1.0 | 0 of 1: 0 % [0, 79] | 25 % | 0 of 1 |"
     assert row in text
-    assert "| (b) five objectives, from a checkpoint | 1 - p | 1 | 0 | 1 | 1 | 1 | 1 | 1 | 0 | 1 |" in text
+    assert f"| {kind} | **all** | 2 |" in text
+    assert (
+        "| (b) five objectives, from a checkpoint | 1 - p | 0 of 1 | 1 | 1 | 1 | 1 of 1 | 1 | 0 | 1 |" in text
+    )
 
 
 def test_without_results_it_says_what_to_run(tmp_path, monkeypatch):

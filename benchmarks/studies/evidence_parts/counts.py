@@ -12,8 +12,9 @@ from benchmarks.studies.picks import share
 
 SINGLE = ("mean", "p50", "p75", "p95")
 LOWEST = ("mean", "p50", "p95")  # what one would keep without error bars
-PARTS = {"a": "(a) NLL", "b": "(b) five objectives", "c": "(c) wrong facts too"}
-SCORED = {"all": "all tokens scored", "completion": "completions scored"}
+PARTS = {"b": "(b) five objectives", "c": "(c) the same, wrong facts too"}
+ENDS = {"weak": "from the untrained model", "strong": "from a checkpoint"}
+TOKENS = {"all": "all tokens", "completion": "completions"}
 TASKS = {
     "cloze": "cloze accuracy",
     "top_1": "top-1 accuracy",
@@ -26,9 +27,12 @@ class Choice(NamedTuple):
     """One run and its checkpoints, or one family of students."""
 
     study: str
+    """Checkpoints by what is trained on and scored, or students."""
     group: str
     objective: str | None
-    """In training, where that differs within a group."""
+    """In training, where several are compared."""
+    scored: str | None
+    """``"all"`` tokens or those of the ``"completion"``, of checkpoints."""
     picks: Picks
     """What :func:`benchmarks.studies.picks.picks_of` returned."""
 
@@ -66,9 +70,13 @@ def fact_choices(found: dict[str, Any]) -> list[Choice]:
     """Of the fact study's JSON: each run twice, scored with and without prompts."""
     return [
         Choice(
-            f"checkpoints, {SCORED[scored]}", _group(run, scored), run["objective"], run["choices"][scored]
+            f"checkpoints, {_trained_and_scored(run, scored)}",
+            _group(run),
+            run["objective"] if run["part"] in PARTS else None,
+            scored,
+            run["choices"][scored],
         )
-        for scored in SCORED
+        for scored in ("completion", "all")
         for run in found["runs"]
     ]
 
@@ -76,7 +84,7 @@ def fact_choices(found: dict[str, Any]) -> list[Choice]:
 def student_choices(found: dict[str, Any]) -> list[Choice]:
     """Of the distillation's JSON: the students of a seed, by text and task."""
     return [
-        Choice("students", f"students on {each['text']}, by {TASKS[each['task']]}", None, each["picks"])
+        Choice("students", f"students on {each['text']}, by {TASKS[each['task']]}", None, None, each["picks"])
         for each in found["choices"]
     ]
 
@@ -140,12 +148,14 @@ def _behind(picks: Picks, labels: Sequence[str]) -> float:
     return float(picks["task"][picks["best"]] - max(picks["task"][label] for label in labels))
 
 
-def _group(run: dict[str, Any], scored: str) -> str:
-    if run["part"] == "a":
-        trained = {"all": "all tokens", "completion": "completions"}[run["trained_on"]]
-        return f"(a) NLL on {trained}, {SCORED[scored]}"
-    end = {"weak": "from the untrained model", "strong": "from a checkpoint"}[run["end"]]
-    return f"{PARTS[run['part']]}, {end}, {SCORED[scored]}"
+def _trained_and_scored(run: dict[str, Any], scored: str) -> str:
+    if run["trained_on"] == scored:
+        return f"{TOKENS[scored]} trained on and scored"
+    return f"{TOKENS[run['trained_on']]} trained on, {TOKENS[scored]} scored"
+
+
+def _group(run: dict[str, Any]) -> str:
+    return f"{PARTS[run['part']]}, {ENDS[run['end']]}" if run["part"] in PARTS else "(a) NLL, five seeds"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies.evidence_parts.counts import SCORED, SINGLE, Choice, Counts, counted
+from benchmarks.studies.evidence_parts.counts import SINGLE, TOKENS, Choice, Counts, counted, counts
 from benchmarks.studies.markdown import number, out_of, percent, percent_interval, table, with_section
 
 NAMES = {"mean": "mean", "p50": "median", "p75": "p75", "p95": "p95", "last": "last"}
+MISSED = {name: NAMES[name] for name in ("mean", "p50", "p95")}
 # Of students the last is the one with the whole KL, no last checkpoint.
 STUDENTS = "students"
 
@@ -56,12 +57,14 @@ def _said(study: str, found: Counts) -> str:
 
 
 def _shortlists(choices: Sequence[Choice]) -> str:
-    rows = [_shortlist(group, found) for group, found in counted(choices, lambda each: each.group).items()]
-    rows += [
-        _shortlist(f"**{study}**", found)
-        for study, found in counted(choices, lambda each: each.study).items()
-    ]
-    heads = ["", "choices", "candidates", "shortlist", "holds a best one", "by lot", "the very best"]
+    rows = []
+    for study in dict.fromkeys(each.study for each in choices):
+        own = [each for each in choices if each.study == study]
+        groups = counted(own, lambda each: each.group)
+        rows += [_shortlist(study, group, found) for group, found in groups.items()]
+        if len(groups) > 1:
+            rows.append(_shortlist(study, "**all**", counts([each.picks for each in own])))
+    heads = ["", "", "choices", "candidates", "shortlist", "holds a best one", "by lot", "the very best"]
     heads += ["lowest of three", "holds a best one"]
     return f"""\
 ### The shortlist
@@ -73,9 +76,10 @@ lowest mean, median and p95, without error bars.
 {table(heads, rows)}"""
 
 
-def _shortlist(group: str, found: Counts) -> list[str]:
+def _shortlist(study: str, group: str, found: Counts) -> list[str]:
     held = percent_interval(found.held / found.choices, found.held_low, found.held_high)
     return [
+        study,
         group,
         str(found.choices),
         number(found.candidates, 1).removesuffix(".0"),
@@ -91,6 +95,7 @@ def _shortlist(group: str, found: Counts) -> list[str]:
 def _single(choices: Sequence[Choice]) -> str:
     rows = [
         [
+            study,
             group,
             *(
                 "-" if name == "last" and study == STUDENTS else f"{missed} ({_behind(found, name)})"
@@ -102,7 +107,7 @@ def _single(choices: Sequence[Choice]) -> str:
         ]
         for (study, group), found in counted(choices, lambda each: (each.study, each.group)).items()
     ]
-    heads = ["", *(f"lowest {NAMES[name]}" for name in SINGLE), "last", "one by lot", "shortlist's best"]
+    heads = ["", "", *(f"lowest {NAMES[name]}" for name in SINGLE), "last", "one by lot", "shortlist's best"]
     return f"""\
 ### One candidate alone
 
@@ -118,35 +123,23 @@ def _behind(found: Counts, name: str) -> str:
 
 
 def _objectives(choices: Sequence[Choice]) -> str:
-    found = counted(
-        [each for each in choices if each.objective is not None],
-        lambda each: (each.group.rpartition(", ")[0], each.objective, each.study),
-    )
-    kinds = [f"checkpoints, {words}" for words in SCORED.values()]
+    of_objectives = [each for each in choices if each.objective is not None]
+    found = counted(of_objectives, lambda each: (each.group, each.objective, each.scored))
     rows = [
-        [
-            group,
-            objective,
-            str(one.choices),
-            *(cell for kind in kinds for cell in _cells(found.get((group, objective, kind)))),
-        ]
-        for (group, objective, kind), one in found.items()
-        if kind == kinds[0]
+        [group, objective, *(cell for scored in TOKENS for cell in _cells(found[group, objective, scored]))]
+        for group, objective in dict.fromkeys((each.group, each.objective) for each in of_objectives)
     ]
     if not rows:
         return ""
-    heads = [f"{words}: {what}" for words in SCORED.values() for what in ("held", "mean", "median", "p95")]
+    heads = [f"{words} scored: {what}" for words in TOKENS.values() for what in ("held", *MISSED.values())]
     return f"""\
 ### By objective
 
-How often the shortlist holds a best checkpoint, and how often the lowest mean, median and p95 miss it.
+In how many of the runs the shortlist holds a best checkpoint, and how many of the lowest mean, median and p95
+miss it. All are trained on completions.
 
-{table(["", "objective", "runs", *heads], rows)}"""
+{table(["", "objective", *heads], rows)}"""
 
 
-def _cells(found: Counts | None) -> list[str]:
-    return (
-        [str(found.held), *(str(found.missed[name]) for name in ("mean", "p50", "p95"))]
-        if found
-        else ["-"] * 4
-    )
+def _cells(found: Counts) -> list[str]:
+    return [out_of(found.held, found.choices), *(str(found.missed[name]) for name in MISSED)]
