@@ -84,16 +84,16 @@ def train(model: nn.Module, rows: Tensor, settings: dict[str, Any], loss_of_batc
     steps = settings["steps"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    losses = []
-    for numbers in batches(len(rows), steps, settings["batch"], settings["seed"]):
+    losses = torch.empty(steps, device=device())  # one tensor: many small ones kept would scatter the heap
+    for step, numbers in enumerate(batches(len(rows), steps, settings["batch"], settings["seed"])):
         batch = rows[numbers]
         loss = loss_of_batch(model(batch[:, :-1])[0], batch, numbers)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
-    parts = torch.stack(losses).cpu().tensor_split(min(10, steps))
+        losses[step] = loss.detach()
+    parts = losses.cpu().tensor_split(min(10, steps))
     return [round(float(part.mean()), 4) for part in parts]
 
 
