@@ -165,6 +165,29 @@ def test_what_follows_from_it_is_in_the_numbers():
     assert (missed["p50"], missed["p75"], missed["p95"]) == (3, 5, 5)
 
 
+def test_what_other_pages_say_of_it_is_in_the_numbers():
+    """docs/trust.md, decision.md and groups.md, and the README of the project."""
+    result = committed()
+
+    def recalled(trained_on, scored_on, name):
+        runs = cell(result, trained_on, scored_on)["runs"]
+        return [round(100 * run["picks"][name]["task"]) for run in runs]
+
+    def average(trained_on, scored_on, name):
+        runs = cell(result, trained_on, scored_on)["runs"]
+        return round(100 * np.mean([run["picks"][name]["task"] for run in runs]))
+
+    with_prompts, without = ("all", "all"), ("all", "completion")
+    assert (average(*with_prompts, "mean"), average(*with_prompts, "p50")) == (36, 98)
+    assert (average(*without, "mean"), average(*without, "p50")) == (98, 98)
+    assert (min(recalled(*with_prompts, "mean")), max(recalled(*with_prompts, "mean"))) == (4, 100)
+    assert set(recalled(*without, "mean")) == set(recalled(*without, "p50")) == {98, 99}
+    assert max(recalled("all", "all", "p95") + recalled("completion", "all", "p95")) == 2
+    masked = cell(result, "completion", "completion")
+    assert all("p50" in run["saturated"] for run in masked["runs"])
+    assert masked["missed"]["p50"] == 0
+
+
 @pytest.mark.slow
 def test_a_quick_study_trains_what_is_missing_and_nothing_twice(tmp_path):
     command = [sys.executable, "-m", "benchmarks.studies.masking", "--quick"]
