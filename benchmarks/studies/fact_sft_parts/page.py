@@ -164,8 +164,8 @@ def _objectives(runs: Sequence[Run], part: str, end: str) -> str:
 ### ({part}) {PARTS[part].capitalize()}, {ENDS[end]}
 
 Recall from epoch 0 on is the mean of the seeds, after the last epoch and at best that of each seed; other
-columns are means of the seeds (and their range). Expected pass@N after the last epoch; by how much p95 and p99
-of completions are higher there, in nats; the share of the {shares} in training that are known.
+columns are means of the seeds (and their range). Expected pass@N after the last epoch; by how much p95 and
+p99 of completions are higher there, in nats; the share of the {shares} in training that are known.
 
 {table(heads, rows)}"""
 
