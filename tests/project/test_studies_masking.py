@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.studies.fact_sft_parts.training import STATISTICS
 from benchmarks.studies.fact_sft_parts.units import Size, runs_of
+from benchmarks.studies.markdown import with_section
 from benchmarks.studies.masking_parts.numbers import CELLS, cell, numbers
 from benchmarks.studies.masking_parts.page import section, sentences
 from benchmarks.studies.masking_parts.picture import picture
@@ -20,6 +21,7 @@ from lightning_pce import PercentileCrossEntropy
 from lightning_pce.runs.history import write_validation
 
 ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "benchmarks" / "studies"
 FACTS = 40
 SIZE = Size(FACTS, 4, 2, 2, 1, (1e-4,), ("NLL",))
 # After each epoch: what a fact's two prompt tokens and its completion token cost, and how many are recalled.
@@ -135,6 +137,55 @@ def test_the_page_and_the_picture_are_made_of_the_numbers(found, tmp_path):
     assert "third party" in text
     picture(tmp_path / "masking.png", found)
     assert (tmp_path / "masking.png").stat().st_size > 20_000
+
+
+def committed():
+    return json.loads((STUDIES / "masking.json").read_text(encoding="utf-8"))
+
+
+def test_the_committed_page_says_what_the_committed_numbers_say():
+    page = (STUDIES / "README.md").read_text(encoding="utf-8")
+    assert with_section(page, "masking", section(committed())) == page
+
+
+def test_what_follows_from_it_is_in_the_numbers():
+    """The words below the section, which are not written by the study."""
+    result = committed()
+    assert result["seeds"] == [0, 1, 2, 3, 4]
+    for rise in result["rises"]:
+        assert rise["completion"]["change"] <= 0 <= rise["prompt"]["change"]
+    for trained_on in ("all", "completion"):
+        missed = cell(result, trained_on, "completion")["missed"]
+        assert missed["mean"] == missed["p50"] == missed["p75"] == 0
+    for each in result["beside the mean"]:
+        if each["scored_on"] == "completion" and each["pick"] == "p50":
+            assert max(map(abs, each["by_seed"])) < 0.01
+    assert cell(result, "all", "all")["missed"]["p50"] == 0
+    missed = cell(result, "completion", "all")["missed"]
+    assert (missed["p50"], missed["p75"], missed["p95"]) == (3, 5, 5)
+
+
+def test_what_other_pages_say_of_it_is_in_the_numbers():
+    """docs/trust.md, decision.md and groups.md, and the README of the project."""
+    result = committed()
+
+    def recalled(trained_on, scored_on, name):
+        runs = cell(result, trained_on, scored_on)["runs"]
+        return [round(100 * run["picks"][name]["task"]) for run in runs]
+
+    def average(trained_on, scored_on, name):
+        runs = cell(result, trained_on, scored_on)["runs"]
+        return round(100 * np.mean([run["picks"][name]["task"] for run in runs]))
+
+    with_prompts, without = ("all", "all"), ("all", "completion")
+    assert (average(*with_prompts, "mean"), average(*with_prompts, "p50")) == (36, 98)
+    assert (average(*without, "mean"), average(*without, "p50")) == (98, 98)
+    assert (min(recalled(*with_prompts, "mean")), max(recalled(*with_prompts, "mean"))) == (4, 100)
+    assert set(recalled(*without, "mean")) == set(recalled(*without, "p50")) == {98, 99}
+    assert max(recalled("all", "all", "p95") + recalled("completion", "all", "p95")) == 2
+    masked = cell(result, "completion", "completion")
+    assert all("p50" in run["saturated"] for run in masked["runs"])
+    assert masked["missed"]["p50"] == 0
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def choices_compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def objectives_compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Recall of each objective less that of NLL with the same facts, start and order of the data.
 
-    After the last epoch, and at the best epoch of either, which knows the answer.
+    After the first epoch and the last, and at the best epoch of each, which nobody knows beforehand.
     """
     found = []
     for part, end in (("b", "weak"), ("b", "strong"), ("c", "weak"), ("c", "strong")):
@@ -73,11 +73,12 @@ def objectives_compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
             pairs = [(by_seed[objective, seed], by_seed[BASE, seed]) for seed in seeds]
             if pairs:
                 names = {"part": part, "end": end, "objective": objective, "seeds": seeds}
-                last = paired([_facts(run, -1) - _facts(base, -1) for run, base in pairs])
-                best = paired(
-                    [_facts(run, best_of(run)) - _facts(base, best_of(base)) for run, base in pairs]
-                )
-                found.append({**names, "last": last, "best": best})
+                epochs = {"first": lambda run: 1, "last": lambda run: -1, "best": best_of}
+                differ = {
+                    name: paired([_facts(run, at(run)) - _facts(base, at(base)) for run, base in pairs])
+                    for name, at in epochs.items()
+                }
+                found.append(names | differ)
     return found
 
 

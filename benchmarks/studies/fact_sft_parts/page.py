@@ -154,7 +154,7 @@ def _objectives(runs: Sequence[Run], part: str, end: str) -> str:
     if not own:
         return ""
     rows = [_objective(name, each) for name, each in _by_objective(own).items()]
-    heads = ["objective", "recall, last epoch", "best epoch", "pass@1", "pass@8", "pass@64"]
+    heads = ["objective", "recall from epoch 0 on", "last epoch", "best epoch", "pass@1", "pass@8", "pass@64"]
     heads += ["p95 since the start", "since its lowest", "p99 since the start", "since its lowest"]
     heads += ["right objects", "wrong objects"]
     shares = "right and of the wrong objects"
@@ -163,15 +163,17 @@ def _objectives(runs: Sequence[Run], part: str, end: str) -> str:
     return f"""\
 ### ({part}) {PARTS[part].capitalize()}, {ENDS[end]}
 
-Each seed, or the mean of the seeds (and their range). Expected pass@N after the last epoch; by how much p95
-and p99 of completions are higher there, in nats; the share of the {shares} in training that are known.
+Recall from epoch 0 on is the mean of the seeds, after the last epoch and at best that of each seed; other
+columns are means of the seeds (and their range). Expected pass@N after the last epoch; by how much p95 and
+p99 of completions are higher there, in nats; the share of the {shares} in training that are known.
 
 {table(heads, rows)}"""
 
 
 def _objective(name: str, runs: Sequence[Run]) -> list[str]:
-    last = " ".join(percent(run["recall"][-1]).removesuffix(" %") for run in runs)
-    best = " ".join(percent(max(run["recall"][1:])).removesuffix(" %") for run in runs)
+    epochs = range(min(len(run["recall"]) for run in runs))
+    course = [sum(run["recall"][epoch] for run in runs) / len(runs) for epoch in epochs]
+    last, best = [run["recall"][-1] for run in runs], [max(run["recall"][1:]) for run in runs]
     passed = [spread([run[each][-1] for run in runs]) for each in PASSED]
     moved = [
         spread([run["moved"]["completion"][since][each][0] for run in runs], 1)
@@ -179,7 +181,8 @@ def _objective(name: str, runs: Sequence[Run]) -> list[str]:
         for since in ("since_start", "since_lowest")
     ]
     known = [[run["training_set"][f"{which}_objects"] for run in runs] for which in ("right", "wrong")]
-    return [name, f"{last} %", f"{best} %", *passed, *moved, *(spread(each) for each in known)]
+    recalls = [" ".join(number(100 * share, 0) for share in shares) + " %" for shares in (course, last, best)]
+    return [name, *recalls, *passed, *moved, *(spread(each) for each in known)]
 
 
 def _starts(runs: Sequence[Run]) -> str:
@@ -208,15 +211,14 @@ def _differences(found: dict[str, Any]) -> str:
         [
             f"({each['part']}) {each['end']}",
             each["objective"],
+            *_paired(each["first"]),
             *_paired(each["last"]),
-            *_paired(each["best"])[:2],
         ]
         for each in found["objectives compared"]
     ]
     if not rows:
         return ""
-    heads = ["", "objective", *(f"last epoch: {name}" for name in PAIRED)]
-    heads += [f"best epoch: {name}" for name in PAIRED[:2]]
+    heads = ["", "objective", *(f"{which} epoch: {name}" for which in ("first", "last") for name in PAIRED)]
     return f"""\
 ### Recall less that of NLL
 

@@ -170,7 +170,9 @@ def _rises(found: dict[str, Any]) -> str:
             _signed(rise["change"]),
             *(_part(rise[group]) for group in ("prompt", "completion")),
         ]
+        for trained_on in WORDS
         for rise in found["rises"]
+        if rise["trained_on"] == trained_on
     ]
     heads = ["trained on", "seed", "epochs", "lowest mean", "change", "of prompts", "of completions"]
     return f"""\
