@@ -20,6 +20,7 @@ from benchmarks.studies.topk_distillation_parts.page import section
 from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import Text, rows_of, split, token_ids, trained_tokenizer
 from benchmarks.studies.topk_distillation_parts.units import Size, label_of, models_of, name_of
+from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
 from examples.proxy_study_parts.models import build
 from examples.resumable import Unit, read, write_json
 from lightning_pce import PercentileCrossEntropy
@@ -349,6 +350,21 @@ def test_the_page_has_what_there_is(found):
         "precision": "torch.bfloat16",
     }
     assert "wrote at temperature\n  0.7" in section(found | {"stories": stories | {"cpu_seconds": 600.0}})
+
+
+def test_sentences_are_made_of_the_numbers(found):
+    said = verdicts(found)
+    assert "**Shakespeare**" in said
+    assert "The mean rises with each smaller K in 2 of 2 seeds" in said
+    assert "p5 at K = 1; p25 at K = 1; p75 at full" in said
+    assert "The best student, by seed: cloze accuracy full" in said
+    assert "half of all tokens from K = 10 on" in said
+    missed = [choice["picks"]["picks"]["p25"]["missed"] for choice in found["choices"]]
+    assert f"p25 in {sum(missed)}" in said
+    assert sum(missed) >= 6
+    theirs = beside_the_paper(found)
+    assert "Shakespeare: the mean is monotone in 2 of 2 seeds" in theirs
+    assert "of the seven means the 5th lowest" in theirs
 
 
 def test_the_picture_is_drawn_of_what_there_is(found, tmp_path):
