@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.studies.fact_sft_parts.numbers import write_numbers
+from benchmarks.studies.markdown import with_section
 from benchmarks.studies.topk_distillation_parts import measuring, stories, training
 from benchmarks.studies.topk_distillation_parts import text as text_module
 from benchmarks.studies.topk_distillation_parts.numbers import finished, numbers
-from benchmarks.studies.topk_distillation_parts.page import section
+from benchmarks.studies.topk_distillation_parts.page import NOT_YET, section, write_section
 from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import Text, rows_of, split, token_ids, trained_tokenizer
 from benchmarks.studies.topk_distillation_parts.units import Size, label_of, models_of, name_of
@@ -375,6 +376,21 @@ def test_the_picture_is_drawn_of_what_there_is(found, tmp_path):
 def test_written_numbers_are_read_back(found, tmp_path):
     write_numbers(tmp_path / "numbers.json", found)
     assert json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8")) == found
+
+
+def test_the_readme_says_what_the_results_say(tmp_path):
+    """Or that there are none."""
+    readme, results = (
+        ROOT / "benchmarks" / "studies" / name for name in ("README.md", "topk_distillation.json")
+    )
+    page = readme.read_text(encoding="utf-8")
+    if results.exists():
+        (tmp_path / "README.md").write_text(page, encoding="utf-8")
+        write_section(tmp_path / "README.md", json.loads(results.read_text(encoding="utf-8")))
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == page
+        assert (ROOT / "benchmarks" / "studies" / "topk_distillation.png").exists()
+    else:
+        assert with_section(page, "topk_distillation", NOT_YET) == page
 
 
 @pytest.mark.slow

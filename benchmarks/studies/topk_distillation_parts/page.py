@@ -27,6 +27,7 @@ from benchmarks.studies.topk_distillation_parts.reading import (
 from benchmarks.studies.topk_distillation_parts.units import TEACHER
 from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
 
+NOT_YET = "This study has not been run in full yet."  # the section as long as there are no results
 SHOWN = ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean")
 PICKED = ("mean", "p25", "p50", "p75", "p95")
 
@@ -82,7 +83,9 @@ def _texts(found: dict[str, Any]) -> str:
     for name, each in found["texts"].items():
         minutes = sum(each["cpu_seconds"].values()) / 60
         words = f"{each['training_tokens']:,} tokens to learn, {each['held_out_tokens']:,} held out"
-        lines.append(f"* {named(name)}: {words}; {each['models']} models, {minutes:.0f} CPU minutes.")
+        seeds = len(models_of_label(found, name, TEACHER))
+        cost = f"{each['models']} models, {minutes:.0f} CPU minutes"
+        lines.append(f"* {named(name)}: {words}; {seeds} seeds, {cost}.")
     stories = found["stories"]
     if stories is not None:
         kind, seeds = stories["precision"].removeprefix("torch."), len(stories["seeds"])
