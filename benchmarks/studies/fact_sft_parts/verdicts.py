@@ -117,11 +117,11 @@ def _of_choices(found: dict[str, Any]) -> list[str]:
         f"{_range(alone, at_pick('mean', 'completion'))}. The other way round, trained on completions and "
         f"scored on all tokens, they recall {_each(masked, at_pick('mean', 'all'))} %, and the median's "
         f"{_each(masked, at_pick('p50', 'all'))} %.",
-        "**p75 and p95 do not help.** On completions the median is saturated (under 0.01 nats at best) in "
-        f"{saturated(masked)} of {len(masked)} runs, and its pick is as good as p75's "
-        f"({_range(masked, at_pick('p75'))}) and p95's ({_range(masked, at_pick('p95'))}). On all tokens "
-        f"p75's picks recall {_each(alone, at_pick('p75'))} %, p95's {_range(alone, at_pick('p95'))}: p95 is "
-        "higher where recall is (Pearson "
+        "**Where the median saturates p75 and p95 choose no better.** On completions it is under 0.01 nats at "
+        f"best in {saturated(masked)} of {len(masked)} runs, and its pick is as good as p75's "
+        f"({_range(masked, at_pick('p75'))}) and p95's ({_range(masked, at_pick('p95'))}). On all tokens, "
+        f"where it is not, p75's picks recall {_each(alone, at_pick('p75'))} %, and p95's "
+        f"{_range(alone, at_pick('p95'))}: p95 is higher where recall is (Pearson "
         f"{_numbers(alone, pearson('p95'))}).",
     ]
 
