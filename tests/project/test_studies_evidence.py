@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.studies.evidence import choices_in, main
 from benchmarks.studies.evidence_parts.counts import Choice, by_lot, counts, fact_choices
-from benchmarks.studies.evidence_parts.page import section, sentences
+from benchmarks.studies.evidence_parts.page import in_short, section, sentences
 
 
 def picks(task, lowest, shortlist, not_worse):
@@ -30,6 +30,7 @@ def picks(task, lowest, shortlist, not_worse):
 
 
 GOOD = picks([0.1, 0.5, 0.9, 1.0], lowest=(2, 4, 4, 1), shortlist=[2, 4], not_worse=[3, 4])
+EASY = picks([0.0, 0.0], lowest=(1, 1, 1, 1), shortlist=[1], not_worse=[1, 2])
 BAD = picks([0.1, 0.9, 0.6, 0.2], lowest=(1, 1, 3, 4), shortlist=[1], not_worse=[2])
 
 
@@ -49,7 +50,8 @@ FOUND = {
 
 def test_counts_of_two_choices():
     found = counts([GOOD, BAD])
-    assert (found.choices, found.candidates, found.size) == (2, 4, 1.5)
+    assert (found.choices, found.easy, found.candidates, found.size) == (2, 0, 4, 1.5)
+    assert counts([GOOD, EASY]).easy == 1
     assert (found.held, found.best) == (1, 1)
     assert found.held_low < 0.5 < found.held_high
     assert found.missed == {"mean": 2, "p50": 1, "p75": 1, "p95": 2, "last": 1}
@@ -85,22 +87,38 @@ def test_each_run_is_two_choices_and_groups_are_told_apart():
 
 
 def test_the_page_says_the_counts():
-    students = Choice("students", "students on x, by y", None, None, GOOD)
-    choices = [*fact_choices(FOUND), students]
+    def students_of(picked):
+        return Choice("students", "students on x, by y", None, None, picked)
+
+    choices = [*fact_choices(FOUND), students_of(GOOD)]
     said = sentences(choices)
     assert said[0].startswith(
         "**Checkpoints, completions trained on and scored**: of 2 choices the shortlist, "
     )
     assert "2.0 of 4.0 candidates on average, holds a best one in 2 (100 %" in said[0]
     assert "holds a best one in 0 (0 %" in said[2]
-    assert "the lowest mean in 2, the lowest median in 2" in said[2]
+    assert "The lowest mean misses it in 2, the lowest median in 2" in said[2]
     assert "the last checkpoint in 2" in said[2]
     assert "last checkpoint" not in said[4]
+    lines = in_short(choices).split("* **")[1:]
+    assert [line.split("**")[0] for line in lines] == [
+        "Checkpoints scored on completions",
+        "Checkpoints scored on prompts too",
+        "Students of a teacher's top K",
+    ]
+    assert "holds a best one in 1 of 3 choices" in " ".join(lines[1].split())
+    assert "The lowest mean misses it in 3, the lowest median in 2, the lowest p95 in 3." in " ".join(
+        lines[1].split()
+    )
     text = section(choices)
     kind = "checkpoints, completions trained on, all tokens scored"
-    row = f"| {kind} | (a) NLL, five seeds | 1 | 4 | 1.0 | 0 of 1: 0 % [0, 79] | 25 % | 0 of 1 |"
+    row = f"| {kind} | (a) NLL, five seeds | 1 | 0 | 4 | 1.0 | 0 of 1: 0 % [0, 79] | 25 % | 0 of 1 |"
     assert row in text
     assert f"| {kind} | **all** | 2 |" in text
+    assert (
+        "choices (in 1 any candidate would do) the shortlist"
+        in sentences([*choices[:2], students_of(EASY)])[2]
+    )
     assert (
         "| (b) five objectives, from a checkpoint | 1 - p | 0 of 1 | 1 | 1 | 1 | 1 of 1 | 1 | 0 | 1 |" in text
     )

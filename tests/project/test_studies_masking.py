@@ -183,6 +183,8 @@ def test_what_other_pages_say_of_it_is_in_the_numbers():
     assert (min(recalled(*with_prompts, "mean")), max(recalled(*with_prompts, "mean"))) == (4, 100)
     assert set(recalled(*without, "mean")) == set(recalled(*without, "p50")) == {98, 99}
     assert max(recalled("all", "all", "p95") + recalled("completion", "all", "p95")) == 2
+    missed = [cell(result, *each)["missed"] for each in (with_prompts, without)]
+    assert [(each["mean"], each["p50"]) for each in missed] == [(4, 0), (0, 0)]
     masked = cell(result, "completion", "completion")
     assert all("p50" in run["saturated"] for run in masked["runs"])
     assert masked["missed"]["p50"] == 0
