@@ -188,6 +188,7 @@ def test_students_of_a_seed_differ_in_k_alone(tmp_path):
     ]
     assert torch.equal(begun[0]["embed.weight"], begun[1]["embed.weight"])
     assert not torch.equal(begun[0]["embed.weight"], begun[2]["embed.weight"])
+    assert begun[0]["place.weight"].std() < begun[0]["embed.weight"].std()  # or tokens drown in their places
     assert name_of("topics 1", 3, "K = 5") == "topics_1_seed_3_k_5"
 
 

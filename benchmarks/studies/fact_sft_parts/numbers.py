@@ -20,6 +20,7 @@ from examples.resumable import Unit, read
 from lightning_pce.digest import quantile
 from lightning_pce.intervals import differences
 from lightning_pce.runs import History
+from lightning_pce.runs.capability import capability
 
 SCORINGS = {"all": "", "completion": "completion"}  # which tokens are scored, as a group of a history
 MOVED = ("mean", "p50", "p75", "p95", "p99")
@@ -110,6 +111,7 @@ def _run(path: Path, result: dict[str, Any], starts: dict[str, Any]) -> dict[str
         "seconds": result["seconds"],
         "cpu_seconds": result["cpu_seconds"],
         "start": starts.get(settings["start"]),
+        "mean_p_before": _mean_p_before(path),
         "training_set": result["training_set"],
         **{name: [row[name] for row in rows] for name in PER_EPOCH},
         "mean_p_in_training": [row.get("mean_p_in_training") for row in rows],
@@ -141,6 +143,13 @@ def _moved(path: Path, scoring: str) -> dict[str, dict[str, list[float | None]]]
         "since_start": {name: list(map(_known, each[:3])) for name, each in since_start.items()},
         "since_lowest": {name: list(map(_known, each[:3])) for name, each in since_lowest.items()},
     }
+
+
+def _mean_p_before(path: Path) -> list[float | None]:
+    """Of the tokens of completions in validation, before training, with its 95 % ends by fact."""
+    before = History.load(path).select(function="validate")[0]
+    found = capability(before.digest("ce", "completion"), before.documents("ce", "completion")).mean
+    return list(map(_known, found[:3]))
 
 
 def _lowest(records: Sequence[tuple[Any, Any]], percentile: str) -> int:

@@ -186,24 +186,35 @@ def _objective(name: str, runs: Sequence[Run]) -> list[str]:
 
 
 def _starts(runs: Sequence[Run]) -> str:
-    own = {run["seed"]: run for run in runs if run["end"] == "strong" and run["start"] is not None}
-    if not own:
+    """Each seed and end once, as part b has it: its facts and validation are those of part c."""
+    first = {(run["end"], run["seed"]): run for run in runs if run["part"] == "b" and run["rate"] == RATE}
+    if not first:
         return ""
     rows = [
         [
+            ENDS[end],
             str(seed),
-            str(run["start"]["epoch"]),
-            number(run["start"]["mean_p"]),
-            percent(run["start"]["right_objects"]),
+            *_start(run["start"]),
+            interval(*run["mean_p_before"]),
             percent(run["recall"][0]),
         ]
-        for seed, run in sorted(own.items())
+        for (end, seed), run in sorted(first.items(), reverse=True)
     ]
-    heads = ["seed", "epoch of NLL", "mean p on the training set", "objects known there", "recall"]
+    heads = ["start", "seed", "epoch of NLL", "mean p in training", "objects known there"]
+    heads += ["mean p in validation", "recall"]
     return f"""\
-### The checkpoints that (b) and (c) go on from
+### (b), (c) Where they start
+
+Mean p is that of the tokens of completions, which says how strong a start is. In validation it is read from
+the history by our `capability`, with its 95 % interval by fact.
 
 {table(heads, rows)}"""
+
+
+def _start(start: dict[str, Any] | None) -> list[str]:
+    if start is None:
+        return ["-", "-", "-"]
+    return [str(start["epoch"]), number(start["mean_p"]), percent(start["right_objects"])]
 
 
 def _differences(found: dict[str, Any]) -> str:

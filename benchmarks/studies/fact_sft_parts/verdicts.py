@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import Any
 
+from benchmarks.studies.fact_sft_parts.comparisons import of_objectives
 from benchmarks.studies.markdown import interval, number, table
 
 Run = dict[str, Any]
 WIDTH = 116
+LEANING = ("1 - p", "p^10", "NLL at p >= 0.2")  # towards what the model believes already
 
 
 def verdicts(found: dict[str, Any]) -> str:
     """Sentences on the full results."""
     lines = [
         fill(each, WIDTH, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
-        for each in _of_choices(found)
+        for each in (*_of_choices(found), *_of_the_weak_end(found))
     ]
     return "### What came out\n\n" + "\n".join(lines) + "\n"
 
@@ -87,9 +89,9 @@ def _range(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def _numbers(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
+def _numbers(runs: Sequence[Run], value: Callable[[Run], float], digits: int = 2) -> str:
     """The lowest and the highest number: ``-0.91 to -0.87``."""
-    low, high = (number(end(map(value, runs))) for end in (min, max))
+    low, high = (number(end(map(value, runs)), digits) for end in (min, max))
     return low if low == high else f"{low} to {high}"
 
 
@@ -109,7 +111,7 @@ def _of_choices(found: dict[str, Any]) -> list[str]:
         f"runs, the median's in {missed(masked, 'p50')}.",
         f"**On all tokens it is far better, in {missed(alone, 'mean')} of {len(alone)} runs.** By seed the "
         f"mean's picks recall {_each(alone, at_pick('mean'))} %, the median's {_each(alone, at_pick('p50'))} "
-        "%. In the other runs the mean fell nearly to the end: a single run can show either.",
+        "%. Else the mean has fallen nearly to the end: a single run can show either.",
         "**What matters is which tokens are scored, not which are trained on.** Of the same runs on all "
         "tokens, scored on completions alone, the mean's picks recall "
         f"{_range(alone, at_pick('mean', 'completion'))}. The other way round, trained on completions and "
@@ -118,9 +120,56 @@ def _of_choices(found: dict[str, Any]) -> list[str]:
         "**p75 and p95 do not help.** On completions the median is saturated (under 0.01 nats at best) in "
         f"{saturated(masked)} of {len(masked)} runs, and its pick is as good as p75's "
         f"({_range(masked, at_pick('p75'))}) and p95's ({_range(masked, at_pick('p95'))}). On all tokens "
-        f"p95's picks recall {_range(alone, at_pick('p95'))}: p95 is higher where recall is (Pearson "
+        f"p75's picks recall {_each(alone, at_pick('p75'))} %, p95's {_range(alone, at_pick('p95'))}: p95 is "
+        "higher where recall is (Pearson "
         f"{_numbers(alone, pearson('p95'))}).",
     ]
+
+
+def _of_the_weak_end(found: dict[str, Any]) -> list[str]:
+    nll, dco = (of_objective(found, "b", "weak", name) for name in ("NLL", "DCO, N = 8"))
+    leaning = [run for name in LEANING for run in of_objective(found, "b", "weak", name)]
+    plain = of_objective(found, "b", "weak", "1 - p")
+    return [
+        "**From the untrained model only NLL and DCO learn the facts.** After 6 epochs NLL recalls "
+        f"{_each(nll, last_recall)} %, DCO {_each(dco, last_recall)} %; 1 - p, p^10 and NLL at p >= 0.2 "
+        f"recall {_range(leaning, last_recall)}. Mean p of completions is {_numbers(nll, mean_p_before)} "
+        "there.",
+        "**There these three make the tail longer, NLL and DCO make it shorter.** After the three p95 of "
+        f"completions is {_numbers(leaning, moved('p95'), 0)} nats higher than before training and p99 "
+        f"{_numbers(leaning, moved('p99'), 0)}; after NLL and DCO p95 is "
+        f"{_numbers([*nll, *dco], down('p95'), 0)} lower and p99 {_numbers([*nll, *dco], down('p99'), 0)}.",
+        "**The median alone would have called one of them a success.** Under 1 - p it falls from "
+        f"{_numbers(plain, at_epoch('p50', 0), 1)} to {_numbers(plain, at_epoch('p50', -1))} nats, as what "
+        f"follows the objects is learned, while recall stays at {_range(plain, last_recall)}. The mean, "
+        f"{_numbers(plain, at_epoch('mean', -1), 1)}, is about that of the start.",
+    ]
+
+
+def of_objective(found: dict[str, Any], part: str, end: str, objective: str) -> list[Run]:
+    """The runs of an objective, by seed."""
+    own = [run for run in of_objectives(found["runs"], part, end) if run["objective"] == objective]
+    return sorted(own, key=lambda run: run["seed"])
+
+
+def mean_p_before(run: Run) -> float:
+    """Of the tokens of completions in validation."""
+    return run["mean_p_before"][0]
+
+
+def at_epoch(statistic: str, epoch: int) -> Callable[[Run], float]:
+    """A statistic of completions."""
+    return lambda run: run["completion"][statistic][epoch]
+
+
+def moved(statistic: str, since: str = "since_start") -> Callable[[Run], float]:
+    """By how much a statistic of completions is higher after the last epoch."""
+    return lambda run: run["moved"]["completion"][since][statistic][0]
+
+
+def down(statistic: str) -> Callable[[Run], float]:
+    """By how much it is lower than before training."""
+    return lambda run: -moved(statistic)(run)
 
 
 def missed(runs: Sequence[Run], statistic: str) -> int:

@@ -33,7 +33,7 @@ def picture(found: dict[str, Any], path: Path) -> None:
         _against_teacher(row[0], students)
         _by_k(row[1], by_label, STATISTICS, lambda model, name: model["ce"][name])
         _by_k(row[2], by_label, ACCURACIES, lambda model, name: model["tasks"][name][0])
-        row[2].yaxis.set_major_formatter(PercentFormatter(1))
+        row[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _samples(row[3], by_label)
         row[0].set_ylabel(f"{TEXTS.get(text, text)}\nnats")
     titles = (
