@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies.evidence_parts.counts import SINGLE, TOKENS, Choice, Counts, counted, counts
+from benchmarks.studies.evidence_parts.counts import PARTS, SINGLE, TOKENS, Choice, Counts, counted, counts
 from benchmarks.studies.markdown import number, out_of, percent, percent_interval, table, with_section
 
 NAMES = {"mean": "mean", "p50": "median", "p75": "p75", "p95": "p95", "last": "last"}
@@ -48,7 +48,7 @@ def in_short(choices: Sequence[Choice]) -> str:
 def _in_short(kind: str, found: Counts) -> str:
     text = (
         f"* **{kind}**: the shortlist holds a best one in {out_of(found.held, found.choices)} choices, with "
-        f"{number(found.size, 1)} of {number(found.candidates, 1)} candidates on average; as many drawn by "
+        f"{_average(found.size)} of {_average(found.candidates)} candidates on average; as many drawn by "
         f"lot would in {percent(found.held_by_lot)}. {_misses(found, MISSED)}."
     )
     # A line that begins with % would be a comment in the site.
@@ -69,9 +69,17 @@ Does the shortlist of our own `verdict`, which sees the loss alone, keep the che
 best? These are all {len(choices)} choices of the studies above. A candidate **misses** the best if it is
 worse in the task by more than chance (paired by fact or line, 95 %); a list **holds a best one** if one of
 it does not. **By lot**: what as many candidates drawn by chance do; where most are good anybody keeps one.
-
+{_missing(choices)}
     python -m benchmarks.studies.evidence
 """
+
+
+def _missing(choices: Sequence[Choice]) -> str:
+    """Which studies there is nothing of."""
+    groups = " ".join(each.group for each in choices)
+    missing = [f"facts ({part})" for part in PARTS if PARTS[part] not in groups]
+    missing += [] if any(each.study == STUDENTS for each in choices) else ["distillation"]
+    return f"\n**Not run yet: {', '.join(missing)}.**\n" if missing else ""
 
 
 def _said(study: str, found: Counts) -> str:
@@ -79,8 +87,8 @@ def _said(study: str, found: Counts) -> str:
     last = "" if study == STUDENTS else f", the last checkpoint in {found.missed['last']}"
     easy = f" (in {found.easy} any candidate would do)" if found.easy else ""
     return (
-        f"**{study.capitalize()}**: of {found.choices} choices{easy} the shortlist, {number(found.size, 1)} "
-        f"of {number(found.candidates, 1)} candidates on average, holds a best one in {found.held} "
+        f"**{study.capitalize()}**: of {found.choices} choices{easy} the shortlist, {_average(found.size)} "
+        f"of {_average(found.candidates)} candidates on average, holds a best one in {found.held} "
         f"({percent(found.held / found.choices)} [{low}, {high}]); as many by lot would in "
         f"{percent(found.held_by_lot)}. {_misses(found, SINGLE)}{last}, and one drawn by lot in "
         f"{percent(found.missed_by_lot)}."
@@ -114,7 +122,7 @@ def _shortlist(study: str, group: str, found: Counts) -> list[str]:
         group,
         str(found.choices),
         str(found.easy),
-        number(found.candidates, 1).removesuffix(".0"),
+        _average(found.candidates),
         number(found.size, 1),
         f"{out_of(found.held, found.choices)}: {held}",
         percent(found.held_by_lot),
@@ -153,6 +161,10 @@ share, or in nats of a likelihood.
 
 def _group(choice: Choice) -> str:
     return choice.group
+
+
+def _average(value: float) -> str:
+    return number(value, 1).removesuffix(".0")
 
 
 def _behind(found: Counts, name: str) -> str:
