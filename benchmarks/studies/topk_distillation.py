@@ -25,6 +25,7 @@ from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import QUICK_TEXTS, TEXTS
 from benchmarks.studies.topk_distillation_parts.training import run
 from benchmarks.studies.topk_distillation_parts.units import QUICK, Size, models_of
+from benchmarks.studies.topk_distillation_parts.verdicts import verdicts
 from examples.resumable import Unit, results
 from lightning_pce.reports.html import report
 
@@ -73,7 +74,7 @@ def main() -> None:
         results(models.students, run, args.processes)
         units += [*models.teachers, *models.students]
     found = numbers(units, pieces)
-    text = section(found)
+    text = section(found, verdicts(found))
     write_numbers(out / "topk_distillation.json", found)
     (out / "topk_distillation.md").write_text(text, encoding="utf-8", newline="\n")
     picture(found, out / "topk_distillation.png")

@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.studies.fact_sft_parts.numbers import write_numbers
+from benchmarks.studies.markdown import with_section
 from benchmarks.studies.topk_distillation_parts import measuring, stories, training
 from benchmarks.studies.topk_distillation_parts import text as text_module
 from benchmarks.studies.topk_distillation_parts.numbers import finished, numbers
-from benchmarks.studies.topk_distillation_parts.page import section
+from benchmarks.studies.topk_distillation_parts.page import NOT_YET, section, write_section
 from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import Text, rows_of, split, token_ids, trained_tokenizer
 from benchmarks.studies.topk_distillation_parts.units import Size, label_of, models_of, name_of
+from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
 from examples.proxy_study_parts.models import build
 from examples.resumable import Unit, read, write_json
 from lightning_pce import PercentileCrossEntropy
@@ -351,6 +353,21 @@ def test_the_page_has_what_there_is(found):
     assert "wrote at temperature\n  0.7" in section(found | {"stories": stories | {"cpu_seconds": 600.0}})
 
 
+def test_sentences_are_made_of_the_numbers(found):
+    said = verdicts(found)
+    assert "**Shakespeare**" in said
+    assert "The mean rises with each smaller K in 2 of 2 seeds" in said
+    assert "p5 at K = 1; p25 at K = 1; p75 at full" in said
+    assert "The best student, by seed: cloze accuracy full" in said
+    assert "half of all tokens from K = 10 on" in said
+    missed = [choice["picks"]["picks"]["p25"]["missed"] for choice in found["choices"]]
+    assert f"p25 in {sum(missed)}" in said
+    assert sum(missed) >= 6
+    theirs = beside_the_paper(found)
+    assert "Shakespeare: the mean is monotone in 2 of 2 seeds" in theirs
+    assert "of the seven means the 5th lowest" in theirs
+
+
 def test_the_picture_is_drawn_of_what_there_is(found, tmp_path):
     picture(found, tmp_path / "all.png")
     assert (tmp_path / "all.png").stat().st_size > 50_000
@@ -359,6 +376,21 @@ def test_the_picture_is_drawn_of_what_there_is(found, tmp_path):
 def test_written_numbers_are_read_back(found, tmp_path):
     write_numbers(tmp_path / "numbers.json", found)
     assert json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8")) == found
+
+
+def test_the_readme_says_what_the_results_say(tmp_path):
+    """Or that there are none."""
+    readme, results = (
+        ROOT / "benchmarks" / "studies" / name for name in ("README.md", "topk_distillation.json")
+    )
+    page = readme.read_text(encoding="utf-8")
+    if results.exists():
+        (tmp_path / "README.md").write_text(page, encoding="utf-8")
+        write_section(tmp_path / "README.md", json.loads(results.read_text(encoding="utf-8")))
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == page
+        assert (ROOT / "benchmarks" / "studies" / "topk_distillation.png").exists()
+    else:
+        assert with_section(page, "topk_distillation", NOT_YET) == page
 
 
 @pytest.mark.slow

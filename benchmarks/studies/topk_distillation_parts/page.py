@@ -16,18 +16,20 @@ from benchmarks.studies.markdown import (
     table,
     with_section,
 )
-from benchmarks.studies.topk_distillation_parts.units import FULL, TEACHER
+from benchmarks.studies.topk_distillation_parts.reading import (
+    TASKS,
+    Model,
+    choices_of,
+    labels_of,
+    models_of_label,
+    named,
+)
+from benchmarks.studies.topk_distillation_parts.units import TEACHER
 from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
 
+NOT_YET = "This study has not been run in full yet."  # the section as long as there are no results
 SHOWN = ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean")
 PICKED = ("mean", "p25", "p50", "p75", "p95")
-TASKS = {
-    "cloze": "cloze accuracy",
-    "top_1": "top-1 accuracy",
-    "teacher_log_prob": "teacher's log p of samples",
-}
-TEXTS = {"shakespeare": "Shakespeare", "bible": "the Bible", "stories": "stories"}
-Model = dict[str, Any]
 
 
 def write_section(path: Path, found: dict[str, Any]) -> None:
@@ -81,7 +83,9 @@ def _texts(found: dict[str, Any]) -> str:
     for name, each in found["texts"].items():
         minutes = sum(each["cpu_seconds"].values()) / 60
         words = f"{each['training_tokens']:,} tokens to learn, {each['held_out_tokens']:,} held out"
-        lines.append(f"* {_text(name)}: {words}; {each['models']} models, {minutes:.0f} CPU minutes.")
+        seeds = len(models_of_label(found, name, TEACHER))
+        cost = f"{each['models']} models, {minutes:.0f} CPU minutes"
+        lines.append(f"* {named(name)}: {words}; {seeds} seeds, {cost}.")
     stories = found["stories"]
     if stories is not None:
         kind, seeds = stories["precision"].removeprefix("torch."), len(stories["seeds"])
@@ -110,7 +114,7 @@ def _losses(found: dict[str, Any]) -> str:
                 cell = spread([model["ce"][name] for model in models])
                 lowest = label == min(students, key=means[name].__getitem__)
                 cells.append(f"**{cell}**" if lowest else cell)
-            rows.append([_text(text), label, *cells])
+            rows.append([named(text), label, *cells])
     heads = ["text", "", *(name.replace("_", " ") for name in SHOWN)]
     return f"""\
 ### Cross-entropy on held-out text
@@ -131,7 +135,7 @@ def _crossings(found: dict[str, Any]) -> str:
             covered = "" if k is None else percent_spread([each["within_top"][str(k)] for each in teachers])
             rows.append(
                 [
-                    _text(text),
+                    named(text),
                     label,
                     covered,
                     " ".join(map(_crossing, shapes)),
@@ -170,7 +174,7 @@ def _tasks(found: dict[str, Any]) -> str:
             ]
             rows.append(
                 [
-                    _text(text),
+                    named(text),
                     label,
                     percent_spread(of("cloze"), 1),
                     percent_spread(of("top_1"), 1),
@@ -193,7 +197,7 @@ def _differences(found: dict[str, Any]) -> str:
     for each in found["less full"]:
         by_label.setdefault((each["text"], each["label"]), {})[each["task"]] = each
     rows = [
-        [_text(text), label, *(_paired(each[task], task) for task in TASKS)]
+        [named(text), label, *(_paired(each[task], task) for task in TASKS)]
         for (text, label), each in by_label.items()
     ]
     return f"""\
@@ -219,7 +223,7 @@ def _paired(each: dict[str, Any], task: str) -> str:
 def _orders(found: dict[str, Any]) -> str:
     rows = []
     for text, task in _texts_and_tasks(found):
-        choices = _choices(found, text, task)
+        choices = choices_of(found, text, task)
         cells = []
         for name in SHOWN:
             rho = [each["picks"]["correlation"][name]["spearman"] for each in choices]
@@ -227,7 +231,7 @@ def _orders(found: dict[str, Any]) -> str:
             cell = f"{spread(rho)} / {spread(tau)}"
             known = [value for value in rho if value is not None]
             cells.append(f"**{cell}**" if known and sum(known) > 0 else cell)
-        rows.append([_text(text), TASKS[task], *cells])
+        rows.append([named(text), TASKS[task], *cells])
     heads = ["text", "task", *(name.replace("_", " ") for name in SHOWN)]
     return f"""\
 ### Which statistic orders the students as a task does?
@@ -241,11 +245,11 @@ highest). A loss that follows the task has a negative one, -1 at best; the wrong
 def _picks(found: dict[str, Any]) -> str:
     rows = []
     for text, task in _texts_and_tasks(found):
-        for choice in _choices(found, text, task):
+        for choice in choices_of(found, text, task):
             picks = choice["picks"]
             rows.append(
                 [
-                    _text(text),
+                    named(text),
                     TASKS[task],
                     str(choice["seed"]),
                     f"{picks['best']}: {_value(picks['task'][picks['best']], task)}",
@@ -293,29 +297,9 @@ def _signed(each: Sequence[float | None]) -> str:
     return f"**{text}**" if sure else text
 
 
-def labels_of(found: dict[str, Any]) -> list[str]:
-    """The teacher, then students from the whole distribution to the smallest K."""
-    labels = dict.fromkeys(model["label"] for model in found["models"])
-    few = [label for label in labels if label not in (TEACHER, FULL)]
-    return [TEACHER, FULL, *reversed(few)]
-
-
-def models_of_label(found: dict[str, Any], text: str, label: str) -> list[Model]:
-    """One of each seed."""
-    return [model for model in found["models"] if (model["text"], model["label"]) == (text, label)]
-
-
-def _choices(found: dict[str, Any], text: str, task: str) -> list[dict[str, Any]]:
-    return [each for each in found["choices"] if (each["text"], each["task"]) == (text, task)]
-
-
 def _texts_and_tasks(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [(text, task) for text in found["texts"] for task in TASKS]
 
 
 def _mean(models: Sequence[Model], value: Callable[[Model], float]) -> float:
     return sum(map(value, models)) / len(models)
-
-
-def _text(name: str) -> str:
-    return TEXTS.get(name, name)

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from benchmarks.studies.topk_distillation_parts.page import TEXTS, labels_of, models_of_label
+from benchmarks.studies.topk_distillation_parts.reading import Model, labels_of, models_of_label, named
 from benchmarks.studies.topk_distillation_parts.units import TEACHER
 
-Model = dict[str, Any]
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 STATISTICS = {"mean": "#D55E00", "p25": "#009E73", "p50": "#0072B2"}
@@ -35,7 +34,7 @@ def picture(found: dict[str, Any], path: Path) -> None:
         _by_k(row[2], by_label, ACCURACIES, lambda model, name: model["tasks"][name][0])
         row[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _samples(row[3], by_label)
-        row[0].set_ylabel(f"{TEXTS.get(text, text)}\nnats")
+        row[0].set_ylabel(f"{named(text)}\nnats")
     titles = (
         "student less teacher, by percentile",
         "cross-entropy, nats",
