@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.studies.fact_sft_parts.comparisons import best_of, paired, picked
 from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, right_facts, write_numbers
-from benchmarks.studies.fact_sft_parts.page import section
+from benchmarks.studies.fact_sft_parts.page import MISSING, section
 from benchmarks.studies.fact_sft_parts.pictures import picture
 from benchmarks.studies.fact_sft_parts.training import STATISTICS
-from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, ready, runs_of, without_weights
+from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, ready, runs_of, without_weights
 from benchmarks.studies.fact_sft_parts.verdicts import (
     LEANING,
     at_epoch,
@@ -77,7 +77,19 @@ def test_what_the_page_says_in_words_of_picks_is_in_the_results(committed):
     assert min(map(pearson("p95"), alone)) > 0.8
 
 
+def test_the_page_names_the_parts_that_are_missing(committed):
+    there = {run["part"] for run in committed["runs"]}
+    text = section(committed, verdicts(committed))
+    missing = [f"({part})" for part in PARTS if part not in there]
+    assert (MISSING in text) == bool(missing)
+    assert not missing or f"{MISSING} {' and '.join(missing)}." in text
+    assert [f"({part})" for part in "bc" if f"### ({part})" not in text] == missing
+
+
 def test_what_the_page_says_in_words_of_the_weak_end_is_in_the_results(committed):
+    if "b" not in {run["part"] for run in committed["runs"]}:
+        assert "From the untrained model only" not in verdicts(committed)
+        return
     nll, dco = (of_objective(committed, "b", "weak", name) for name in ("NLL", "DCO, N = 8"))
     leaning = [run for name in LEANING for run in of_objective(committed, "b", "weak", name)]
     plain = of_objective(committed, "b", "weak", "1 - p")
