@@ -357,6 +357,7 @@ def test_sentences_are_made_of_the_numbers(found):
     said = verdicts(found)
     assert "**Shakespeare**" in said
     assert "The mean rises with each smaller K in 2 of 2 seeds" in said
+    assert "in the last tenth of its training it was 1.00." in said
     assert "p5 at K = 1; p25 at K = 1; p75 at full" in said
     assert "The best student, by seed: cloze accuracy full" in said
     assert "half of all tokens from K = 10 on" in said

@@ -41,7 +41,8 @@ def _of_mean(found: dict[str, Any], text: str) -> str:
     return (
         f"The mean rises with each smaller K in {out_of(sum(rising), len(rising))} seeds, from "
         f"{_values(found, text, FULL, 'mean')} ({FULL}) to {_values(found, text, 'K = 1', 'mean')} (K = 1); "
-        f"the teacher's is {_values(found, text, TEACHER, 'mean')}."
+        f"the teacher's is {_values(found, text, TEACHER, 'mean')}, and in the last tenth of its training it was "
+        f"{spread([model['training_loss'][-1] for model in models_of_label(found, text, TEACHER)])}."
     )
 
 
