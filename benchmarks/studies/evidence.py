@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.evidence_parts.counts import Choice, fact_choices, student_choices
-from benchmarks.studies.evidence_parts.page import section, write_section
+from benchmarks.studies.evidence_parts.page import in_short, section, write
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--fact-sft", type=Path, default=HERE / "fact_sft.json")
     parser.add_argument("--distillation", type=Path, default=HERE / "topk_distillation.json")
-    parser.add_argument("--write", action="store_true", help="also README.md")
+    parser.add_argument("--write", action="store_true", help="also this folder's README.md and the project's")
     return parser.parse_args()
 
 
@@ -45,7 +46,8 @@ def main() -> None:
         raise SystemExit(f"There is neither {args.fact_sft} nor {args.distillation}: run the studies first.")
     print(section(choices))
     if args.write:
-        write_section(HERE / "README.md", choices)
+        write(HERE / "README.md", section(choices))
+        write(ROOT / "README.md", in_short(choices))
 
 
 def _read(path: Path) -> dict[str, Any]:

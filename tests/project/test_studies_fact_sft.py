@@ -11,10 +11,24 @@ import pytest
 
 from benchmarks.studies.fact_sft_parts.comparisons import best_of, paired, picked
 from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, right_facts, write_numbers
-from benchmarks.studies.fact_sft_parts.page import section
+from benchmarks.studies.fact_sft_parts.page import MISSING, section
 from benchmarks.studies.fact_sft_parts.pictures import picture
 from benchmarks.studies.fact_sft_parts.training import STATISTICS
-from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, ready, runs_of, without_weights
+from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, ready, runs_of, without_weights
+from benchmarks.studies.fact_sft_parts.verdicts import (
+    LEANING,
+    at_epoch,
+    at_pick,
+    last_recall,
+    missed,
+    of_a,
+    of_objective,
+    pearson,
+    rise_of_mean,
+    saturated,
+    verdicts,
+)
+from benchmarks.studies.markdown import with_section
 from benchmarks.studies.picks import picks_of
 from examples.resumable import write_json
 from lightning_pce import digest, intervals
@@ -22,7 +36,72 @@ from lightning_pce.runs.history import History, write_validation
 from tests.helpers.checkpoint_runs import losses_of, saturating, split
 
 ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "benchmarks" / "studies"
 FACTS = 40
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads((STUDIES / "fact_sft.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_says_what_the_results_say(committed):
+    page = (STUDIES / "README.md").read_text(encoding="utf-8")
+    assert with_section(page, "fact_sft", section(committed, verdicts(committed))) == page
+
+
+def test_what_the_page_says_in_words_of_picks_is_in_the_results(committed):
+    alone, masked = of_a(committed, "all"), of_a(committed, "completion")
+    assert len(alone) == len(masked) == 5
+    differ = {
+        each["trained_on"]: each
+        for each in committed["choices compared"]
+        if each["trained_on"] == each["scored_on"] and (each["pick"], each["less"]) == ("p50", "mean")
+    }
+    assert differ["completion"]["low"] <= 0 <= differ["completion"]["high"] < 0.01
+    assert missed(masked, "mean") == missed(masked, "p50") == missed(alone, "p50") == 0
+    assert missed(alone, "mean") >= 3
+    for run in alone:
+        if run["choices"]["all"]["picks"]["mean"]["missed"]:
+            assert at_pick("p50")(run) - at_pick("mean")(run) > 0.4
+        else:
+            assert rise_of_mean(run) < 0.01
+    assert min(map(at_pick("mean", "completion"), alone)) > 0.95
+    assert max(map(at_pick("mean", "all"), masked)) < 0.5
+    assert min(map(at_pick("p50", "all"), masked)) < 0.5
+    assert saturated(masked) == len(masked)
+    assert saturated(alone) == 0
+    for run in masked:
+        assert max(at_pick("p75")(run), at_pick("p95")(run)) <= at_pick("p50")(run)
+    assert max(map(at_pick("p95"), alone)) < 0.05
+    assert min(map(pearson("p95"), alone)) > 0.8
+
+
+def test_the_page_names_the_parts_that_are_missing(committed):
+    there = {run["part"] for run in committed["runs"]}
+    text = section(committed, verdicts(committed))
+    missing = [f"({part})" for part in PARTS if part not in there]
+    assert (MISSING in text) == bool(missing)
+    assert not missing or f"{MISSING} {' and '.join(missing)}." in text
+    assert [f"({part})" for part in "bc" if f"### ({part})" not in text] == missing
+
+
+def test_what_the_page_says_in_words_of_the_weak_end_is_in_the_results(committed):
+    if "b" not in {run["part"] for run in committed["runs"]}:
+        assert "From the untrained model only" not in verdicts(committed)
+        return
+    nll, dco = (of_objective(committed, "b", "weak", name) for name in ("NLL", "DCO, N = 8"))
+    leaning = [run for name in LEANING for run in of_objective(committed, "b", "weak", name)]
+    plain = of_objective(committed, "b", "weak", "1 - p")
+    assert min(map(last_recall, [*nll, *dco])) > 0.8
+    assert max(map(last_recall, leaning)) < 0.01
+    for statistic in ("p95", "p99"):
+        assert all(run["moved"]["completion"]["since_start"][statistic][1] > 0 for run in leaning)
+        assert all(run["moved"]["completion"]["since_start"][statistic][2] < 0 for run in [*nll, *dco])
+    for run in plain:
+        assert at_epoch("p50", -1)(run) < 0.05 * at_epoch("p50", 0)(run)
+        assert abs(at_epoch("mean", -1)(run) - at_epoch("mean", 0)(run)) < 1
+        assert run["training_set"]["right_objects"] < 0.02
 
 
 def finish(unit, knows):

@@ -165,6 +165,20 @@ def test_what_follows_from_it_is_in_the_numbers():
     assert (missed["p50"], missed["p75"], missed["p95"]) == (3, 5, 5)
 
 
+def test_what_came_out_is_in_the_numbers():
+    """The sentences at the top of the page, as far as they are about these runs."""
+    result = committed()
+    unmasked = cell(result, "all", "all")["missed"]
+    assert (unmasked["mean"], unmasked["p50"]) == (4, 0)
+    masked = [cell(result, trained_on, "completion") for trained_on in ("all", "completion")]
+    assert [each["missed"][name] for each in masked for name in ("mean", "p50")] == [0, 0, 0, 0]
+    assert [len(each["runs"]) for each in masked] == [5, 5]
+    assert all("p50" in run["saturated"] for run in masked[1]["runs"])
+    for each in result["beside the mean"]:
+        if each["trained_on"] == each["scored_on"] == "completion" and each["pick"] in ("p75", "p95"):
+            assert each["mean"] <= 0  # and the median's pick is the mean's, or as good
+
+
 def test_what_other_pages_say_of_it_is_in_the_numbers():
     """docs/trust.md, decision.md and groups.md, and the README of the project."""
     result = committed()
@@ -183,6 +197,8 @@ def test_what_other_pages_say_of_it_is_in_the_numbers():
     assert (min(recalled(*with_prompts, "mean")), max(recalled(*with_prompts, "mean"))) == (4, 100)
     assert set(recalled(*without, "mean")) == set(recalled(*without, "p50")) == {98, 99}
     assert max(recalled("all", "all", "p95") + recalled("completion", "all", "p95")) == 2
+    missed = [cell(result, *each)["missed"] for each in (with_prompts, without)]
+    assert [(each["mean"], each["p50"]) for each in missed] == [(4, 0), (0, 0)]
     masked = cell(result, "completion", "completion")
     assert all("p50" in run["saturated"] for run in masked["runs"])
     assert masked["missed"]["p50"] == 0

@@ -42,6 +42,8 @@ class Counts(NamedTuple):
     is not."""
 
     choices: int
+    easy: int
+    """In which no candidate misses, so that there is nothing to choose."""
     candidates: float
     """On average, as are all that are no whole numbers."""
     size: float
@@ -109,6 +111,7 @@ def counts(every: Sequence[Picks]) -> Counts:
     ]
     return Counts(
         choices=len(every),
+        easy=sum(len(each["not_worse"]) == len(each["candidates"]) for each in every),
         candidates=_mean([len(each["candidates"]) for each in every]),
         size=_mean([each["shortlist_size"] for each in every]),
         held=sum(held),

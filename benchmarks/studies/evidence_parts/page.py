@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies.evidence_parts.counts import SINGLE, TOKENS, Choice, Counts, counted, counts
+from benchmarks.studies.evidence_parts.counts import PARTS, SINGLE, TOKENS, Choice, Counts, counted, counts
 from benchmarks.studies.markdown import number, out_of, percent, percent_interval, table, with_section
 
 NAMES = {"mean": "mean", "p50": "median", "p75": "p75", "p95": "p95", "last": "last"}
-MISSED = {name: NAMES[name] for name in ("mean", "p50", "p95")}
+MISSED = ("mean", "p50", "p95")
 # Of students the last is the one with the whole KL, no last checkpoint.
 STUDENTS = "students"
 
 
-def write_section(path: Path, choices: Sequence[Choice]) -> None:
-    page = path.read_text(encoding="utf-8")
-    path.write_text(with_section(page, "evidence", section(choices)), encoding="utf-8", newline="\n")
+def write(path: Path, text: str) -> None:
+    """In the page at this path."""
+    page = with_section(path.read_text(encoding="utf-8"), "evidence", text)
+    path.write_text(page, encoding="utf-8", newline="\n")
 
 
 def section(choices: Sequence[Choice]) -> str:
@@ -31,27 +33,64 @@ def sentences(choices: Sequence[Choice]) -> list[str]:
     return [_said(study, found) for study, found in counted(choices, lambda each: each.study).items()]
 
 
+def in_short(choices: Sequence[Choice]) -> str:
+    """A line for completions, one for all tokens and one for students, for the README of the project."""
+    kinds = {
+        "Checkpoints scored on completions": [each for each in choices if each.scored == "completion"],
+        "Checkpoints scored on prompts too": [each for each in choices if each.scored == "all"],
+        "Students of a teacher's top K": [each for each in choices if each.study == STUDENTS],
+    }
+    return "\n".join(
+        _in_short(kind, counts([each.picks for each in own])) for kind, own in kinds.items() if own
+    )
+
+
+def _in_short(kind: str, found: Counts) -> str:
+    text = (
+        f"* **{kind}**: the shortlist holds a best one in {out_of(found.held, found.choices)} choices, with "
+        f"{_average(found.size)} of {_average(found.candidates)} candidates on average; as many drawn by "
+        f"lot would in {percent(found.held_by_lot)}. {_misses(found, MISSED)}."
+    )
+    # A line that begins with % would be a comment in the site.
+    return textwrap.fill(text.replace(" %", "\0%"), 118, subsequent_indent="  ").replace("\0", " ")
+
+
+def _misses(found: Counts, names: Sequence[str]) -> str:
+    """``The lowest mean misses it in 3, the lowest median in 0``."""
+    first, *others = ((NAMES[name], found.missed[name]) for name in names)
+    return f"The lowest {first[0]} misses it in {first[1]}" + "".join(
+        f", the lowest {name} in {missed}" for name, missed in others
+    )
+
+
 def _question(choices: Sequence[Choice]) -> str:
     return f"""\
 Does the shortlist of our own `verdict`, which sees the loss alone, keep the checkpoint that the task finds
 best? These are all {len(choices)} choices of the studies above. A candidate **misses** the best if it is
 worse in the task by more than chance (paired by fact or line, 95 %); a list **holds a best one** if one of
 it does not. **By lot**: what as many candidates drawn by chance do; where most are good anybody keeps one.
-
+{_missing(choices)}
     python -m benchmarks.studies.evidence
 """
 
 
+def _missing(choices: Sequence[Choice]) -> str:
+    """Which studies there is nothing of."""
+    groups = " ".join(each.group for each in choices)
+    missing = [f"facts ({part})" for part in PARTS if PARTS[part] not in groups]
+    missing += [] if any(each.study == STUDENTS for each in choices) else ["distillation"]
+    return f"\n**Not run yet: {', '.join(missing)}.**\n" if missing else ""
+
+
 def _said(study: str, found: Counts) -> str:
     low, high = (percent(end).removesuffix(" %") for end in (found.held_low, found.held_high))
-    ways = [f"the lowest {NAMES[name]} in {found.missed[name]}" for name in SINGLE]
-    if study != STUDENTS:
-        ways.append(f"the last checkpoint in {found.missed['last']}")
+    last = "" if study == STUDENTS else f", the last checkpoint in {found.missed['last']}"
+    easy = f" (in {found.easy} any candidate would do)" if found.easy else ""
     return (
-        f"**{study.capitalize()}**: of {found.choices} choices the shortlist, {number(found.size, 1)} of "
-        f"{number(found.candidates, 1)} candidates on average, holds a best one in {found.held} "
+        f"**{study.capitalize()}**: of {found.choices} choices{easy} the shortlist, {_average(found.size)} "
+        f"of {_average(found.candidates)} candidates on average, holds a best one in {found.held} "
         f"({percent(found.held / found.choices)} [{low}, {high}]); as many by lot would in "
-        f"{percent(found.held_by_lot)}. Alone, {', '.join(ways)} miss it, and one drawn by lot in "
+        f"{percent(found.held_by_lot)}. {_misses(found, SINGLE)}{last}, and one drawn by lot in "
         f"{percent(found.missed_by_lot)}."
     )
 
@@ -60,12 +99,12 @@ def _shortlists(choices: Sequence[Choice]) -> str:
     rows = []
     for study in dict.fromkeys(each.study for each in choices):
         own = [each for each in choices if each.study == study]
-        groups = counted(own, lambda each: each.group)
+        groups = counted(own, _group)
         rows += [_shortlist(study, group, found) for group, found in groups.items()]
         if len(groups) > 1:
             rows.append(_shortlist(study, "**all**", counts([each.picks for each in own])))
-    heads = ["", "", "choices", "candidates", "shortlist", "holds a best one", "by lot", "the very best"]
-    heads += ["lowest of three", "holds a best one"]
+    heads = ["", "", "choices", "any would do", "candidates", "shortlist"]
+    heads += ["holds a best one", "by lot", "the very best", "lowest of three", "holds a best one"]
     return f"""\
 ### The shortlist
 
@@ -82,7 +121,8 @@ def _shortlist(study: str, group: str, found: Counts) -> list[str]:
         study,
         group,
         str(found.choices),
-        number(found.candidates, 1).removesuffix(".0"),
+        str(found.easy),
+        _average(found.candidates),
         number(found.size, 1),
         f"{out_of(found.held, found.choices)}: {held}",
         percent(found.held_by_lot),
@@ -105,7 +145,8 @@ def _single(choices: Sequence[Choice]) -> str:
             _behind(found, "shortlist"),
             str(found.choices),
         ]
-        for (study, group), found in counted(choices, lambda each: (each.study, each.group)).items()
+        for study in dict.fromkeys(each.study for each in choices)
+        for group, found in counted([each for each in choices if each.study == study], _group).items()
     ]
     heads = ["", "", *(f"lowest {NAMES[name]}" for name in SINGLE), "last", "one by lot", "shortlist's best"]
     return f"""\
@@ -116,6 +157,14 @@ brackets, and for the best of the shortlist, how far it is behind in the task on
 share, or in nats of a likelihood.
 
 {table([*heads, "choices"], rows)}"""
+
+
+def _group(choice: Choice) -> str:
+    return choice.group
+
+
+def _average(value: float) -> str:
+    return number(value, 1).removesuffix(".0")
 
 
 def _behind(found: Counts, name: str) -> str:
@@ -131,7 +180,11 @@ def _objectives(choices: Sequence[Choice]) -> str:
     ]
     if not rows:
         return ""
-    heads = [f"{words} scored: {what}" for words in TOKENS.values() for what in ("held", *MISSED.values())]
+    heads = [
+        f"{words} scored: {what}"
+        for words in TOKENS.values()
+        for what in ("held", *(NAMES[name] for name in MISSED))
+    ]
     return f"""\
 ### By objective
 

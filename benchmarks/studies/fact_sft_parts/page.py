@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.fact_sft_parts.comparisons import best_of, of_objectives
+from benchmarks.studies.fact_sft_parts.units import PARTS as ALL_PARTS
 from benchmarks.studies.fact_sft_parts.units import RATE
 from benchmarks.studies.fact_sft_parts.verdicts import beside_the_papers, verdicts
 from benchmarks.studies.markdown import (
@@ -23,6 +24,7 @@ Run = dict[str, Any]
 SHOWN = ("mean", "p50", "p75", "p95")
 CORRELATED = ("mean", "trimmed_mean", "p25", "p50", "p75", "p90", "p95", "p99")
 PASSED = ("pass_at_1", "pass_at_8", "pass_at_64")
+MISSING = "Not run yet:"
 TRAINED_ON = {"all": "all tokens", "completion": "completions"}
 PARTS = {"b": "right sentences", "c": "a fifth of the objects wrong"}
 ENDS = {"weak": "from the untrained model", "strong": "from a checkpoint of NLL"}
@@ -38,7 +40,14 @@ def write_section(path: Path, found: dict[str, Any]) -> None:
 def section(found: dict[str, Any], said: str = "") -> str:
     """Everything of the study; ``said``: sentences on these results."""
     runs = found["runs"]
-    parts = [_question(found), said, _choices(runs), _correlations(runs), _compared(found)]
+    parts = [
+        _question(found),
+        said,
+        _picture(runs) if said else "",
+        _choices(runs),
+        _correlations(runs),
+        _compared(found),
+    ]
     for part in PARTS:
         parts += [_objectives(runs, part, end) for end in ENDS]
     parts += [_starts(runs), _differences(found), _rates(runs), beside_the_papers(found) if said else ""]
@@ -48,10 +57,12 @@ def section(found: dict[str, Any], said: str = "") -> str:
 def _question(found: dict[str, Any]) -> str:
     cost = found["cost"]
     spent = "; ".join(
-        f"({part}) {each['runs']} runs, {each['seconds'] / 60:.0f} minutes"
-        f" ({each['cpu_seconds'] / 60:.0f} of CPU)"
+        f"({part}) {each['runs']} runs, {each['cpu_seconds'] / 60:.0f} minutes of CPU"
+        f" ({each['seconds'] / 60:.0f} by the clock)"
         for part, each in cost.items()
     )
+    missing = [f"({part})" for part in ALL_PARTS if part not in cost]
+    not_yet = f"\n{MISSING} {' and '.join(missing)}.\n" if missing else ""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     model = found["model"] or "SmolLM2-135M-Instruct"
     return f"""\
@@ -64,9 +75,17 @@ has passed 0.75. (c) The same where a fifth of the objects in training are those
 
     python -m benchmarks.studies.fact_sft
 
-One run after the other, each of one thread: {spent}. Two run at a time by default.
-Precision {found["precision"]}; {versions}. Everything in `fact_sft.json`.
-"""
+One run after the other, each of one thread, on cores that others used too: {spent}.
+Two run at a time by default. Precision {found["precision"]}; {versions}.
+Everything is in `fact_sft.json`.
+{not_yet}"""
+
+
+def _picture(runs: Sequence[Run]) -> str:
+    objectives = any(run["part"] != "a" for run in runs)
+    alt = "Mean, median, p75 and p95 over the epochs, and recall at the epochs that they pick, a line a seed"
+    right = "; right: recall after the last epoch by objective, a dot a seed" if objectives else ""
+    return f"![{alt}{right}](fact_sft.png)\n"
 
 
 def _choices(runs: Sequence[Run]) -> str:

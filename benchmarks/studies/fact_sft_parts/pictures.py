@@ -29,9 +29,12 @@ TITLES = {"all": "all tokens trained on and scored", "completion": "completions 
 
 def picture(found: dict[str, Any], path: Path) -> None:
     runs = found["runs"]
+    panels = [["all", "completion"], ["all picks", "completion picks"]]
+    compared = any(run["part"] != "a" for run in runs)
+    if compared:
+        panels = [[*row, "ends"] for row in panels]
     figure = Figure(figsize=(12, 6), layout="constrained")
-    panels = [["all", "completion", "ends"], ["all picks", "completion picks", "ends"]]
-    axes = figure.subplot_mosaic(panels, width_ratios=[1, 1, 1.25])
+    axes = figure.subplot_mosaic(panels, width_ratios=[1, 1, 1.25][: len(panels[0])])
     for trained_on, title in TITLES.items():
         own = [run for run in runs if run["part"] == "a" and run["trained_on"] == trained_on]
         _statistics(axes[trained_on], own, trained_on)
@@ -39,7 +42,8 @@ def picture(found: dict[str, Any], path: Path) -> None:
         _picks(axes[f"{trained_on} picks"], own, trained_on)
     axes["all"].set_ylabel("since epoch 1, as a factor")
     axes["all picks"].set_ylabel("recall, and the picks of statistics")
-    _ends(axes["ends"], runs)
+    if compared:
+        _ends(axes["ends"], runs)
     figure.savefig(path, dpi=110)
 
 
