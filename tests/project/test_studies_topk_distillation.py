@@ -360,6 +360,8 @@ def test_sentences_are_made_of_the_numbers(found):
     assert "and was 1.00 in the last tenth of its training." in said
     assert "p5 at K = 1; p25 at K = 1; p75 at full" in said
     assert "The best student, by seed: cloze accuracy full" in said
+    assert "rho of cloze accuracy and the teacher's log p is 1.00" in said
+    assert "p75 -1.00, p95 -1.00, the closest: mean, p75, p95;" in said
     assert "half of all tokens from K = 10 on" in said
     missed = [choice["picks"]["picks"]["p25"]["missed"] for choice in found["choices"]]
     assert f"p25 in {sum(missed)}" in said

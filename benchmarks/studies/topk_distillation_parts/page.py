@@ -87,7 +87,7 @@ def _texts(found: dict[str, Any]) -> str:
         cost = f"{each['models']} models, {minutes:.0f} CPU minutes"
         lines.append(f"* {named(name)}: {words}; {seeds} seeds, {cost}.")
     stories = found["stories"]
-    if stories is not None:
+    if stories is not None and "stories" in found["texts"]:
         kind, seeds = stories["precision"].removeprefix("torch."), len(stories["seeds"])
         lines.append(
             f"""\

@@ -10,12 +10,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.studies.topk_distillation_parts.reading import Model, labels_of, models_of_label, named
 from benchmarks.studies.topk_distillation_parts.units import TEACHER
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
+TICKS = (-1, -0.5, 0, 0.5, 1, 2, 5, 10)
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 STATISTICS = {"mean": "#D55E00", "p25": "#009E73", "p50": "#0072B2"}
 ACCURACIES = {"cloze": "#0072B2", "top_1": "#E69F00"}
@@ -33,6 +34,7 @@ def picture(found: dict[str, Any], path: Path) -> None:
         _by_k(row[1], by_label, STATISTICS, lambda model, name: model["ce"][name])
         _by_k(row[2], by_label, ACCURACIES, lambda model, name: model["tasks"][name][0])
         row[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        row[2].yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
         _samples(row[3], by_label)
         row[0].set_ylabel(f"{named(text)}\nnats")
     titles = (
@@ -60,6 +62,8 @@ def _against_teacher(axes: Axes, students: dict[str, list[Model]]) -> None:
             axes.scatter(places, each, color=[colour], s=6, alpha=0.6)
     axes.axhline(0, color="#555555", lw=0.8)
     axes.set_yscale("symlog", linthresh=0.5)
+    axes.set_yticks(TICKS, map(str, TICKS))
+    axes.minorticks_off()
     axes.set_xticks(range(len(PERCENTILES)), [f"p{p}" for p in PERCENTILES])
     axes.legend(fontsize=7, loc="upper left")
     axes.grid(alpha=0.25)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+
+from scipy import stats
 
 from benchmarks.studies.topk_distillation_parts.units import FULL, TEACHER
 
@@ -78,6 +81,24 @@ def spearmans(found: dict[str, Any], text: str, task: str, statistic: str) -> li
     """One of each seed."""
     every = choices_of(found, text, task)
     return [choice["picks"]["correlation"][statistic]["spearman"] for choice in every]
+
+
+def tasks_together(found: dict[str, Any], text: str, first: str, second: str) -> list[float]:
+    """Spearman's rho of two tasks over the students, one of each seed."""
+    pairs = zip(choices_of(found, text, first), choices_of(found, text, second), strict=True)
+    return [
+        float(stats.spearmanr(list(a["picks"]["task"].values()), list(b["picks"]["task"].values())).statistic)
+        for a, b in pairs
+    ]
+
+
+def closest_to(found: dict[str, Any], text: str, task: str, among: Sequence[str]) -> list[str]:
+    """The statistics whose mean correlation with a task is the lowest."""
+    means = {}
+    for statistic in among:
+        known = [rho for rho in spearmans(found, text, task, statistic) if rho is not None]
+        means[statistic] = sum(known) / len(known) if known else 0.0
+    return [statistic for statistic in among if means[statistic] <= min(means.values()) + 1e-9]
 
 
 def missed_by(found: dict[str, Any], statistic: str) -> int:

@@ -9,6 +9,7 @@ from benchmarks.studies.markdown import number, out_of, spread, table
 from benchmarks.studies.topk_distillation_parts.reading import (
     TASKS,
     best_at,
+    closest_to,
     falls_with_smaller_k,
     less_full,
     lowest_of,
@@ -18,6 +19,7 @@ from benchmarks.studies.topk_distillation_parts.reading import (
     rank_of_mean,
     rises_with_smaller_k,
     spearmans,
+    tasks_together,
 )
 from benchmarks.studies.topk_distillation_parts.units import FULL, TEACHER
 
@@ -74,9 +76,11 @@ def _of_others(found: dict[str, Any], text: str) -> str:
 def _of_tasks(found: dict[str, Any], text: str) -> str:
     best = [f"{name} {_each(best_at(found, text, task))}" for task, name in TASKS.items()]
     compared = [_compared(found, text, task) for task in TASKS]
+    together = spread(tasks_together(found, text, "cloze", "teacher_log_prob"))
     return (
         f"The best student, by seed: {'; '.join(best)}. {THEIRS} less {FULL}, the mean of the seeds with its "
-        f"95 % interval: {'; '.join(compared)}."
+        f"95 % interval: {'; '.join(compared)}. Over the students Spearman's rho of cloze accuracy and the "
+        f"teacher's log p is {together}: of tasks that agree it is 1."
     )
 
 
@@ -90,16 +94,12 @@ def _compared(found: dict[str, Any], text: str, task: str) -> str:
 def _of_orders(found: dict[str, Any], text: str) -> str:
     each = []
     for task, name in TASKS.items():
-        rho = {
-            statistic: spread(spearmans(found, text, task, statistic), 2)
-            .replace(" (", " [")
-            .replace(")", "]")
-            for statistic in SINGLE
-        }
-        each.append(f"{name}: " + ", ".join(f"{NAMES.get(at, at)} {value}" for at, value in rho.items()))
+        rho = [f"{NAMES.get(at, at)} {_range(spearmans(found, text, task, at))}" for at in SINGLE]
+        closest = ", ".join(NAMES.get(at, at) for at in closest_to(found, text, task, SINGLE))
+        each.append(f"{name}: {', '.join(rho)}, the closest: {closest}")
     return (
-        "Spearman's rho over the seven students of a seed [the lowest to the highest of the seeds], where a "
-        f"loss that orders them as the task does has -1. {'; '.join(each).capitalize()}."
+        "Spearman's rho over the seven students, the mean of the seeds [the lowest to the highest], where a "
+        f"loss that orders them as the task does has -1. {'; '.join(each)}."
     )
 
 
@@ -178,6 +178,10 @@ def _of_theirs(found: dict[str, Any], text: str) -> str:
 
 def _values(found: dict[str, Any], text: str, label: str, statistic: str) -> str:
     return spread([model["ce"][statistic] for model in models_of_label(found, text, label)])
+
+
+def _range(values: Sequence[float | None]) -> str:
+    return spread(values).replace("(", "[").replace(")", "]")
 
 
 def _rho(found: dict[str, Any], text: str, task: str, statistic: str) -> str:
