@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +15,22 @@ import torch.nn.functional as F
 
 from benchmarks.studies.fact_sft_parts.numbers import write_numbers
 from benchmarks.studies.markdown import with_section
-from benchmarks.studies.topk_distillation_parts import measuring, stories, training
+from benchmarks.studies.topk_distillation_parts import measuring, reading, stories, training
 from benchmarks.studies.topk_distillation_parts import text as text_module
 from benchmarks.studies.topk_distillation_parts.numbers import finished, numbers
 from benchmarks.studies.topk_distillation_parts.page import NOT_YET, section, write_section
 from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import Text, rows_of, split, token_ids, trained_tokenizer
 from benchmarks.studies.topk_distillation_parts.units import Size, label_of, models_of, name_of
-from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
+from benchmarks.studies.topk_distillation_parts.verdicts import IN_SHORT, beside_the_paper, verdicts
 from examples.proxy_study_parts.models import build
 from examples.resumable import Unit, read, write_json
 from lightning_pce import PercentileCrossEntropy
 from lightning_pce.runs import History, reshaping, verdict
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "benchmarks" / "studies" / "README.md"
+RESULTS = ROOT / "benchmarks" / "studies" / "topk_distillation.json"
 CONTEXT = 24
 ANIMALS = ("cat", "dog", "cow", "pig", "hen", "fox", "owl", "bee")
 
@@ -341,7 +344,7 @@ def test_students_are_the_candidates_and_the_task_orders_them(found):
 def test_the_page_has_what_there_is(found):
     text = section(found)
     assert "| Shakespeare | K = 5 | 40 % |" in text
-    assert "| stories | cloze accuracy | -1.00 / -1.00 | **1.00 / 1.00** |" in text
+    assert "| Stories | cloze accuracy | -1.00 / -1.00 | **1.00 / 1.00** |" in text
     assert "The stories are the first" not in text
     stories = {
         "kept": 200_000,
@@ -389,11 +392,45 @@ def test_the_readme_says_what_the_results_say(tmp_path):
     page = readme.read_text(encoding="utf-8")
     if results.exists():
         (tmp_path / "README.md").write_text(page, encoding="utf-8")
-        write_section(tmp_path / "README.md", json.loads(results.read_text(encoding="utf-8")))
+        write_section(tmp_path / "README.md", json.loads(RESULTS.read_text(encoding="utf-8")))
         assert (tmp_path / "README.md").read_text(encoding="utf-8") == page
-        assert (ROOT / "benchmarks" / "studies" / "topk_distillation.png").exists()
+        assert RESULTS.with_suffix(".png").exists()
     else:
         assert with_section(page, "topk_distillation", NOT_YET) == page
+
+
+def test_what_the_page_says_in_short_is_in_the_results():
+    """Or the page does not say it yet."""
+    if not RESULTS.exists():
+        assert IN_SHORT not in README.read_text(encoding="utf-8")
+        return
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    turns = {"shakespeare": "K = 20", "stories": "K = 5"}
+    assert list(found["texts"]) == list(turns)
+    for text, turn in turns.items():
+        teachers = reading.models_of_label(found, text, "teacher")
+        assert len(teachers) == 3
+        for seed, teacher in enumerate(teachers):
+            assert reading.rises_with_smaller_k(found, text, seed, "mean")
+            assert reading.falls_with_smaller_k(found, text, seed, "p5")
+            assert teacher["within_top"][turn.removeprefix("K = ")] > 0.5
+        assert reading.lowest_of(found, text, "p50") == [turn] * 3
+        assert max(reading.spearmans(found, text, "cloze", "mean")) < -0.85
+        assert max(reading.spearmans(found, text, "teacher_log_prob", "p25")) < -0.85
+        assert max(reading.tasks_together(found, text, "cloze", "teacher_log_prob")) < -0.85
+        entropies = [
+            [-model["own_log_prob"][0] for model in reading.models_of_label(found, text, label)]
+            for label in reading.labels_of(found)[1:]
+        ]
+        assert all(
+            low < high for row, then in pairwise(entropies) for high, low in zip(row, then, strict=True)
+        )
+    assert all(
+        model["less_teacher"]["p50"][2] < 0 for model in reading.models_of_label(found, "stories", "K = 5")
+    )
+    for task in ("cloze", "teacher_log_prob"):
+        for choice in reading.choices_of(found, "shakespeare", task):
+            assert choice["picks"]["picks"]["p50"]["missed"]
 
 
 @pytest.mark.slow

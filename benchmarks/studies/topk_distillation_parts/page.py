@@ -25,7 +25,7 @@ from benchmarks.studies.topk_distillation_parts.reading import (
     named,
 )
 from benchmarks.studies.topk_distillation_parts.units import TEACHER
-from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
+from benchmarks.studies.topk_distillation_parts.verdicts import IN_SHORT, beside_the_paper, verdicts
 
 NOT_YET = "This study has not been run in full yet."  # the section as long as there are no results
 SHOWN = ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean")
@@ -35,7 +35,7 @@ PICKED = ("mean", "p5", "p25", "p50", "p75", "p95")
 def write_section(path: Path, found: dict[str, Any]) -> None:
     """The section in the page at a path, with the sentences on what came out."""
     page = path.read_text(encoding="utf-8")
-    text = section(found, verdicts(found), beside_the_paper(found))
+    text = section(found, verdicts(found, IN_SHORT), beside_the_paper(found))
     path.write_text(with_section(page, "topk_distillation", text), encoding="utf-8", newline="\n")
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from benchmarks.studies.topk_distillation_parts.units import FULL, TEACHER
 
 Model = dict[str, Any]
-TEXTS = {"shakespeare": "Shakespeare", "bible": "the Bible", "stories": "stories"}
+TEXTS = {"shakespeare": "Shakespeare", "bible": "the Bible", "stories": "Stories"}
 TASKS = {
     "cloze": "cloze accuracy",
     "top_1": "top-1 accuracy",
@@ -63,6 +63,15 @@ def lowest_of(found: dict[str, Any], text: str, statistic: str) -> list[str]:
     return [
         min(labels, key=lambda label, seed=seed: models_of_label(found, text, label)[seed]["ce"][statistic])
         for seed in seeds
+    ]
+
+
+def below_teacher(found: dict[str, Any], text: str, statistic: str) -> list[str]:
+    """The students whose value is below the teacher's in every seed."""
+    return [
+        label
+        for label in labels_of(found)[1:]
+        if all(model["less_teacher"][statistic][0] < 0 for model in models_of_label(found, text, label))
     ]
 
 
