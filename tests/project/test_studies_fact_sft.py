@@ -158,6 +158,25 @@ def found(units):
     return numbers(units)
 
 
+def test_what_the_page_says_in_words_of_the_strong_end_is_in_the_results(committed):
+    if "b" not in {run["part"] for run in committed["runs"]}:
+        assert "the strong end" not in verdicts(committed)
+        return
+    nll, dco = (of_objective(committed, "b", "strong", name) for name in ("NLL", "DCO, N = 8"))
+    leaning = [run for name in LEANING for run in of_objective(committed, "b", "strong", name)]
+    compared = [
+        each for each in committed["objectives compared"] if (each["part"], each["end"]) == ("b", "strong")
+    ]
+    for each in compared:
+        if each["objective"] in LEANING:
+            assert max(each["first"]["mean"], each["last"]["high"]) < 0
+    for run in nll:
+        assert run["start"]["mean_p"] > 0.75 > run["start"]["right_objects"]
+    for statistic in ("p95", "p99"):
+        assert all(run["moved"]["completion"]["since_start"][statistic][1] > 0 for run in leaning)
+    assert all(run["moved"]["completion"]["since_start"]["p95"][2] < 0 for run in [*nll, *dco])
+
+
 def test_candidates_are_the_epochs_from_one_on(units):
     path = units[0].path.with_suffix(".jsonl")
     for scoring, group in (("all", ""), ("completion", "completion")):
