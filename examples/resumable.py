@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+REDONE = ("recipe", "code")  # settings of which another value makes a result void
+
 
 class Unit(NamedTuple):
     """One unit: its settings decide its result, other settings make another one."""
@@ -35,13 +37,21 @@ def results(
 ) -> list[dict[str, Any]]:
     """The result of each unit. Killed and called again it goes on with what is not there yet.
 
+    A result of another recipe or code is made again. One that differs in other settings is not overwritten:
+    it may have taken hours.
+
     Args:
         units: their paths differ.
         work: makes a result, which JSON can hold; it and ``start`` are functions of a module.
         processes: of one thread each.
         start: called once in each process.
         arguments: of ``start``.
+
+    Raises:
+        SystemExit: if a file holds a unit of other settings, or a process was killed.
     """
+    for unit in units:
+        _check_place(unit)
     missing = [unit for unit in units if read(unit) is None]
     if missing:
         print(f"{len(missing)} of {len(units)} units to do, in {processes} processes", flush=True)
@@ -73,6 +83,22 @@ def read(unit: Unit) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(unit.path.read_text(encoding="utf-8"))
     return content if content["settings"] == unit.settings else None
+
+
+def _check_place(unit: Unit) -> None:
+    if not unit.path.exists():
+        return
+    old, new = json.loads(unit.path.read_text(encoding="utf-8"))["settings"], unit.settings
+    others = [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in sorted({*old, *new})
+        if name not in REDONE and old.get(name) != new.get(name)
+    ]
+    if others:
+        raise SystemExit(
+            f"{unit.path} holds the result of other settings: {'; '.join(others)}. It is kept. Choose "
+            "another folder with --out, or delete it."
+        )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -33,7 +33,7 @@ SHOWN = "a_all_seed_0"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--out", type=Path, default=Path("studies_out/fact_sft"), help="what is there is kept"
+        "--out", type=Path, help="what is there is kept (default: studies_out/fact_sft, with --quick another)"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(

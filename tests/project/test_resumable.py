@@ -35,15 +35,30 @@ def failed(unit):
     raise ValueError(f"no square of {unit.settings['number']}")
 
 
-def test_what_is_done_is_kept_and_other_settings_are_another_unit(tmp_path):
+def test_what_is_done_is_kept(tmp_path):
     first = results(units_in(tmp_path, 1, 2), squared, 2)
     assert [each["square"] for each in first] == [1, 4]
     more = results(units_in(tmp_path, 1, 2, 3), squared, 2)
     assert [each["square"] for each in more] == [1, 4, 9]
     assert sorted((tmp_path / "log").read_text().split()) == ["1", "2", "3"]
-    other = Unit(tmp_path / "1.json", {"name": "unit 1", "number": -1})
-    assert read(other) is None
-    assert results([other], squared, 1)[0]["settings"]["number"] == -1
+
+
+def test_another_recipe_is_done_again_and_other_settings_are_not_overwritten(tmp_path):
+    path = tmp_path / "1.json"
+
+    def unit(**settings):
+        return Unit(path, {"name": "one", **settings})
+
+    results([unit(number=3, recipe=1)], squared, 1)
+    again = unit(number=3, recipe=2)
+    assert read(again) is None
+    assert results([again], squared, 1)[0]["settings"]["recipe"] == 2
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="number is 3 there and 4 here"):
+        results([unit(number=4, recipe=2)], squared, 1)
+    with pytest.raises(SystemExit, match="model is None there and 'large' here"):
+        results([unit(number=3, recipe=2, model="large")], squared, 1)
+    assert path.read_bytes() == before
 
 
 def test_a_process_that_is_killed_is_an_error_and_not_a_wait(tmp_path):
