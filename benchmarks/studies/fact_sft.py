@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
         "--write", action="store_true", help="also fact_sft.json, its picture and README.md, of these parts"
     )
     args = parser.parse_args()
+    args.out = args.out or Path("studies_out", "fact_sft_quick" if args.quick else "fact_sft")
     if args.write and args.quick:
         parser.error("--write is not for --quick, which shows nothing")
     return args

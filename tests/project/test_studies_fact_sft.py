@@ -303,6 +303,16 @@ def test_written_numbers_are_read_back_and_lists_stand_on_a_line(found, tmp_path
     assert '"mean": [1.0, 2.0, 3.0],' in text
 
 
+def test_a_quick_study_lies_apart(monkeypatch):
+    from benchmarks.studies.fact_sft import arguments
+
+    folders = []
+    for words in ([], ["--quick"], ["--quick", "--out", "elsewhere"]):
+        monkeypatch.setattr(sys, "argv", ["fact_sft", *words])
+        folders.append(arguments().out)
+    assert folders == [Path("studies_out/fact_sft"), Path("studies_out/fact_sft_quick"), Path("elsewhere")]
+
+
 @pytest.mark.slow
 def test_a_small_study_goes_on_where_it_was_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.studies.fact_sft", "--quick", "--out", str(tmp_path)]
