@@ -141,8 +141,9 @@ def busy_loops(number: int) -> Iterator[None]:
     code = f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(1_000_000): pass"
     loops: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(number):  # one by one: those that did start are killed if another cannot
-            loops.append(subprocess.Popen([sys.executable, "-c", code]))  # noqa: PERF401
+        for _ in range(number):
+            # One by one: those that did start are killed if another cannot.
+            loops.append(subprocess.Popen([sys.executable, "-c", code]))  # noqa: PERF401 - as said above
         if loops:
             print(f"{number} busy loops beside: processes {', '.join(str(loop.pid) for loop in loops)}")
         yield

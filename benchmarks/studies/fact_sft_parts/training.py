@@ -248,7 +248,7 @@ def _start_from(model: torch.nn.Module, settings: dict[str, Any], folder: Path) 
 
 def _loader(examples: list[Example], settings: dict[str, Any]) -> DataLoader[Any]:
     order = torch.Generator().manual_seed(settings["seed"])
-    return DataLoader(examples, BATCH, shuffle=True, collate_fn=collate, generator=order)  # type: ignore[arg-type]
+    return DataLoader(examples, BATCH, shuffle=True, collate_fn=collate, generator=order)
 
 
 def _quiet() -> None:

@@ -77,7 +77,7 @@ def new_model(settings: dict[str, Any]) -> nn.Module:
     shape = (settings["vocabulary"], settings["width"], settings["layers"], settings["context"])
     model = build("GPT", *shape)
     # Places begin at N(0, 1), which drowns the tokens: in 150 steps such a model learns how often each comes.
-    nn.init.normal_(model.get_submodule("place").weight, std=0.02)  # type: ignore[arg-type]
+    nn.init.normal_(model.get_submodule("place").weight, std=0.02)
     return model.to(device())
 
 
@@ -167,7 +167,7 @@ def write_history(unit: Unit, found: Measured) -> None:
 
 
 def vocabulary_of(model: nn.Module) -> int:
-    return model.get_submodule("embed").weight.shape[0]  # type: ignore[union-attr, no-any-return]
+    return model.get_submodule("embed").weight.shape[0]
 
 
 def weights_path(unit: Unit) -> Path:
