@@ -17,11 +17,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, write_numbers
+from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers
 from benchmarks.studies.fact_sft_parts.page import section, write_section
 from benchmarks.studies.fact_sft_parts.pictures import picture
 from benchmarks.studies.fact_sft_parts.training import run
 from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, Runs, ready, runs_of, without_weights
+from benchmarks.studies.numbers_file import write_numbers
 from examples.resumable import results
 from lightning_pce.reports.html import report
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.studies.fact_sft_parts.numbers import after_epochs, write_numbers
+from benchmarks.studies.fact_sft_parts.numbers import after_epochs
 from benchmarks.studies.fact_sft_parts.training import run
 from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, runs_of
 from benchmarks.studies.masking_parts.numbers import numbers
 from benchmarks.studies.masking_parts.page import section, write_section
 from benchmarks.studies.masking_parts.picture import picture
+from benchmarks.studies.numbers_file import write_numbers
 from examples.resumable import results
 from lightning_pce.reports.html import report
 

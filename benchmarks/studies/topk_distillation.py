@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.studies.fact_sft_parts.numbers import write_numbers
+from benchmarks.studies.numbers_file import write_numbers
 from benchmarks.studies.topk_distillation_parts import stories
 from benchmarks.studies.topk_distillation_parts.numbers import numbers, records_of
 from benchmarks.studies.topk_distillation_parts.page import section, write_section

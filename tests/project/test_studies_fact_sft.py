@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.studies.fact_sft_parts.comparisons import best_of, paired, picked
-from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, right_facts, write_numbers
+from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers, right_facts
 from benchmarks.studies.fact_sft_parts.page import MISSING, section
 from benchmarks.studies.fact_sft_parts.pictures import picture
 from benchmarks.studies.fact_sft_parts.training import STATISTICS
@@ -29,6 +29,7 @@ from benchmarks.studies.fact_sft_parts.verdicts import (
     verdicts,
 )
 from benchmarks.studies.markdown import with_section
+from benchmarks.studies.numbers_file import write_numbers
 from benchmarks.studies.picks import picks_of
 from examples.resumable import write_json
 from lightning_pce import digest, intervals

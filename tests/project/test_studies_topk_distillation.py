@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.studies.fact_sft_parts.numbers import write_numbers
 from benchmarks.studies.markdown import with_section
+from benchmarks.studies.numbers_file import write_numbers
 from benchmarks.studies.topk_distillation_parts import measuring, reading, stories, training
 from benchmarks.studies.topk_distillation_parts import text as text_module
 from benchmarks.studies.topk_distillation_parts.numbers import finished, numbers

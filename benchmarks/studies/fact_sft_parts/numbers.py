@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,19 +66,6 @@ def right_facts(right: Sequence[str]) -> dict[str, Floats]:
         for epoch, facts in enumerate(right)
         if epoch > 0
     }
-
-
-def write_numbers(path: Path, content: dict[str, Any]) -> None:
-    """As JSON, what holds no other list or object on a line; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = re.sub(r"[\[{]\s[^][{}]*[]}]", _on_a_line, json.dumps(content, indent=1, allow_nan=False))
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(text + "\n", encoding="utf-8", newline="\n")
-    os.replace(part, path)
-
-
-def _on_a_line(found: re.Match[str]) -> str:
-    return found[0][0] + " ".join(found[0][1:-1].split()) + found[0][-1]
 
 
 def _common(result: dict[str, Any]) -> dict[str, Any]:
