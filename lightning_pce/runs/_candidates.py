@@ -40,6 +40,8 @@ class Item(NamedTuple):
     """Of data and protocol; None: unknown."""
     record: Record | None = None
     """What it was made of, if that was a record."""
+    group: str = ""
+    """Of the record's tokens; all of them if empty."""
 
 
 Entry: TypeAlias = (
@@ -176,9 +178,8 @@ def check_same_data(items: Sequence[Item]) -> None:
 
 def item_of_record(record: Record, of: str, group: str) -> Item:
     """A record's statistic over a group of tokens as an item."""
-    return Item(
-        record.label, record.digest(of, group), record.documents(of, group), record.fingerprint, record
-    )
+    digest, documents = record.digest(of, group), record.documents(of, group)
+    return Item(record.label, digest, documents, record.fingerprint, record, group)
 
 
 def _check_one(history: History) -> None:

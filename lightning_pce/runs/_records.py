@@ -136,7 +136,11 @@ class Record:
     @property
     def groups(self) -> tuple[str, ...]:
         """The groups of tokens that CE has a digest of, ``""`` of all."""
-        return tuple(self._items().get("ce", ()))
+        return self.groups_of("ce")
+
+    def groups_of(self, of: str) -> tuple[str, ...]:
+        """The groups of tokens that a statistic has a digest of, ``""`` of all."""
+        return () if of in NO_STATISTICS else tuple(self._items().get(of, ()))
 
     def digest(self, of: str = "ce", group: str = "") -> Tensor:
         """The digest ``[K + 3, 2]`` of a statistic and of a group, read from the file at each call.

@@ -198,10 +198,10 @@ def ties_of(chosen: Candidates, statistics: Sequence[str]) -> dict[str, Ties]:
     return {statistic: tied(chosen, statistic) for statistic in statistics}
 
 
-def tied(chosen: Candidates, statistic: str) -> Ties:
+def tied(chosen: Candidates, statistic: str, level: float = _LEVEL) -> Ties:
     values = chosen.values(statistic)
     best, costs = best_of(values)
-    allowed = allowed_costs(chosen, statistic, best)
+    allowed = allowed_costs(chosen, statistic, best, level)
     over = dict(zip(chosen.names, costs.tolist(), strict=True))
     within = dict(zip(chosen.names, allowed.tolist(), strict=True))
     names = tuple(name for name in chosen.names if over[name] <= within[name])

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lightning_pce.runs._alarm import alarm_of
 from lightning_pce.runs._candidates import Candidates, Runs, candidates
+from lightning_pce.runs._groups import parting, ties_by_group
 from lightning_pce.runs._reshaping import Reshaping, reshaped
 from lightning_pce.runs._sentences import agreement, change, checkpoints, missing, saturation, tasks
 from lightning_pce.runs._task import Task, TaskLike, task_of
@@ -31,6 +32,8 @@ class Verdict(NamedTuple):
     """The sentence on a tail that has become worse while mean and bulk agree."""
     sentences: tuple[str, ...]
     """All of it in words."""
+    groups: dict[str, Ties]
+    """Of the mean in each group of tokens, where records of all tokens have groups and error bars."""
 
     @property
     def picks(self) -> dict[str, str]:
@@ -46,12 +49,15 @@ def verdict(runs: Runs, task: TaskLike | None = None, *, higher_is_better: bool 
 
     Whether mean, bulk and p95 agree on a record, and if not the shortlist; how the distribution changes from
     the mean's pick to the bulk's; which percentiles are saturated; an alarm if mean and bulk agree but p95 is
-    surely worse at what they pick, or at the last record, than at its own pick; the task metric at each pick;
-    and what is missing. Without a task metric the answer is a shortlist.
+    surely worse at what they pick, or at the last record, than at its own pick; whether the means of groups
+    of tokens choose other records than each other; the task metric at each pick; and what is missing. Without
+    a task metric the answer is a shortlist.
 
     The rules are ours: "agree" is that one record is a tie (:func:`~lightning_pce.runs.concordance.ties`) of
     all three; "surely" is beyond the 99 % quantile where ties take 95 %. The last record raises the alarm
     only if it is a tie of the bulk and its p95 has risen by surely more than the bulk, in relative terms.
+    Groups part if no record is a tie of the mean in each of them, where each of G is judged at the quantile
+    1 - 0.05 / G instead of 95 %.
 
     Args:
         runs: as for ``ties``.
@@ -76,24 +82,26 @@ def verdict(runs: Runs, task: TaskLike | None = None, *, higher_is_better: bool 
     return verdict_of(chosen, task_of(chosen, task, higher_is_better))
 
 
-def verdict_of(chosen: Candidates, found: Task | None, *, reshape: bool = True) -> Verdict:
-    """:func:`verdict` of candidates; ``reshape``: whether their digests say how the mean changes."""
+def verdict_of(chosen: Candidates, found: Task | None, *, of_tokens: bool = True) -> Verdict:
+    """:func:`verdict` of candidates; ``of_tokens``: whether their digests are of tokens, as records have."""
     bulk = bulk_of(chosen)
     every = ties_of(chosen, resolved(chosen, ("mean", "bulk", "p95")))
     kept = covering(list(every.values()))
     changed = None
-    if reshape and bulk is not None and has_mean(chosen) and every["mean"].best != every[bulk].best:
+    if of_tokens and bulk is not None and has_mean(chosen) and every["mean"].best != every[bulk].best:
         pair = [chosen.names.index(every[name].best) for name in ("mean", bulk)]
         changed = reshaped(chosen.only(pair))
     alarm = alarm_of(chosen, every, bulk)
     saturated = saturated_of(chosen)
+    groups = ties_by_group(chosen) if of_tokens else {}
     sentences = (
         *agreement(chosen, every, kept),
         *([] if changed is None or bulk is None else change(changed, bulk, in_nats=chosen.in_nats)),
         *saturation(saturated, bulk, chosen.of),
         *([] if alarm is None else [alarm]),
+        *parting(chosen, groups),
         *tasks(chosen, every, kept, found),
         *checkpoints(chosen, kept),
         *missing(chosen, found, kept),
     )
-    return Verdict(len(kept) == 1, kept, every, bulk, saturated, changed, alarm, sentences)
+    return Verdict(len(kept) == 1, kept, every, bulk, saturated, changed, alarm, sentences, groups)

@@ -77,7 +77,7 @@ def compare(
     table, verdict = None, None
     if basis.by != "documents":
         table = table_of(chosen, found)
-        verdict = verdict_of(chosen, found, reshape=basis.by == "tokens")
+        verdict = verdict_of(chosen, found, of_tokens=basis.by == "tokens")
     pair = _pair(verdict, base, chosen.names)
     change = None
     if pair is not None and (basis.by, basis.of, history.group) == ("tokens", "ce", ""):
