@@ -15,17 +15,25 @@ that SmolLM2 writes once. After arXiv 2605.24667.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.studies.numbers_file import write_numbers
 from benchmarks.studies.topk_distillation_parts import stories
+from benchmarks.studies.topk_distillation_parts.kept import prepare_models, prepare_stories
 from benchmarks.studies.topk_distillation_parts.numbers import numbers, records_of
 from benchmarks.studies.topk_distillation_parts.page import section, write_section
 from benchmarks.studies.topk_distillation_parts.pictures import picture
 from benchmarks.studies.topk_distillation_parts.text import QUICK_TEXTS, TEXTS
 from benchmarks.studies.topk_distillation_parts.training import run
-from benchmarks.studies.topk_distillation_parts.units import QUICK, Size, models_of
-from benchmarks.studies.topk_distillation_parts.verdicts import verdicts
+from benchmarks.studies.topk_distillation_parts.units import (
+    DEFAULT_SEEDS,
+    DEFAULT_TEXTS,
+    QUICK,
+    Models,
+    Size,
+    models_of,
+)
 from examples.resumable import Unit, results
 from lightning_pce.reports.html import report
 
@@ -39,8 +47,8 @@ def arguments() -> argparse.Namespace:
         type=Path,
         help="what is there is kept (default: studies_out/topk_distillation, with --quick another)",
     )
-    parser.add_argument("--text", nargs="+", choices=TEXTS, default=["shakespeare", "stories"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--text", nargs="+", choices=TEXTS, default=list(DEFAULT_TEXTS))
+    parser.add_argument("--seeds", type=int, default=DEFAULT_SEEDS)
     default = Size()
     parser.add_argument("--layers", type=int, default=default.layers)
     parser.add_argument("--width", type=int, default=default.width, help="a multiple of 16, a head each")
@@ -66,15 +74,11 @@ def main() -> None:
     if args.quick:
         texts, size, seeds = QUICK_TEXTS, QUICK, 1
     pieces = stories.pieces(out) if "stories" in texts else []
+    prepare_stories(pieces)
     results(pieces, stories.write, args.processes)
-    units: list[Unit] = []
-    for seed in range(seeds):
-        models = models_of(texts, seed, out, size)
-        results(models.teachers, run, args.processes)
-        results(models.students, run, args.processes)
-        units += [*models.teachers, *models.students]
+    units = train([models_of(texts, seed, out, size) for seed in range(seeds)], args.processes)
     found = numbers(units, pieces)
-    text = section(found, verdicts(found))
+    text = section(found)
     write_numbers(out / "topk_distillation.json", found)
     (out / "topk_distillation.md").write_text(text, encoding="utf-8", newline="\n")
     picture(found, out / "topk_distillation.png")
@@ -87,6 +91,16 @@ def main() -> None:
         write_numbers(ROOT / "topk_distillation.json", found)
         picture(found, ROOT / "topk_distillation.png")
         write_section(ROOT / "README.md", found)
+
+
+def train(families: Sequence[Models], processes: int) -> list[Unit]:
+    """The models of each seed, one seed after the other."""
+    units = [unit for family in families for unit in (*family.teachers, *family.students)]
+    prepare_models(units)
+    for family in families:
+        results(family.teachers, run, processes)
+        results(family.students, run, processes)
+    return units
 
 
 if __name__ == "__main__":

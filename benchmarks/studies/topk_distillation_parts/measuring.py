@@ -16,7 +16,6 @@ from benchmarks.studies.topk_distillation_parts.text import Text, rows_of
 from lightning_pce import PercentileCrossEntropy, token_log_prob
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
-STATISTICS = ("mean", *(f"p{p}" for p in PERCENTILES), "trimmed_mean")
 TOP = (1, 2, 5, 10, 20, 50)
 ROWS = 32  # of a batch
 BLOCK = 4  # rows in a row of the text that are one document
@@ -83,6 +82,8 @@ class Cloze(NamedTuple):
     """``[lines, 5, context + 1]``: what comes before, and the word; the right one first."""
     lengths: Tensor
     """``[lines]``: how many tokens the words have, the same for all five of a line."""
+    lines: Tensor
+    """``[lines]``: which line of the text held out it is; with another seed there are partly others."""
 
 
 def cloze_of(text: Text, context: int, seed: int) -> Cloze:
@@ -101,18 +102,19 @@ def cloze_of(text: Text, context: int, seed: int) -> Cloze:
         by_length[length].append(found.group(2))
         before = token_ids_before(text.tokenizer, text.lines, number, found.group(1), context + 1 - length)
         if before is not None:
-            asked.append((before, found.group(2), length))
-    kept = [each for each in asked if len(set(by_length[each[2]])) >= CHOICES]
+            asked.append((number, before, found.group(2), length))
+    kept = [each for each in asked if len(set(by_length[each[-1]])) >= CHOICES]
     kept = [kept[place] for place in sorted(rng.sample(range(len(kept)), min(CLOZE, len(kept))))]
     ids = []
-    for before, word, length in kept:
+    for _, before, word, length in kept:
         words = [word]
         while len(words) < CHOICES:
             other = rng.choice(by_length[length])
             if other not in words:
                 words.append(other)
         ids.append([before + text.tokenizer.encode(each).ids for each in words])
-    return Cloze(torch.tensor(ids), torch.tensor([length for *_, length in kept]))
+    lengths, lines = [length for *_, length in kept], [number for number, *_ in kept]
+    return Cloze(torch.tensor(ids), torch.tensor(lengths), torch.tensor(lines))
 
 
 def token_ids_before(

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.studies.fact_sft_parts.comparisons import paired
-from benchmarks.studies.picks import Floats, picks_of, resampled_mean, share
-from benchmarks.studies.topk_distillation_parts.measuring import STATISTICS
+from benchmarks.studies.picks import STATISTICS, TRIMMED, Floats, picks_of, resampled_mean, share
+from benchmarks.studies.topk_distillation_parts.comparing import Integers, paired
+from benchmarks.studies.topk_distillation_parts.kept import agree, precisions
+from benchmarks.studies.topk_distillation_parts.measuring import cloze_of
 from benchmarks.studies.topk_distillation_parts.stories import ENOUGH
+from benchmarks.studies.topk_distillation_parts.text import text_of
 from benchmarks.studies.topk_distillation_parts.units import FULL, TEACHER, Size
 from examples.resumable import Unit, read
 from lightning_pce.intervals import differences
@@ -27,19 +29,18 @@ def numbers(units: Sequence[Unit], stories: Sequence[Unit]) -> dict[str, Any]:
     """What JSON holds of the texts and seeds of which all models are done.
 
     Raises:
-        SystemExit: if models of several versions are mixed, or none is done.
+        SystemExit: if models of several versions, or stories of several precisions, are mixed; if no family
+            is done.
     """
     families = finished(units)
     every = [result for family in families for _, result in family.values()]
     if not every:
         raise SystemExit("No teacher has all of its students yet.")
-    versions = every[0]["versions"]
-    if any(result["versions"] != versions for result in every):
-        raise SystemExit("The models are of several versions: choose another --out.")
+    agree({result["settings"]["name"]: result["versions"] for result in every})
     settings = every[0]["settings"]
     return {
         "recipe": settings["recipe"],
-        "versions": versions,
+        "versions": every[0]["versions"],
         "size": {name: settings[name] for name in Size._fields if name != "steps"}
         | {
             "steps": families[0][FULL][1]["settings"]["steps"],
@@ -50,13 +51,7 @@ def numbers(units: Sequence[Unit], stories: Sequence[Unit]) -> dict[str, Any]:
         "texts": _texts(families),
         "models": [_model(family, label) for family in families for label in family],
         "choices": [_choice(family, task) for family in families for task in TASKS],
-        "less full": [
-            _less_full(families, text, task, label)
-            for text in _names(families)
-            for label in families[0]
-            if label not in (TEACHER, FULL)
-            for task in TASKS
-        ],
+        "less full": [each for text in _names(families) for each in _less_full(families, text)],
     }
 
 
@@ -94,6 +89,7 @@ def _written(stories: Sequence[Unit]) -> dict[str, Any] | None:
     pieces = [piece for unit in stories if (piece := read(unit)) is not None]
     if not pieces:
         return None
+    agree(precisions(stories))
     settings = pieces[0]["settings"]
     return {
         **{name: settings[name] for name in ("recipe", "stories", "tokens", "temperature")},
@@ -135,6 +131,7 @@ def _model(family: Family, label: str) -> dict[str, Any]:
         **{name: result[name] for name in ("seconds", "cpu_seconds", "training_loss", "within_top")},
         "ce": {name: round(result["ce"][name], 4) for name in STATISTICS},
         "tasks": {task: _with_ends(values) for task, values in tasks.items()},
+        "teacher_log_prob_error": round(float(stats.sem(tasks["teacher_log_prob"])), 4),
         "own_log_prob": _with_ends(np.array(result["own_log_prob"])),
         "sample": result["sample"],
     }
@@ -153,7 +150,7 @@ def _with_ends(values: Floats) -> list[float]:
 def _less(teacher: Record, student: Record) -> dict[str, list[float | None]]:
     """Statistics of a student less those of its teacher, with their 95 % ends by document."""
     records = [(each.digest(), each.documents()) for each in (teacher, student)]
-    names = [name for name in STATISTICS if name != "trimmed_mean"]
+    names = [name for name in STATISTICS if name != TRIMMED]
     found = differences(records[0], records[1], names)
     return {
         name: [None if math.isnan(value) else round(value, 4) for value in (each.value, each.low, each.high)]
@@ -208,12 +205,33 @@ def _kendall(family: Family, task: Mapping[str, float]) -> dict[str, float | Non
     return found
 
 
-def _less_full(families: Sequence[Family], text: str, task: str, label: str) -> dict[str, Any]:
-    """A task of a student less that of the one with the whole KL, paired by line, block or sample."""
-    own = [task_of(family, task) for family in families if _text_of(family) == text]
-    return {"text": text, "task": task, "label": label} | paired(
-        [values[label] - values[FULL] for values in own]
-    )
+def _less_full(families: Sequence[Family], text: str) -> list[dict[str, Any]]:
+    """Tasks of each student of a text less those of the one with the whole KL, paired within a seed."""
+    own = [family for family in families if _text_of(family) == text]
+    students = [label for label in own[0] if label not in (TEACHER, FULL)]
+    found = []
+    for task in TASKS:
+        values = [task_of(family, task) for family in own]
+        units = [_units(family, task) for family in own]
+        for label in students:
+            differences = paired([each[label] - each[FULL] for each in values], units)
+            found.append({"text": text, "task": task, "label": label, **differences})
+    return found
+
+
+def _units(family: Family, task: str) -> Integers:
+    """``[n]``: which line or block each value of a task is of. The samples of several seeds are not the same,
+    so that it is no matter which of them are averaged."""
+    unit, result = family[FULL]
+    return cloze_lines(unit) if task == "cloze" else np.arange(len(result["tasks"][task]))
+
+
+def cloze_lines(unit: Unit) -> Integers:
+    """``[lines]``: which lines of the text held out a model was asked about."""
+    settings = unit.settings
+    text = text_of(settings["text"], unit.path.parents[1], settings["vocabulary"])
+    lines: Integers = cloze_of(text, settings["context"], settings["seed"]).lines.numpy()
+    return lines
 
 
 def _names(families: Sequence[Family]) -> list[str]:

@@ -20,12 +20,17 @@ from benchmarks.studies.topk_distillation_parts.reading import (
     TASKS,
     Model,
     choices_of,
+    cpu_minutes,
     labels_of,
+    minutes_on_two_cores,
     models_of_label,
     named,
+    open_choices,
+    students_of,
 )
-from benchmarks.studies.topk_distillation_parts.units import TEACHER
-from benchmarks.studies.topk_distillation_parts.verdicts import IN_SHORT, beside_the_paper, verdicts
+from benchmarks.studies.topk_distillation_parts.text import QUICK_TEXTS
+from benchmarks.studies.topk_distillation_parts.units import DEFAULT_SEEDS, DEFAULT_TEXTS, TEACHER, Size
+from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
 
 NOT_YET = "This study has not been run in full yet."  # the section as long as there are no results
 SHOWN = ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean")
@@ -33,17 +38,16 @@ PICKED = ("mean", "p5", "p25", "p50", "p75", "p95")
 
 
 def write_section(path: Path, found: dict[str, Any]) -> None:
-    """The section in the page at a path, with the sentences on what came out."""
     page = path.read_text(encoding="utf-8")
-    text = section(found, verdicts(found, IN_SHORT), beside_the_paper(found))
-    path.write_text(with_section(page, "topk_distillation", text), encoding="utf-8", newline="\n")
+    written = with_section(page, "topk_distillation", section(found))
+    path.write_text(written, encoding="utf-8", newline="\n")
 
 
-def section(found: dict[str, Any], said: str = "", theirs: str = "") -> str:
-    """Everything of the study; ``said`` and ``theirs``: sentences on these results."""
-    parts = [_question(found), said, theirs, _losses(found), _crossings(found), _tasks(found)]
-    parts += [_differences(found), _orders(found), _picks(found)]
-    return "\n".join(part for part in parts if part)
+def section(found: dict[str, Any]) -> str:
+    """Everything of the study: the question, what came out, and the tables."""
+    parts = (_question, verdicts, beside_the_paper, _losses, _crossings, _tasks)
+    parts += (_differences, _orders, _picks)
+    return "\n".join(part(found) for part in parts)
 
 
 def _question(found: dict[str, Any]) -> str:
@@ -61,7 +65,7 @@ up to 2e-3, batches of {size["batch"]} rows; {versions}.
 
 {_texts(found)}
 
-    python -m benchmarks.studies.topk_distillation
+    {_command(found)}
 
 ![Losses against the teacher's, statistics and tasks by K](topk_distillation.png)
 
@@ -77,15 +81,29 @@ Three tasks need no judge:
 """
 
 
+def _command(found: dict[str, Any]) -> str:
+    """What makes these results, with the flags that are not as they are by default."""
+    texts = list(found["texts"])
+    if texts == list(QUICK_TEXTS):
+        return "python -m benchmarks.studies.topk_distillation --quick"
+    seeds = max(len(models_of_label(found, text, TEACHER)) for text in texts)
+    flags = [] if texts == list(DEFAULT_TEXTS) else ["--text", *texts]
+    flags += [] if seeds == DEFAULT_SEEDS else ["--seeds", str(seeds)]
+    for name, value in Size()._asdict().items():
+        flags += [] if found["size"][name] == value else [f"--{name}", str(found["size"][name])]
+    return " ".join(["python -m benchmarks.studies.topk_distillation", *flags])
+
+
 def _texts(found: dict[str, Any]) -> str:
     """A line a text: what it is and what its models took."""
     lines = []
     for name, each in found["texts"].items():
-        minutes = sum(each["cpu_seconds"].values()) / 60
+        minutes = cpu_minutes(found, name)
         words = f"{each['training_tokens']:,} tokens to learn, {each['held_out_tokens']:,} held out"
-        seeds = len(models_of_label(found, name, TEACHER))
-        cost = f"{each['models']} models, {minutes:.0f} CPU minutes"
-        lines.append(f"* {named(name)}: {words}; {seeds} seeds, {cost}.")
+        models = each["models"] // len(minutes)
+        cost = f"{spread(minutes, 0)} CPU minutes for the {models} models of a seed"
+        whole = f"{minutes_on_two_cores(found, name):.0f} minutes for all {len(minutes)} seeds on two cores"
+        lines.append(f"* {named(name)}: {words}; {cost}, {whole}.")
     stories = found["stories"]
     if stories is not None and "stories" in found["texts"]:
         kind, seeds = stories["precision"].removeprefix("torch."), len(stories["seeds"])
@@ -93,9 +111,14 @@ def _texts(found: dict[str, Any]) -> str:
             f"""\
   The stories are the first {stories["kept"]:,} tokens that SmolLM2-135M-Instruct wrote at temperature
   {stories["temperature"]}, at most {stories["tokens"]} a story, once: {seeds} seeds in {kind}, \
-{stories["cpu_seconds"] / 60:.0f} CPU minutes. (At temperature 1
+{stories["cpu_seconds"] / 60:.0f} CPU minutes more. (At temperature 1
   they lost the thread, which nobody can predict; at this one they repeat themselves.)"""
         )
+    lines += [
+        "",
+        "CPU time is that of processes of one thread, on cores that others used too; on two cores a",
+    ]
+    lines += ["teacher goes alone and its students two at a time."]
     return "\n".join(lines)
 
 
@@ -128,7 +151,7 @@ def _crossings(found: dict[str, Any]) -> str:
     rows = []
     for text in found["texts"]:
         teachers = models_of_label(found, text, TEACHER)
-        for label in labels_of(found)[1:]:
+        for label in students_of(found):
             models = models_of_label(found, text, label)
             shapes = [model["reshaped"] for model in models]
             k = models[0]["k"]
@@ -143,7 +166,7 @@ def _crossings(found: dict[str, Any]) -> str:
                     percent_spread([each["surely_worse"] for each in shapes]),
                     spread([each["gained"] for each in shapes]),
                     spread([each["lost"] for each in shapes]),
-                    " ".join(_signed(model["less_teacher"]["p50"]) for model in models),
+                    " ".join(_in_bold_if_sure(model["less_teacher"]["p50"]) for model in models),
                 ]
             )
     heads = ["text", "", "next token in the teacher's K", "crossing", "surely better", "surely worse"]
@@ -152,9 +175,10 @@ def _crossings(found: dict[str, Any]) -> str:
 ### Where a student's losses cross its teacher's
 
 Of the quantile curves of the two, by our `reshaping`: below the crossing (a share of the tokens, each seed)
-the student's losses are lower, above it higher. Surely: within a band of 95 % by blocks of four rows. Gained
-and lost are the areas between the curves, in nats: the mean rises by lost less gained. The median less the
-teacher's, each seed; in bold where the 95 % interval leaves out 0.
+the student's losses are lower, above it higher, or where it says so the other way round; of several the one
+with the most area on its smaller side, "-" for none. Surely: within a band of 95 % by blocks of four rows.
+Gained and lost are the areas between the curves, in nats: the mean rises by lost less gained. The median less
+the teacher's, each seed; in bold where the 95 % interval leaves out 0.
 
 {table(heads, rows)}"""
 
@@ -168,26 +192,22 @@ def _tasks(found: dict[str, Any]) -> str:
             def of(task: str, models: Sequence[Model] = models) -> list[float]:
                 return [model["tasks"][task][0] for model in models]
 
-            errors = [
-                (model["tasks"]["teacher_log_prob"][2] - model["tasks"]["teacher_log_prob"][1]) / 3.92
-                for model in models
-            ]
             rows.append(
                 [
                     named(text),
                     label,
                     percent_spread(of("cloze"), 1),
                     percent_spread(of("top_1"), 1),
-                    spread(of("teacher_log_prob")),
-                    number(sum(errors) / len(errors), 3),
+                    " ".join(map(_with_error, models)),
                     spread([model["own_log_prob"][0] for model in models]),
                 ]
             )
-    heads = ["text", "", *TASKS.values(), "its standard error, by sample", "student's own log p"]
+    heads = ["text", "", *TASKS.values(), "student's own log p"]
     return f"""\
 ### Tasks
 
-The mean of the seeds (the lowest to the highest).
+The mean of the seeds (the lowest to the highest). The teacher's log p of samples is that of each seed, with
+its standard error by sample.
 
 {table(heads, rows)}"""
 
@@ -203,8 +223,9 @@ def _differences(found: dict[str, Any]) -> str:
     return f"""\
 ### Tasks less those of the student with the whole distribution
 
-Each seed: their mean [95 %, paired by line, block or sample of all seeds]; accuracies in points. In bold
-where the interval leaves out 0.
+Each seed: their mean [95 % by line, block or sample] [by seed, Student's]; accuracies in points. The first
+interval is about other lines and these models, and a line of several seeds counts once; the second is about
+other trainings. In bold where both leave out 0.
 
 {table(["text", "", *TASKS.values()], rows)}"""
 
@@ -216,8 +237,11 @@ def _paired(each: dict[str, Any], task: str) -> str:
         return number(scale * value, digits)
 
     seeds = " ".join(cell(value) for value in each["by_seed"])
-    mean = f"{cell(each['mean'])} [{cell(each['low'])}, {cell(each['high'])}]"
-    return f"{seeds}: " + (f"**{mean}**" if each["low"] > 0 or each["high"] < 0 else mean)
+    ends = [(each["low"], each["high"])]
+    ends += [] if each["t_low"] is None else [(each["t_low"], each["t_high"])]
+    mean = " ".join([cell(each["mean"]), *(f"[{cell(low)}, {cell(high)}]" for low, high in ends)])
+    sure = all(low > 0 or high < 0 for low, high in ends)
+    return f"{seeds}: " + (f"**{mean}**" if sure else mean)
 
 
 def _orders(found: dict[str, Any]) -> str:
@@ -236,8 +260,9 @@ def _orders(found: dict[str, Any]) -> str:
     return f"""\
 ### Which statistic orders the students as a task does?
 
-Spearman's rho / Kendall's tau over the seven students within a seed: the mean of the seeds (the lowest to the
-highest). A loss that follows the task has a negative one, -1 at best; the wrong sign is in bold.
+Spearman's rho / Kendall's tau over the {len(students_of(found))} students within a seed: the mean of the
+seeds (the lowest to the highest). A loss that follows the task has a negative one, -1 at best; the wrong sign
+is in bold.
 
 {table(heads, rows)}"""
 
@@ -263,13 +288,13 @@ def _picks(found: dict[str, Any]) -> str:
 
 The student with its lowest value, and the task there; in bold: worse than the best by more than chance
 (paired). The shortlist is that of our `verdict`, from the loss alone: it holds a student that is not worse
-than the best by more than chance in {_held(found)} choices.
+than the best by more than chance in {_held(found)} choices in which some student is.
 
 {table(heads, rows)}"""
 
 
 def _held(found: dict[str, Any]) -> str:
-    held = [choice["picks"]["shortlist_holds_best"] for choice in found["choices"]]
+    held = [picks["shortlist_holds_best"] for picks in open_choices(found)]
     return out_of(sum(held), len(held))
 
 
@@ -290,11 +315,16 @@ def _crossing(shape: dict[str, Any]) -> str:
     return number(shape["crossing"]) + ("" if shape["better_below"] else " (better above)")
 
 
-def _signed(each: Sequence[float | None]) -> str:
+def _in_bold_if_sure(each: Sequence[float | None]) -> str:
     value, low, high = each
     text = number(value)
     sure = low is not None and high is not None and (low > 0 or high < 0)
     return f"**{text}**" if sure else text
+
+
+def _with_error(model: Model) -> str:
+    value, error = model["tasks"]["teacher_log_prob"][0], model["teacher_log_prob_error"]
+    return f"{number(value)} ± {number(error, 3)}"
 
 
 def _texts_and_tasks(found: dict[str, Any]) -> list[tuple[str, str]]:

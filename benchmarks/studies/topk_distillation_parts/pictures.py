@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from benchmarks.studies.topk_distillation_parts.measuring import PERCENTILES
 from benchmarks.studies.topk_distillation_parts.reading import Model, labels_of, models_of_label, named
 from benchmarks.studies.topk_distillation_parts.units import TEACHER
 
-PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 TICKS = (-1, -0.5, 0, 0.5, 1, 2, 5, 10)
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 STATISTICS = {"mean": "#D55E00", "p25": "#009E73", "p50": "#0072B2"}
@@ -52,7 +52,7 @@ def _against_teacher(axes: Axes, students: dict[str, list[Model]]) -> None:
     """A line a student, the mean of the seeds; each seed is a dot."""
     colours = colormaps["viridis"]
     for number, (label, models) in enumerate(students.items()):
-        colour = colours(0.95 * number / (len(students) - 1))
+        colour = colours(0.95 * number / max(len(students) - 1, 1))
         values = [[model["less_teacher"][f"p{p}"][0] for p in PERCENTILES] for model in models]
         places = range(len(PERCENTILES))
         axes.plot(

@@ -112,9 +112,13 @@ def _writer() -> tuple[Any, Any]:
     os.environ["TQDM_DISABLE"] = "1"  # a bar of reading a file that is there
     model, tokenizer = load(None)
     tokenizer.padding_side = "left"
-    fast = precision() == "bf16-mixed"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device, torch.bfloat16 if fast else torch.float32), tokenizer
+    return model.eval().to(device, dtype()), tokenizer
+
+
+def dtype() -> torch.dtype:
+    """Of the weights here."""
+    return torch.bfloat16 if precision() == "bf16-mixed" else torch.float32
 
 
 def first_tokens(paths: Sequence[Path], enough: int = ENOUGH) -> list[str]:

@@ -10,7 +10,7 @@ import pydoc_data.topics
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -43,18 +43,33 @@ class Text(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def text_of(name: str, out: Path, vocabulary: int) -> Text:
-    """A text with its tokenizer, which is made the first time and kept in ``out``."""
+    """A text with its tokenizer, which is made the first time and kept in ``out``.
+
+    Stories are made again if others have been written since; the other texts come from one version of a
+    package.
+    """
     path = out / "texts" / f"{name}_{vocabulary}.pt"
-    if not path.exists():
+    text = _kept(name, path) if path.exists() else None
+    if text is not None and name == "stories" and not _is_of(text, lines_of(name, out)):
+        print(f"{path} is made again: the stories are others now.", flush=True)
+        text = None
+    if text is None:
         _make(name, out, vocabulary, path)
+        text = _kept(name, path)
+    return text
+
+
+def _kept(name: str, path: Path) -> Text:
     kept = torch.load(path, weights_only=True)
-    return Text(
-        name,
-        Tokenizer.from_str(kept["tokenizer"]),
-        kept["train"],
-        kept["held_out"],
-        kept["lines"].split("\n"),
-    )
+    tokenizer = Tokenizer.from_str(kept["tokenizer"])
+    return Text(name, tokenizer, kept["train"], kept["held_out"], kept["lines"].split("\n"))
+
+
+def _is_of(text: Text, lines: Sequence[str]) -> bool:
+    """Whether a text says what these lines say."""
+    train, held_out = split(lines)
+    said = text.tokenizer.decode(text.train.tolist())  # bytes, so that it is the very text
+    return text.lines == held_out and said == "\n".join([*train, ""])
 
 
 def _make(name: str, out: Path, vocabulary: int, path: Path) -> None:
@@ -66,9 +81,14 @@ def _make(name: str, out: Path, vocabulary: int, path: Path) -> None:
         "held_out": token_ids(tokenizer, held_out),
         "lines": "\n".join(held_out),
     }
+    save(kept, path)
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Tensors and texts, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(kept, part)
+    torch.save(content, part)
     os.replace(part, path)
 
 

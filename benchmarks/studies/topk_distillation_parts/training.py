@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.studies.topk_distillation_parts.measuring import ROWS, Measured, measure
-from benchmarks.studies.topk_distillation_parts.text import rows_of, text_of
+from benchmarks.studies.topk_distillation_parts.text import rows_of, save, text_of
 from examples.proxy_study_parts.models import build, parameters
 from examples.resumable import Unit
 from lightning_pce import distillation, store_topk, topk_distillation
@@ -177,14 +176,6 @@ def weights_path(unit: Unit) -> Path:
 
 def topk_path(unit: Unit) -> Path:
     return unit.path.with_name(f"{unit.settings['teacher']}_top_{STORED}.pt")
-
-
-def save(content: dict[str, Tensor], path: Path) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(content, part)
-    os.replace(part, path)
 
 
 def versions() -> dict[str, str]:
