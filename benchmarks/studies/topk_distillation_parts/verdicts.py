@@ -53,9 +53,9 @@ def in_short(found: dict[str, Any]) -> str:
     median = [each for text in texts for each in falling(found, text, "p50")]
     turns = ", ".join(f"on {named(text)} at {_in_seeds(lowest_of(found, text, 'p50'))}" for text in texts)
     said = [
-        "**In short.** The paper has it that with each smaller K the mean is worse and the median better. "
-        f"Here the mean is in {_how_many(mean)} pairs of text and seed, the median in {_how_many(median)}: it is lowest "
-        f"{turns}"
+        "**In short.** The paper has it that with each smaller K the mean is worse and the median better",
+        f"Here the mean is in {_how_many(mean)} pairs of text and seed, the median in {_how_many(median)}: "
+        f"it is lowest {turns}",
     ]
     if THEIRS in students_of(found):
         below = [
@@ -96,8 +96,9 @@ def _of_median(found: dict[str, Any], text: str) -> str:
     return (
         f"**Median.** It falls with each smaller K in {_how_many(falling(found, text, 'p50'))} seeds. It is "
         f"lowest at {_in_seeds(lowest)}, {_each(less)} nats from the teacher's and below it by more than "
-        f"chance in {_how_many(sure)} seeds. What is learned of the teacher there holds {percent_spread(held)} "
-        f"of the next tokens; it holds less than half in every seed at: {_joined(few)}."
+        f"chance in {_how_many(sure)} seeds. What is learned of the teacher there holds "
+        f"{percent_spread(held)} of the next tokens; it holds less than half, in every seed, at: "
+        f"{_joined(few)}."
     )
 
 
