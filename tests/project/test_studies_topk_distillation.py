@@ -31,6 +31,7 @@ from benchmarks.studies.topk_distillation_parts.reading import (
     minutes_on_two_cores,
     models_of_label,
     rising,
+    tasks_together,
 )
 from benchmarks.studies.topk_distillation_parts.text import Text, rows_of, split, token_ids, trained_tokenizer
 from benchmarks.studies.topk_distillation_parts.units import Models, Size, label_of, models_of, name_of
