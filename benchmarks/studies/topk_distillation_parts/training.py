@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.studies.topk_distillation_parts.measuring import ROWS, Measured, measure
 from benchmarks.studies.topk_distillation_parts.text import rows_of, text_of
 from examples.proxy_study_parts.models import build, parameters
-from examples.resumable import Unit
+from examples.resumable import Unit, whole
 from lightning_pce import distillation, store_topk, topk_distillation
 from lightning_pce.runs.fingerprint import fingerprint
 from lightning_pce.runs.history import write_validation
@@ -180,11 +179,8 @@ def topk_path(unit: Unit) -> Path:
 
 
 def save(content: dict[str, Tensor], path: Path) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(content, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        torch.save(content, part)
 
 
 def versions() -> dict[str, str]:
