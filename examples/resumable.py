@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout  # torch needs it, so that it is there
 
 REDONE = ("recipe", "code")  # settings of which another value makes a result void
 
@@ -48,10 +50,28 @@ def results(
         arguments: of ``start``.
 
     Raises:
-        SystemExit: if a file holds a unit of other settings, or a process was killed.
+        SystemExit: if a file holds a unit of other settings, a process was killed, or another one does units
+            of the same folder.
     """
     for unit in units:
         _check_place(unit)
+    if any(read(unit) is None for unit in units):
+        with contextlib.ExitStack() as locks:
+            for folder in sorted({unit.path.parent for unit in units}):
+                locks.enter_context(_alone_in(folder))
+            _make(units, work, processes, start, arguments)
+    found = [read(unit) for unit in units]
+    return [result for result in found if result is not None]
+
+
+def _make(
+    units: Sequence[Unit],
+    work: Callable[[Unit], dict[str, Any]],
+    processes: int,
+    start: Callable[..., None] | None,
+    arguments: tuple[Any, ...],
+) -> None:
+    """What is missing."""
     missing = [unit for unit in units if read(unit) is None]
     if missing:
         print(f"{len(missing)} of {len(units)} units to do, in {processes} processes", flush=True)
@@ -73,8 +93,63 @@ def results(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # those that have begun still end
                 raise
-    found = [read(unit) for unit in units]
-    return [result for result in found if result is not None]
+
+
+def check_made_by(units: Sequence[Unit], **made_by: Any) -> None:
+    """Before hours are spent: would all results be made by the same, as far as these fields of them say?
+
+    Args:
+        units: of a study, done or not.
+        made_by: fields of each result, such as ``versions`` and ``precision``, as this process would write
+            them. If nothing is missing, it writes none, and the results are compared with each other.
+
+    Raises:
+        SystemExit: if a result has another value.
+    """
+    done = [(unit, result) for unit in units if (result := read(unit)) is not None]
+    if not done:
+        return
+    where, expected = "here", made_by
+    if len(done) == len(units):
+        where, expected = f"in {done[0][0].path.name}", {name: done[0][1].get(name) for name in made_by}
+    for unit, result in done:
+        differ = [
+            f"{name} is {there!r} there and {other!r} {where}"
+            for field, value in expected.items()
+            for name, there, other in _differences(field, result.get(field), value)
+        ]
+        if differ:
+            raise SystemExit(
+                f"{unit.path} was made otherwise: {'; '.join(differ)}. Such results are not mixed: go on "
+                "with what it was made with, choose another folder with --out, or delete one kind."
+            )
+
+
+def _differences(name: str, there: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Values that are not the same; of two objects, those of their fields."""
+    if isinstance(there, dict) and isinstance(other, dict):
+        for key in {**there, **other}:
+            yield from _differences(f"{name}.{key}", there.get(key), other.get(key))
+    elif there != other:
+        yield name, there, other
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two processes would write the same files. The system's own lock, which ends with whoever holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SystemExit(
+            f"Another process does units in {folder}. Wait until it has ended, or choose another folder with "
+            "--out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read(unit: Unit) -> dict[str, Any] | None:
@@ -102,11 +177,20 @@ def _check_place(unit: Unit) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
+    with whole(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; in the end the file is at ``path``, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.studies.evidence_parts.counts import Choice, fact_choices, student_choices
 from benchmarks.studies.evidence_parts.page import in_short, section, write
+from benchmarks.studies.evidence_parts.what_came_out import what_came_out
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -29,14 +30,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read(path: Path) -> dict[str, Any] | None:
+    """A study's numbers, if they are there."""
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
 def choices_in(fact_sft: Path, distillation: Path) -> list[Choice]:
     """Those of the files that are there."""
-    return [
-        choice
-        for path, choices_of in ((fact_sft, fact_choices), (distillation, student_choices))
-        if path.exists()
-        for choice in choices_of(_read(path))
-    ]
+    facts, students = read(fact_sft), read(distillation)
+    return [*(fact_choices(facts) if facts else []), *(student_choices(students) if students else [])]
 
 
 def main() -> None:
@@ -46,13 +49,10 @@ def main() -> None:
         raise SystemExit(f"There is neither {args.fact_sft} nor {args.distillation}: run the studies first.")
     print(section(choices))
     if args.write:
+        said = what_came_out(read(args.fact_sft), read(args.distillation), choices)
+        write(HERE / "README.md", said, "what came out")
         write(HERE / "README.md", section(choices))
         write(ROOT / "README.md", in_short(choices))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 if __name__ == "__main__":

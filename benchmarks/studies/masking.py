@@ -14,13 +14,14 @@ import argparse
 from pathlib import Path
 
 from benchmarks.studies.fact_sft_parts.numbers import after_epochs
-from benchmarks.studies.fact_sft_parts.training import run
+from benchmarks.studies.fact_sft_parts.training import run, versions
 from benchmarks.studies.fact_sft_parts.units import FULL, QUICK, runs_of
 from benchmarks.studies.masking_parts.numbers import numbers
 from benchmarks.studies.masking_parts.page import section, write_section
 from benchmarks.studies.masking_parts.picture import picture
 from benchmarks.studies.numbers_file import write_numbers
-from examples.resumable import results
+from examples.fact_sft import precision
+from examples.resumable import check_made_by, results
 from lightning_pce.reports.html import report
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +52,7 @@ def main() -> None:
     out = args.out or Path("studies_out", f"masking{ending}")
     runs = args.runs or Path("studies_out", f"fact_sft{ending}")
     units = runs_of(("a",), runs, args.model, QUICK if args.quick else FULL).first
+    check_made_by(units, versions=versions(), precision=precision())
     results(units, run, args.processes)
     found = numbers(units)
     write_numbers(out / "masking.json", found)

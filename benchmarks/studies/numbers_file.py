@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from examples.resumable import whole
 
 
 def write_numbers(path: Path, content: dict[str, Any]) -> None:
     """What holds no other list or object stands on a line; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
     plain = json.loads(json.dumps(content, allow_nan=False))  # tuples as lists, keys as texts
-    part.write_text(_text(plain) + "\n", encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(_text(plain) + "\n", encoding="utf-8", newline="\n")
 
 
 def _text(value: Any, indent: int = 0) -> str:

@@ -12,11 +12,13 @@ from scipy import stats
 
 from lightning_pce import digest
 from lightning_pce.runs import History, table, verdict
+from lightning_pce.runs.concordance import Verdict
 
 PERCENTILES = ("p5", "p25", "p50", "p75", "p90", "p95", "p99")
 TRIMMED = "trimmed_mean"
 STATISTICS = ("mean", TRIMMED, *PERCENTILES)
 RESAMPLES = 2000
+CHANCE = 0.05  # what a test of 5 % calls more than chance
 
 Floats = NDArray[np.float64]
 
@@ -25,8 +27,14 @@ def picks_of(history: History, task: Mapping[str, Floats], *, seed: int = 0) -> 
     """What JSON holds of a choice: picks, their task and how far that is behind the best candidate's.
 
     The best candidate is the one with the best task here. Of many it is best by chance too: ``behind`` is
-    rather too large than too small. ``missed`` says that a pick is worse by more than chance, ``not_worse``
-    which candidates are not.
+    rather too large than too small, and as each is compared with it without regard to how many there are, one
+    is rather called worse than not.
+
+    ``not_worse`` are the candidates that are not worse than the best by more than chance: if the task is 0 or
+    1 by the exact McNemar test (two-sided, 5 %) of the units at which only one of the two has 1, else if the
+    95 % interval of the paired difference begins at 0 or below. ``missed`` says that a pick is none of them,
+    ``shortlist_holds_best`` that the shortlist has one. ``behind_low`` and ``behind_high`` are ends of the
+    interval in both cases.
 
     Args:
         history: the candidates, of one run, function and group.
@@ -47,6 +55,7 @@ def picks_of(history: History, task: Mapping[str, Floats], *, seed: int = 0) -> 
     losses[TRIMMED] = (lowest, trimmed[lowest])
     correlation[TRIMMED] = _correlated([trimmed[label] for label in labels], list(means.values()))
     behind = {label: resampled_mean(values[best] - values[label], seed) for label in labels}
+    not_worse = _not_worse(values, best, behind)
     return {
         "candidates": labels,
         "task": {label: _rounded(mean) for label, mean in means.items()},
@@ -56,18 +65,20 @@ def picks_of(history: History, task: Mapping[str, Floats], *, seed: int = 0) -> 
                 "label": losses[name][0],
                 "value": _rounded(losses[name][1]),
                 **_task_at(values[losses[name][0]], behind[losses[name][0]], seed),
+                "missed": losses[name][0] not in not_worse,
             }
             for name in STATISTICS
         },
         "correlation": {name: correlation[name] for name in STATISTICS},
-        "not_worse": [label for label in labels if behind[label].low <= 0],
+        "not_worse": not_worse,
         "agree": said.agree,
         "bulk": said.bulk,
         "saturated": list(said.saturated),
         "alarm": said.alarm,
+        "groups_part": _groups_part(said),
         "shortlist": list(said.shortlist),
         "shortlist_task": {label: _rounded(means[label]) for label in said.shortlist},
-        "shortlist_holds_best": any(behind[label].low <= 0 for label in said.shortlist),
+        "shortlist_holds_best": any(label in not_worse for label in said.shortlist),
         "shortlist_size": len(said.shortlist),
         "ties": {name: list(row.ties) for name, row in found.items()},
     }
@@ -100,11 +111,37 @@ def resampled_mean(values: Floats, seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
+def worse(best: Floats, other: Floats) -> bool:
+    """Whether ``[n]`` values, each 0 or 1, are worse than those of the best, by the exact McNemar test.
+
+    Example:
+        >>> [worse(np.ones(120), np.repeat([0.0, 1.0], [wrong, 120 - wrong])) for wrong in (5, 6)]
+        [False, True]
+    """
+    gained, lost = int((best > other).sum()), int((other > best).sum())
+    return gained > lost and bool(stats.binomtest(lost, gained + lost).pvalue < CHANCE)
+
+
+def _not_worse(values: Mapping[str, Floats], best: str, behind: Mapping[str, Estimate]) -> list[str]:
+    if all(map(_zero_or_one, values.values())):
+        return [label for label, each in values.items() if not worse(values[best], each)]
+    return [label for label, each in behind.items() if each.low <= 0]
+
+
+def _groups_part(said: Verdict) -> bool:
+    """Whether no record is within error of the lowest mean in each group of tokens; a sentence says so."""
+    ties = [set(each.names) for each in said.groups.values()]
+    return len(ties) > 1 and not set.intersection(*ties)
+
+
 def _task_at(values: Floats, behind: Estimate, seed: int) -> dict[str, Any]:
-    is_share = np.isin(values, (0.0, 1.0)).all()
-    mean, low, high = map(_rounded, share(values) if is_share else resampled_mean(values, seed))
-    less = dict(zip(("behind", "behind_low", "behind_high"), map(_rounded, behind), strict=True))
-    return {"task": mean, "low": low, "high": high, **less, "missed": behind.low > 0}
+    found = share(values) if _zero_or_one(values) else resampled_mean(values, seed)
+    ends = zip(("task", "low", "high", "behind", "behind_low", "behind_high"), (*found, *behind), strict=True)
+    return {name: _rounded(value) for name, value in ends}
+
+
+def _zero_or_one(values: Floats) -> bool:
+    return bool(np.isin(values, (0.0, 1.0)).all())
 
 
 def _trimmed_mean(history: History, label: str) -> float:

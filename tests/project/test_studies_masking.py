@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks.studies.fact_sft_parts.training import STATISTICS
-from benchmarks.studies.fact_sft_parts.units import Size, runs_of
+from benchmarks.studies.fact_sft_parts.units import QUICK, Size, runs_of
 from benchmarks.studies.markdown import with_section
+from benchmarks.studies.masking import main
 from benchmarks.studies.masking_parts.numbers import CELLS, cell, numbers
 from benchmarks.studies.masking_parts.page import section, sentences
 from benchmarks.studies.masking_parts.picture import picture
@@ -202,6 +203,16 @@ def test_what_other_pages_say_of_it_is_in_the_numbers():
     masked = cell(result, "completion", "completion")
     assert all("p50" in run["saturated"] for run in masked["runs"])
     assert masked["missed"]["p50"] == 0
+
+
+def test_nothing_is_trained_beside_runs_of_other_versions(tmp_path, monkeypatch):
+    first, second = runs_of(("a",), tmp_path, None, QUICK).first
+    finish(first)
+    words = ["masking", "--quick", "--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match=r"versions\.torch is '2' there and "):
+        main()
+    assert not second.path.exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
-"""Choices by groups, and how often each way to choose keeps what the task finds best."""
+"""Choices by groups, and how often each way to choose keeps what the task finds best.
+
+In an easy choice no candidate is worse than the best by more than chance, so that nothing can be missed: it
+says nothing about a way to choose, and is counted apart.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.studies.picks import share
+from benchmarks.studies.fact_sft_parts.units import RATE
+from benchmarks.studies.picks import Estimate, share
 
 SINGLE = ("mean", "p50", "p75", "p95")
 LOWEST = ("mean", "p50", "p95")  # what one would keep without error bars
-PARTS = {"b": "(b) five objectives", "c": "(c) the same, wrong facts too"}
+PARTS = {"b": "(b) objectives", "c": "(c) the same, wrong facts too"}
+RATES = "(b) other learning rates"
 ENDS = {"weak": "from the untrained model", "strong": "from a checkpoint"}
 TOKENS = {"all": "all tokens", "completion": "completions"}
 TASKS = {
@@ -38,12 +44,12 @@ class Choice(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of several choices; ``missed`` is worse than the best by more than chance, ``held`` that one of several
-    is not."""
+    """Of several choices that are not easy; ``missed`` is worse than the best by more than chance, ``held``
+    that one of several is not. Without any, averages are nan."""
 
     choices: int
     easy: int
-    """In which no candidate misses, so that there is nothing to choose."""
+    """Those left out."""
     candidates: float
     """On average, as are all that are no whole numbers."""
     size: float
@@ -55,6 +61,10 @@ class Counts(NamedTuple):
     """How often as many candidates, drawn by lot, would hold one."""
     best: int
     """How often the shortlist holds the very best."""
+    part: int
+    """How often the verdict says that groups of tokens part."""
+    part_unheld: int
+    """How often of those whose shortlist holds none."""
     lowest_size: float
     """Of the lowest of mean, median and p95, without error bars."""
     lowest_held: int
@@ -74,7 +84,7 @@ def fact_choices(found: dict[str, Any]) -> list[Choice]:
         Choice(
             f"checkpoints, {_trained_and_scored(run, scored)}",
             _group(run),
-            run["objective"] if run["part"] in PARTS else None,
+            run["objective"] if _is_of_objectives(run) else None,
             scored,
             run["choices"][scored],
         )
@@ -99,9 +109,15 @@ def counted(choices: Sequence[Choice], by: Callable[[Choice], Any]) -> dict[Any,
     return {group: counts(each) for group, each in groups.items()}
 
 
-def counts(every: Sequence[Picks]) -> Counts:
+def is_easy(picks: Picks) -> bool:
+    """No candidate is worse than the best by more than chance."""
+    return len(picks["not_worse"]) == len(picks["candidates"])
+
+
+def counts(choices: Sequence[Picks]) -> Counts:
+    every = [each for each in choices if not is_easy(each)]
     held = [each["shortlist_holds_best"] for each in every]
-    rate = share(np.array(held, dtype=np.float64))
+    rate = share(np.array(held, dtype=np.float64)) if held else Estimate(math.nan, math.nan, math.nan)
     lowest = [{each["picks"][name]["label"] for name in LOWEST} for each in every]
     single = [_single(each) for each in every]
     behind = [
@@ -111,7 +127,7 @@ def counts(every: Sequence[Picks]) -> Counts:
     ]
     return Counts(
         choices=len(every),
-        easy=sum(len(each["not_worse"]) == len(each["candidates"]) for each in every),
+        easy=len(choices) - len(every),
         candidates=_mean([len(each["candidates"]) for each in every]),
         size=_mean([each["shortlist_size"] for each in every]),
         held=sum(held),
@@ -119,6 +135,8 @@ def counts(every: Sequence[Picks]) -> Counts:
         held_high=rate.high,
         held_by_lot=_mean([by_lot(each, each["shortlist_size"]) for each in every]),
         best=sum(_behind(each, each["shortlist"]) == 0 for each in every),
+        part=sum(each["groups_part"] for each in every),
+        part_unheld=sum(each["groups_part"] for each in every if not each["shortlist_holds_best"]),
         lowest_size=_mean([len(labels) for labels in lowest]),
         lowest_held=sum(_holds(each, labels) for each, labels in zip(every, lowest, strict=True)),
         missed={
@@ -126,7 +144,7 @@ def counts(every: Sequence[Picks]) -> Counts:
             for name in (*SINGLE, "last")
         },
         missed_by_lot=_mean([1 - by_lot(each, 1) for each in every]),
-        behind={name: _mean([each[name] for each in behind]) for name in behind[0]},
+        behind={name: _mean([each[name] for each in behind]) for name in (*SINGLE, "last", "shortlist")},
         shares=all(0 <= value <= 1 for each in every for value in each["task"].values()),
     )
 
@@ -157,9 +175,15 @@ def _trained_and_scored(run: dict[str, Any], scored: str) -> str:
     return f"{TOKENS[run['trained_on']]} trained on, {TOKENS[scored]} scored"
 
 
+def _is_of_objectives(run: dict[str, Any]) -> bool:
+    return run["part"] in PARTS and run["rate"] == RATE
+
+
 def _group(run: dict[str, Any]) -> str:
-    return f"{PARTS[run['part']]}, {ENDS[run['end']]}" if run["part"] in PARTS else "(a) NLL, five seeds"
+    if run["part"] not in PARTS:
+        return "(a) NLL"
+    return f"{PARTS[run['part']]}, {ENDS[run['end']]}" if run["rate"] == RATE else RATES
 
 
 def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+    return float(np.mean(values)) if values else math.nan

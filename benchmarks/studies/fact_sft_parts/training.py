@@ -28,7 +28,7 @@ from benchmarks.studies.fact_sft_parts.sentences import (
     validation_examples,
 )
 from examples.fact_sft import load, precision
-from examples.resumable import Unit
+from examples.resumable import Unit, whole
 from lightning_pce import ExpectedPassAtN, PercentileCEMixin, PercentileHistory, TokenLogProb, token_log_prob
 from lightning_pce.objectives import DCO, NLL, Power, Threshold
 
@@ -141,9 +141,8 @@ class Epochs(L.Callback):
             return
         known = on_training_set(module, self.train)
         if known["mean_p"] > ENOUGH or epoch == self.latest:
-            part = self.save.with_name(f"{self.save.name}.{os.getpid()}")
-            torch.save({name: value.to("cpu") for name, value in module.model.state_dict().items()}, part)
-            os.replace(part, self.save)
+            with whole(self.save) as part:
+                torch.save({name: value.to("cpu") for name, value in module.model.state_dict().items()}, part)
             self.saved = {"epoch": epoch, **known}
 
 

@@ -135,7 +135,7 @@ def _picks(found: dict[str, Any]) -> str:
 ### What each statistic picks
 
 Epoch: share of the facts recalled there, with its 95 % interval by fact. Bold: worse than the best epoch of
-the run by more than chance (paired by fact).
+the run by more than chance (exact McNemar test by fact, two-sided, 5 %).
 
 {table(heads, rows)}"""
 
@@ -154,8 +154,8 @@ def _moves(found: dict[str, Any]) -> str:
     return f"""\
 ### How recall changes at the picks
 
-In points, paired by fact; before the stroke what is trained on, behind it what is scored. The first interval
-is by fact (other facts, these runs), the second by seed (other runs, Student's t).
+In points, paired by fact; before the slash what is trained on, after it what is scored. The first interval is
+by fact (other facts, these runs), the second by seed (other runs, Student's t).
 
 {table(["from and to", "pick of", "each seed", "mean [by fact]", "[by seed]"], rows)}"""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 import pydoc_data.topics
 import tarfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.studies.topk_distillation_parts.stories import first_tokens, pieces, sentences
 from examples.proxy_study_parts.text import bible_text, download, found
+from examples.resumable import whole
 
 TEXTS = ("shakespeare", "bible", "stories")
 QUICK_TEXTS = ("topics 1", "topics 2")  # which come with Python
@@ -86,10 +86,8 @@ def _make(name: str, out: Path, vocabulary: int, path: Path) -> None:
 
 def save(content: dict[str, Any], path: Path) -> None:
     """Tensors and texts, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(content, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        torch.save(content, part)
 
 
 def lines_of(name: str, out: Path) -> list[str]:
