@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers
-from benchmarks.studies.fact_sft_parts.page import section, write_section
+from benchmarks.studies.fact_sft_parts.page import section
 from benchmarks.studies.fact_sft_parts.pictures import picture
-from benchmarks.studies.fact_sft_parts.training import run
+from benchmarks.studies.fact_sft_parts.training import measure_start, run
 from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, Runs, ready, runs_of, without_weights
+from benchmarks.studies.fact_sft_parts.verdicts import verdicts
+from benchmarks.studies.markdown import with_section
 from benchmarks.studies.numbers_file import write_numbers
 from examples.resumable import results
 from lightning_pce.reports.html import report
@@ -56,18 +57,22 @@ def main() -> None:
     args = arguments()
     runs = runs_of(tuple(args.parts), args.out, args.model, QUICK if args.quick else FULL)
     train(runs, args.processes)
-    found = numbers([*runs.first, *runs.then])
-    text = section(found)
+    found = numbers([*runs.first, *runs.then], runs.starts)
+    text = section(found, verdicts(found))
+    readme = ROOT / "README.md"
+    page = with_section(readme.read_text(encoding="utf-8"), "fact_sft", text)  # before anything is written
     write_numbers(args.out / "fact_sft.json", found)
     (args.out / "fact_sft.md").write_text(text, encoding="utf-8", newline="\n")
     picture(found, args.out / "fact_sft.png")
     print(text)
     shown = args.out / "units" / f"{SHOWN}.jsonl"
     if shown.exists():
-        page = report(after_epochs(shown, "all"), args.out / "report.html", task="val_recall")
-        print(f"See {page}, a report of {SHOWN}.")
+        written = report(after_epochs(shown, "all"), args.out / "report.html", task="val_recall")
+        print(f"See {written}, a report of {SHOWN}.")
     if args.write:
-        write_all(found)
+        write_numbers(ROOT / "fact_sft.json", found)
+        picture(found, ROOT / "fact_sft.png")
+        readme.write_text(page, encoding="utf-8", newline="\n")
 
 
 def train(runs: Runs, processes: int) -> None:
@@ -75,14 +80,8 @@ def train(runs: Runs, processes: int) -> None:
         print(f"{unit.settings['name']} is done again: its weights are not there.", flush=True)
         unit.path.unlink()
     results(ready(runs), run, processes)
+    results(runs.starts, measure_start, processes)
     results(runs.then, run, processes)
-
-
-def write_all(found: dict[str, Any]) -> None:
-    """What is committed, beside the sources."""
-    write_numbers(ROOT / "fact_sft.json", found)
-    picture(found, ROOT / "fact_sft.png")
-    write_section(ROOT / "README.md", found)
 
 
 if __name__ == "__main__":

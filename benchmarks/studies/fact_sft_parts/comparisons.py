@@ -88,9 +88,9 @@ def of_objectives(runs: Sequence[Run], part: str, end: str) -> list[Run]:
 
 
 def best_of(run: Run) -> int:
-    """The earliest epoch of the highest recall, after training has begun."""
+    """The earliest epoch of the highest recall; a checkpoint that is trained on may be best untouched."""
     recall = run["recall"]
-    return max(range(1, len(recall)), key=recall.__getitem__)
+    return max(range(0 if run["end"] == "strong" else 1, len(recall)), key=recall.__getitem__)
 
 
 def picked(run: Run, scored_on: str, statistic: str) -> Floats:

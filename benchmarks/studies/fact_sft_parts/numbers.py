@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.studies.fact_sft_parts.comparisons import choices_compared, objectives_compared
+from benchmarks.studies.fact_sft_parts.passing import objectives_passed, passed_at_picks
 from benchmarks.studies.fact_sft_parts.training import PASS_AT, STATISTICS
 from benchmarks.studies.picks import Floats, picks_of
 from examples.resumable import Unit, read
@@ -26,14 +27,19 @@ SETTINGS = ("seed", "trained_on", "objective", "wrong", "rate")
 PER_EPOCH = ("recall", *(f"pass_at_{n}" for n in PASS_AT), "right")
 
 
-def numbers(units: Sequence[Unit]) -> dict[str, Any]:
+def numbers(units: Sequence[Unit], measured: Sequence[Unit] = ()) -> dict[str, Any]:
     """What JSON holds of the units that are done.
+
+    Args:
+        units: the runs.
+        measured: what their starts know of the training set of part c.
 
     Raises:
         SystemExit: if runs of several versions, models or sizes are mixed.
     """
     done = [(unit, result) for unit in units if (result := read(unit)) is not None]
-    common = [_common(result) for _, result in done]
+    on_wrong = [result for unit in measured if (result := read(unit)) is not None]
+    common = [_common(result) for result in (*(result for _, result in done), *on_wrong)]
     if any(each != common[0] for each in common):
         raise SystemExit("The runs are of several versions or settings: choose another --out.")
     starts = {unit.path.with_suffix(".pt").name: result["strong_start"] for unit, result in done}
@@ -43,29 +49,32 @@ def numbers(units: Sequence[Unit]) -> dict[str, Any]:
         "cost": {part: _cost(runs, part) for part in sorted({run["part"] for run in runs})},
         "choices compared": choices_compared(runs),
         "objectives compared": objectives_compared(runs),
+        "objectives passed": objectives_passed(runs, [result for _, result in done]),
+        "starts on wrong objects": {
+            str(result["settings"]["seed"]): result["training_set"] for result in on_wrong
+        },
         "runs": runs,
     }
 
 
-def after_epochs(path: Path, scoring: str) -> History:
+def after_epochs(path: Path, scoring: str, *, start: bool = False) -> History:
     """The candidates of a run: its records after each epoch, which are counted from 1 here.
 
     Args:
         path: of a unit's history.
         scoring: ``"all"`` tokens or those of the ``"completion"``.
+        start: whether to have the model before training too, as epoch 0: one may keep a checkpoint that
+            training has made worse.
     """
-    fits = History.load(path).select(function="fit")
-    counted = [replace(record, epoch=(record.epoch or 0) + 1) for record in fits]
-    return History(counted, group=SCORINGS[scoring])
+    history = History.load(path)
+    before = [replace(history.select(function="validate")[0], function="fit", epoch=0)] if start else []
+    fits = [replace(each, epoch=(each.epoch or 0) + 1) for each in history.select(function="fit")]
+    return History([*before, *fits], group=SCORINGS[scoring])
 
 
 def right_facts(right: Sequence[str]) -> dict[str, Floats]:
-    """By the label of a candidate ``[facts]``, 1 where a fact is recalled, of strings from epoch 0 on."""
-    return {
-        f"epoch {epoch}": np.array([float(fact) for fact in facts])
-        for epoch, facts in enumerate(right)
-        if epoch > 0
-    }
+    """By label ``[facts]``, 1 where a fact is recalled, of strings from epoch 0 on."""
+    return {f"epoch {epoch}": np.array([float(fact) for fact in facts]) for epoch, facts in enumerate(right)}
 
 
 def _common(result: dict[str, Any]) -> dict[str, Any]:
@@ -86,11 +95,17 @@ def _cost(runs: Sequence[dict[str, Any]], part: str) -> dict[str, float]:
 
 def _run(path: Path, result: dict[str, Any], starts: dict[str, Any]) -> dict[str, Any]:
     settings, rows = result["settings"], result["epochs"]
-    right = [row["right"] for row in rows]
+    right, strong = [row["right"] for row in rows], settings["start"] is not None
+    choices = {
+        scoring: picks_of(
+            after_epochs(path, scoring, start=strong), right_facts(right), seed=settings["seed"]
+        )
+        for scoring in SCORINGS
+    }
     return {
         "name": settings["name"],
         "part": settings["name"][0],
-        "end": "weak" if settings["start"] is None else "strong",
+        "end": "strong" if strong else "weak",
         **{name: settings[name] for name in SETTINGS},
         "seconds": result["seconds"],
         "cpu_seconds": result["cpu_seconds"],
@@ -104,10 +119,8 @@ def _run(path: Path, result: dict[str, Any], starts: dict[str, Any]) -> dict[str
             for scoring in SCORINGS
         },
         "moved": {scoring: _moved(path, scoring) for scoring in SCORINGS},
-        "choices": {
-            scoring: picks_of(after_epochs(path, scoring), right_facts(right), seed=settings["seed"])
-            for scoring in SCORINGS
-        },
+        "choices": choices,
+        "passed": passed_at_picks([row["log_prob"] for row in rows], choices[settings["trained_on"]]),
     }
 
 

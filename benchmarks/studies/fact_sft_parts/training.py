@@ -177,29 +177,64 @@ def run(unit: Unit) -> dict[str, Any]:
     """
     settings = unit.settings
     _quiet()
-    gc.collect()  # the Trainer and the module of the last run hold each other, and a gigabyte
-    gc.collect()  # the optimizer of the run before, a gigabyte, is held by a cycle
+    for _ in range(2):  # what the first lets go of outside of Python may have held more of it
+        gc.collect()  # Trainer, module and optimizer of the last run hold each other, and two gigabytes
     begin, begin_cpu = time.monotonic(), time.process_time()
     L.seed_everything(settings["seed"], verbose=False)
     model, tokenizer = _pretrained(settings["model"])
     _start_from(model, settings, unit.path.parent)
     facts = facts_of(settings["facts"], settings["seed"])
-    examples = training_examples(facts, settings["wrong"], settings["seed"], tokenizer)
-    train = _loader(examples, settings)
+    train = _loader(training_examples(facts, settings["wrong"], settings["seed"], tokenizer), settings)
     validation = DataLoader(validation_examples(facts, tokenizer), BATCH, collate_fn=collate)
-    path = unit.path.with_suffix(".jsonl")
-    path.unlink(missing_ok=True)  # of a run that was killed
-    history = PercentileHistory(
-        path, metadata={"data": f"{settings['facts']} facts of seed {settings['seed']}"}
-    )
     save = unit.path.with_suffix(".pt") if settings["saves"] else None
     epochs = Epochs(train, save, min(LATEST, settings["epochs"]))
-    trainer = L.Trainer(
-        max_epochs=settings["epochs"],
+    trainer = _trainer([_history(unit), epochs], settings["epochs"])
+    module = StudyLM(model, settings)
+    trainer.validate(module, validation, verbose=False)
+    trainer.fit(module, train, validation)
+    return {
+        **_how(begin, begin_cpu),
+        "strong_start": epochs.saved,
+        "training_set": on_training_set(module.to(trainer.strategy.root_device), train),
+        "epochs": epochs.rows,
+    }
+
+
+def measure_start(unit: Unit) -> dict[str, Any]:
+    """What a checkpoint knows of a training set that it is to be trained on: no training."""
+    settings = unit.settings
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    model, tokenizer = _pretrained(settings["model"])
+    _start_from(model, settings, unit.path.parent)
+    facts = facts_of(settings["facts"], settings["seed"])
+    train = _loader(training_examples(facts, settings["wrong"], settings["seed"], tokenizer), settings)
+    module = StudyLM(model, settings).to("cuda" if torch.cuda.is_available() else "cpu")
+    return {"training_set": on_training_set(module, train), **_how(begin, begin_cpu)}
+
+
+def _how(begin: float, begin_cpu: float) -> dict[str, Any]:
+    return {
+        "versions": versions(),
+        "precision": precision(),
+        "seconds": round(time.monotonic() - begin, 1),
+        "cpu_seconds": round(time.process_time() - begin_cpu, 1),
+    }
+
+
+def _history(unit: Unit) -> PercentileHistory:
+    path, settings = unit.path.with_suffix(".jsonl"), unit.settings
+    path.unlink(missing_ok=True)  # of a run that was killed
+    data = f"{settings['facts']} facts of seed {settings['seed']}"
+    return PercentileHistory(path, metadata={"data": data})
+
+
+def _trainer(callbacks: list[L.Callback], epochs: int) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=epochs,
         accelerator="auto",
         devices=1,
         precision=precision(),
-        callbacks=[history, epochs],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -207,18 +242,6 @@ def run(unit: Unit) -> dict[str, Any]:
         num_sanity_val_steps=0,
         inference_mode=False,  # metrics of a validation before the fit are used on in it
     )
-    module = StudyLM(model, settings)
-    trainer.validate(module, validation, verbose=False)
-    trainer.fit(module, train, validation)
-    return {
-        "versions": versions(),
-        "precision": precision(),
-        "seconds": round(time.monotonic() - begin, 1),
-        "cpu_seconds": round(time.process_time() - begin_cpu, 1),
-        "strong_start": epochs.saved,
-        "training_set": on_training_set(module.to(trainer.strategy.root_device), train),
-        "epochs": epochs.rows,
-    }
 
 
 def versions() -> dict[str, str]:

@@ -37,6 +37,8 @@ class Runs(NamedTuple):
 
     first: list[Unit]
     then: list[Unit]
+    starts: list[Unit]
+    """What these weights know of the training set of part c, which is measured without training."""
 
 
 def runs_of(parts: tuple[str, ...], out: Path, model: str | None, size: Size) -> Runs:
@@ -74,12 +76,12 @@ def runs_of(parts: tuple[str, ...], out: Path, model: str | None, size: Size) ->
             if rate != RATE
             for objective in ("NLL", "1 - p")
         ]
-    return Runs(first, then)
+    return Runs(first, then, [_measured(start) for start in starts] if "c" in parts else [])
 
 
 def without_weights(runs: Runs) -> list[Unit]:
     """Units that are done, but whose weights are not there and are needed by one that is missing."""
-    needed = {unit.settings["start"] for unit in runs.then if read(unit) is None}
+    needed = {unit.settings["start"] for unit in (*runs.then, *runs.starts) if read(unit) is None}
     return [
         unit
         for unit in runs.first
@@ -97,6 +99,15 @@ def ready(runs: Runs) -> list[Unit]:
     """
     begun = [unit for unit in runs.then if (unit.path.parent / unit.settings["start"]).exists()]
     return sorted([*runs.first, *begun], key=lambda unit: _order(unit.settings))
+
+
+def _measured(start: Unit) -> Unit:
+    """Of the checkpoint that a unit saves."""
+    kept = ("recipe", "model", "seed", "facts", "rate", "objective", "trained_on")
+    settings = {name: start.settings[name] for name in kept}
+    settings |= {"name": f"start_on_wrong_seed_{settings['seed']}", "wrong": WRONG}
+    settings |= {"start": start.path.with_suffix(".pt").name}
+    return Unit(start.path.with_name(f"{settings['name']}.json"), settings)
 
 
 def _order(settings: dict[str, Any]) -> tuple[bool, int]:
