@@ -19,12 +19,13 @@ from pathlib import Path
 from benchmarks.studies.fact_sft_parts.numbers import after_epochs, numbers
 from benchmarks.studies.fact_sft_parts.page import section
 from benchmarks.studies.fact_sft_parts.pictures import picture
-from benchmarks.studies.fact_sft_parts.training import measure_start, run
+from benchmarks.studies.fact_sft_parts.training import measure_start, run, versions
 from benchmarks.studies.fact_sft_parts.units import FULL, PARTS, QUICK, Runs, ready, runs_of, without_weights
 from benchmarks.studies.fact_sft_parts.verdicts import verdicts
 from benchmarks.studies.markdown import with_section
 from benchmarks.studies.numbers_file import write_numbers
-from examples.resumable import results
+from examples.fact_sft import precision
+from examples.resumable import check_made_by, results
 from lightning_pce.reports.html import report
 
 ROOT = Path(__file__).resolve().parent
@@ -76,6 +77,7 @@ def main() -> None:
 
 
 def train(runs: Runs, processes: int) -> None:
+    check_made_by([*runs.first, *runs.starts, *runs.then], versions=versions(), precision=precision())
     for unit in without_weights(runs):
         print(f"{unit.settings['name']} is done again: its weights are not there.", flush=True)
         unit.path.unlink()

@@ -300,7 +300,8 @@ def test_what_came_out_of_objectives_is_said_either_way():
 
 def student(seed, label, mean, median):
     ce = dict.fromkeys(("mean", "p5", "p25", "p75", "p95"), mean) | {"p50": median}
-    return {"text": "stories", "seed": seed, "label": label, "ce": ce}
+    k = int(label.removeprefix("K = ")) if label.startswith("K") else None
+    return {"text": "stories", "seed": seed, "label": label, "k": k, "ce": ce}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.studies.evidence_parts.page import NAMES, not_run, parting
 from benchmarks.studies.fact_sft_parts.comparisons import of_objectives
 from benchmarks.studies.markdown import interval, out_of, percent
 from benchmarks.studies.topk_distillation_parts import reading
+from benchmarks.studies.topk_distillation_parts.units import TEACHER
 
 TOKENS = {"all": "of all tokens", "completion": "of completions"}
 ENDS = {"weak": "from the untrained model", "strong": "from a checkpoint of NLL"}
@@ -169,10 +171,12 @@ def _of_students(found: Found) -> list[str]:
     every = [
         (text, seed)
         for text in found["texts"]
-        for seed in range(len(reading.models_of_label(found, text, reading.TEACHER)))
+        for seed in range(len(reading.models_of_label(found, text, TEACHER)))
     ]
-    mean = sum(reading.rises_with_smaller_k(found, text, seed, "mean") for text, seed in every)
-    median = sum(reading.falls_with_smaller_k(found, text, seed, "p50") for text, seed in every)
+    # From the whole distribution to the smallest K.
+    by_k = {name: [reading.values_by_k(found, *each, name) for each in every] for name in ("mean", "p50")}
+    mean = sum(all(a < b for a, b in pairwise(values)) for values in by_k["mean"])
+    median = sum(all(a > b for a, b in pairwise(values)) for values in by_k["p50"])
     is_worse = "is the worse" if mean == len(every) else "is not always the worse"
     is_better = "the better, as the paper says" if median == len(every) else "not always the better"
     lowest = "; ".join(
