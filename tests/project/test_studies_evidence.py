@@ -219,14 +219,14 @@ def test_what_came_out_is_written_from_the_committed_numbers():
 def test_the_cost_is_as_the_page_says():
     """Of the table of studies; on two cores half of what they take one after the other."""
     page = (STUDIES / "README.md").read_text(encoding="utf-8")
-    for words in ("| about 35 minutes |", "| under 4 hours |", "| under 45 minutes a text |"):
+    for words in ("| about 35 minutes |", "| about 100 minutes |", "| about 35 minutes a text |"):
         assert page.count(words) == 1
     facts, students = map(read, FILES)
     minutes = {part: cost["cpu_seconds"] / 60 / 2 for part, cost in facts["cost"].items()}
     assert 25 < minutes["a"] < 40
-    assert sum(minutes.get(part, 0) for part in "bc") < 4 * 60
-    for text in (students or {"texts": {}})["texts"].values():
-        assert sum(text["cpu_seconds"].values()) / 60 / 2 < 45
+    assert 85 < minutes["b"] + minutes["c"] < 115
+    for text in students["texts"].values():
+        assert 20 < sum(text["cpu_seconds"].values()) / 60 / 2 < 40
 
 
 LESS, MORE = ({"low": low, "mean": low + 0.1, "high": low + 0.2} for low in (-0.5, 0.1))

@@ -105,7 +105,7 @@ def _choices(found: dict[str, Any]) -> str:
 ### (a) What does each statistic pick, and what does that recall?
 
 Epoch: recall there, with its 95 % interval by fact. In bold: worse than the best epoch by more than chance
-(paired by fact). The shortlist is that of our `verdict`, from the loss alone.
+(exact McNemar test by fact, two-sided, 5 %). The shortlist is that of our `verdict`, from the loss alone.
 
 {table(heads, rows)}"""
 

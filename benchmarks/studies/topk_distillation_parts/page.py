@@ -32,7 +32,6 @@ from benchmarks.studies.topk_distillation_parts.text import QUICK_TEXTS
 from benchmarks.studies.topk_distillation_parts.units import DEFAULT_SEEDS, DEFAULT_TEXTS, TEACHER, Size
 from benchmarks.studies.topk_distillation_parts.verdicts import beside_the_paper, verdicts
 
-NOT_YET = "This study has not been run in full yet."  # the section as long as there are no results
 SHOWN = ("mean", "p5", "p25", "p50", "p75", "p95", "p99", "trimmed_mean")
 PICKED = ("mean", "p5", "p25", "p50", "p75", "p95")
 

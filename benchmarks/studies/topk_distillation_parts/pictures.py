@@ -37,6 +37,8 @@ def picture(found: dict[str, Any], path: Path) -> None:
         row[2].yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
         _samples(row[3], by_label)
         row[0].set_ylabel(f"{named(text)}\nnats")
+    for each in axes[1:].flat:
+        each.get_legend().remove()  # the same as above it, and over its lines
     titles = (
         "student less teacher, by percentile",
         "cross-entropy, nats",
