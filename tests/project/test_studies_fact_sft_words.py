@@ -1,14 +1,18 @@
 """What the page of invented facts says in words follows the results, and turns where they are turned."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks.studies.fact_sft_parts.objectives_verdicts import does_leaning_win, of_objectives_in_words
 from benchmarks.studies.fact_sft_parts.papers import beside_the_papers
+from benchmarks.studies.fact_sft_parts.reading import LEANING, missed, of_ends
 from benchmarks.studies.fact_sft_parts.tails import tail_sentence, tails
 from benchmarks.studies.fact_sft_parts.verdicts import verdicts
 
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 NAMES = ("mean", "p50", "p75", "p95")
 SURE, LOST, EVEN = ((mean, mean - 0.1, mean + 0.1) for mean in (0.3, -0.3, 0.0))
 UP, DOWN, LEVEL = [3.0, 2.0, 4.0], [-3.0, -4.0, -2.0], [0.1, -1.0, 1.0]
@@ -218,3 +222,37 @@ def test_parts_that_are_not_there_are_not_spoken_of(found):
 
 def test_correlations_that_are_not_there_are_a_dash(found):
     assert "Pearson, all tokens: mean -, median -" in beside_the_papers(found)
+
+
+def test_what_other_pages_say_of_objectives_is_in_the_results():
+    """docs/objectives.md, docs/trust.md and docs/capability.md."""
+    found = json.loads((STUDIES / "fact_sft.json").read_text(encoding="utf-8"))
+
+    def recalls(part, end, names):
+        runs = [run for name in names for run in of_ends(found, part, end)[name]]
+        assert len(runs) == 3 * len(names)
+        shares = [round(100 * run["recall"][-1]) for run in runs]
+        return min(shares), max(shares)
+
+    ends = [recalls("b", end, ["NLL"]) for end in ("weak", "strong")]
+    assert (min(low for low, _ in ends), max(high for _, high in ends)) == (98, 100)
+    ends = [recalls("b", end, ["DCO, N = 8"]) for end in ("weak", "strong")]
+    assert (min(low for low, _ in ends), max(high for _, high in ends)) == (88, 96)
+    assert recalls("b", "weak", LEANING) == (0, 2)
+    assert recalls("b", "strong", LEANING) == (3, 79)
+    for end in ("weak", "strong"):
+        assert recalls("c", end, LEANING)[1] < recalls("c", end, ["NLL"])[0]
+        runs = of_ends(found, "c", end)
+        assert max(run["training_set"]["wrong_objects"] for name in LEANING for run in runs[name]) < 0.2
+    forgot = [run for part in "bc" for name in LEANING[1:] for run in of_ends(found, part, "strong")[name]]
+    assert len(forgot) == 12
+    assert {round(100 * run["recall"][0]) for run in forgot} == {24, 33, 46}
+    assert all(run["recall"][-1] < run["recall"][0] for run in forgot)
+    assert max(run["completion"]["p50"][0] for run in forgot) < 0.065
+    assert max(run["completion"]["p50"][-1] for run in forgot) < 0.002
+    assert missed(forgot, "p50") == 10
+    assert missed(forgot, "mean") == 0
+    starts = [run["start"] for run in of_ends(found, "b", "strong")["NLL"]]
+    known = sorted((round(each["mean_p"], 2), round(100 * each["right_objects"])) for each in starts)
+    assert (known[0][0], known[-1][0]) == (0.75, 0.81)
+    assert {share for _, share in known} == {37, 40, 56}
