@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONG = 12  # rows
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells that begin with a digit or a sign stand on the right, if all of a column do."""
+    """Cells that begin with a digit or a sign stand on the right, if all of a column do.
+
+    A long table is folded: one opens it where one wants all seeds, and pages stay such that they can be read.
+    """
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"{len(header)} columns, but a row of {len(row)}: {row}")
     rules = ["---:" if rows and all(map(_numeric, column)) else "---" for column in zip(*rows, strict=True)]
     lines = [header, rules or ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    if len(rows) <= LONG:
+        return text
+    return f"<details>\n<summary>A table of {len(rows)} rows</summary>\n\n{text}\n</details>\n"
 
 
 def with_section(page: str, name: str, text: str) -> str:

@@ -35,6 +35,11 @@ def test_columns_of_numbers_stand_on_the_right():
         "| run | loss | x |\n| --- | ---: | --- |\n| a | 4.1 [3, 5] | - |\n| b | -0.2 | b |\n"
     )
     assert table(["run"], []) == "| run |\n| --- |\n"
+    rows = [[str(row)] for row in range(13)]
+    assert table(["run"], rows[:12]).startswith("| run |")
+    long = table(["run"], rows)
+    assert long.startswith("<details>\n<summary>A table of 13 rows</summary>\n\n| run |")
+    assert long.endswith("| 12 |\n\n</details>\n")
     with pytest.raises(ValueError, match="2 columns, but a row of 1"):
         table(["a", "b"], [["1"]])
 
