@@ -33,7 +33,11 @@ def _of_group(chosen: Candidates, records: list[Record], group: str) -> Candidat
     if any(group not in record.groups_of(chosen.of) for record in records):
         return None
     try:
-        found = Candidates([item_of_record(each, chosen.of, group) for each in records], chosen.of)
+        items = [item_of_record(each, chosen.of, group) for each in records]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None  # damaged, which is no reason to say nothing of all tokens
+    try:
+        found = Candidates(items, chosen.of)
     except UserError:  # no tokens, or not equally many
         return None
     return found if found.reason is None and not found.left_out and has_mean(found) else None

@@ -125,9 +125,7 @@ def test_the_page_says_the_counts():
     assert "holds a best one in 0 (0 %" in said[2]
     assert "The lowest mean misses it in 2, the lowest median in 2" in said[2]
     assert "the last checkpoint in 2" in said[2]
-    assert (
-        "says that groups of tokens part in 2 of 2, and in 2 of the 2 whose shortlist holds none." in said[2]
-    )
+    assert "part in 2 of 2: of the 2 whose shortlist holds none in 2, of the 0 others in 0." in said[2]
     assert said[3].endswith("says that groups of tokens part in 0 of 1.")
     assert "last checkpoint" not in said[4]
     assert "groups of tokens part" not in said[4]
@@ -153,9 +151,7 @@ def test_the_front_page_has_three_lines():
     ]
     assert "holds a best one in 1 of 3 choices, with" in lines[2]
     assert "The lowest mean misses it in 3, the lowest median in 2, the lowest p95 in 3." in lines[2]
-    assert (
-        "says that groups of tokens part in 2 of 3, and in 2 of the 2 whose shortlist holds none." in lines[2]
-    )
+    assert "part in 2 of 3: of the 2 whose shortlist holds none in 2, of the 1 others in 0." in lines[2]
     assert "groups of tokens part" not in lines[1] + lines[3]
     assert lines[3].endswith("* Not run yet: facts (c).")
 
@@ -177,17 +173,18 @@ def test_the_pages_say_how_many_choices_are_left_out_and_survive_if_all_are():
 
 
 def test_what_follows_is_said_as_it_is():
-    def said(*picked, kind="checkpoints, completions trained on, all tokens scored"):
-        return " ".join(sentences([Choice(kind, "(a) NLL", None, "all", each) for each in picked]))
+    def said(*picked, kind="checkpoints, completions trained on, all tokens scored", scored="all"):
+        return " ".join(sentences([Choice(kind, "(a) NLL", None, scored, each) for each in picked]))
 
     late = picks([0.1, 0.2, 0.9], lowest=(3, 3, 3, 3), shortlist=[3], not_worse=[3])
     early = picks([0.1, 0.9, 0.2], lowest=(2, 2, 2, 2), shortlist=[1], not_worse=[2, 3])
     wrong = picks([0.1, 0.9, 0.2], lowest=(1, 1, 1, 1), shortlist=[1], not_worse=[2])
-    assert "In none of the 2 choices of checkpoints does the last one miss the best" in said(late, early)
-    assert "The last checkpoint misses the best in 1 of 2 choices" in said(late, wrong)
-    assert "best one, better: checkpoints, completions" in said(*[late] * 5)
+    assert "In none of the 2 runs does the last checkpoint miss" in said(late, early, scored="completion")
+    assert "The last checkpoint misses the best in 1 of 2 runs" in said(late, wrong, scored="completion")
+    assert "last checkpoint miss" not in said(late, wrong)  # each run is scored twice
+    assert "holds one, better: checkpoints, completions" in said(*[late] * 5)
     assert "not told apart from it: checkpoints, completions" in said(late, early)
-    assert "best one, worse: checkpoints, completions" in said(*[early] * 5)
+    assert "holds one, worse: checkpoints, completions" in said(*[early] * 5)
     assert "cannot know that nobody trained on them" in said(*[early] * 5)
     assert "cannot know" not in said(*[early] * 5, kind="checkpoints, all tokens trained on and scored")
     assert "cannot know" not in said(late, early)
@@ -233,10 +230,15 @@ LESS, MORE = ({"low": low, "mean": low + 0.1, "high": low + 0.2} for low in (-0.
 
 
 def facts(mean=(), median=(), saturated=(), last=LESS, pick=LESS, rises=(False, False)):
-    """Runs of part a in which a statistic misses with the tokens named, and one of part b."""
+    """Runs of part a in which a statistic misses with the tokens named, and one of part b.
+
+    ``pick``: p75's and p95's less the median's in points, and where it is more the median's misses.
+    """
 
     def choice(scored):
         of = {name: {"missed": scored in missed} for name, missed in (("mean", mean), ("p50", median))}
+        of |= {name: {"missed": pick is LESS} for name in ("p75", "p95")}
+        of["p50"]["missed"] |= pick is MORE
         return {"picks": of, "saturated": ["p50"] if scored in saturated else []}
 
     def moved(rise):
@@ -253,6 +255,7 @@ def facts(mean=(), median=(), saturated=(), last=LESS, pick=LESS, rises=(False, 
         for tokens in ("all", "completion")
     ]
     objective = {"part": "b", "end": "weak", "rate": RATE, "objective": "1 - p", "trained_on": "completion"}
+    objective["choices"] = {scored: choice(None) for scored in ("all", "completion")}
     objective["moved"] = dict(zip(("all", "completion"), map(moved, rises), strict=True))
     picked = {"trained_on": "completion", "scored_on": "completion", "less": "p50", **pick}
     return {
@@ -270,14 +273,16 @@ def test_what_came_out_of_facts_is_said_either_way():
     assert "the median chooses better than the mean**, as the paper says" in came_out(facts(mean=["all"]))
     assert "the median chooses no better than the mean**. Trained" in came_out(facts())
     assert "the median chooses worse than the mean**. Trained" in came_out(facts(median=["all"]))
-    assert "**Without prompts it has nothing to win.** Scored" in came_out(facts())
+    assert "**With NLL and without prompts it has nothing to win.** Scored" in came_out(facts())
     assert "the failure of the mean is one of prompts" not in came_out(facts())
     assert "the failure of the mean is one of prompts" in came_out(facts(mean=["all"]))
     both = came_out(facts(mean=["all", "completion"]))
-    assert "**Without prompts it chooses better than the mean.** Scored" in both
+    assert "**With NLL and without prompts it chooses better than the mean.** Scored" in both
     assert "lowest mean is worse than the best in 2 of 2 runs, the lowest median in 0." in both
     assert "the failure of the mean is one of prompts" not in both
-    assert "**Without prompts it chooses worse than the mean.**" in came_out(facts(median=["completion"]))
+    assert "**With NLL and without prompts it chooses worse than the mean.**" in came_out(
+        facts(median=["completion"])
+    )
     assert "saturated" not in came_out(facts())
     assert "**p75 and p95 win nothing where the median is" in came_out(facts(saturated=["completion"]))
     assert "**Where the median is saturated p75 and p95 choose better.**" in came_out(
@@ -291,9 +296,18 @@ def test_what_came_out_of_objectives_is_said_either_way():
     better = "**With right facts 1 - p from the untrained model surely learns more than NLL.**"
     assert better in came_out(facts(last=MORE))
     for rises, words in (
-        ((True, True), "Of all tokens no objective keeps p95 and p99 from rising, of completions none."),
-        ((True, False), "Of all tokens no objective keeps p95 and p99 from rising, of completions 1 - p."),
-        ((False, True), "Of all tokens 1 - p keeps p95 and p99 from rising, of completions none."),
+        (
+            (True, True),
+            "rises in some run, of all tokens under every objective, of completions under every objective.**",
+        ),
+        (
+            (True, False),
+            "rises in some run, of all tokens under every objective, of completions under no objective.**",
+        ),
+        (
+            (False, True),
+            "rises in some run, of all tokens under no objective, of completions under every objective.**",
+        ),
     ):
         assert words in came_out(facts(rises=rises))
 

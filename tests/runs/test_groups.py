@@ -1,5 +1,7 @@
 """Groups of tokens that choose other records by their means."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,10 @@ def of_two_curves(path, first, second, *, groups=2, documents=True, statistic="c
             path, run="a", name="val", step=epoch + 1, epoch=epoch, digests={statistic: digests}, **more
         )
     return History.load(path)
+
+
+def parted_lines(history):
+    return history[0].payload.path.read_text(encoding="utf-8").splitlines()
 
 
 def late(epoch):
@@ -102,6 +108,21 @@ def test_groups_that_some_records_do_not_have_are_left_out(tmp_path):
     verdict = concordance.verdict(history)
     assert list(verdict.groups) == ["group 1"]
     assert not said(verdict)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda item: item | {"digest": item["digest"][:9]}, lambda item: {}, lambda item: 3]
+)
+def test_a_group_that_is_damaged_is_left_out_and_all_tokens_are_compared(parted, tmp_path, damage):
+    path = tmp_path / "history.jsonl"
+    lines = parted_lines(parted)
+    record = json.loads(lines[4])
+    record["payload"]["ce"]["group 0"] = damage(record["payload"]["ce"]["group 0"])
+    lines[4] = json.dumps(record, separators=(",", ":"))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    verdict = concordance.verdict(History.load(path))
+    assert verdict.shortlist == concordance.verdict(parted).shortlist
+    assert list(verdict.groups) == ["group 1"]
 
 
 def test_groups_of_another_statistic_are_those_it_has(tmp_path):

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from scipy.stats import binomtest
+
 from benchmarks.studies.evidence_parts.counts import PARTS, SINGLE, TOKENS, Choice, Counts, counted, counts
 from benchmarks.studies.markdown import number, out_of, percent, percent_interval, table, with_section
 
@@ -33,7 +35,8 @@ def sentences(choices: Sequence[Choice]) -> list[str]:
     kinds = counted(choices, lambda each: (each.study, each.scored))
     said = [_said(study, scored, found) for (study, scored), found in kinds.items()]
     by_study = {study: found for (study, _), found in kinds.items() if found.choices}
-    return [*said, *_of_the_last(by_study), *_beside_chance(by_study)]
+    once = [found for (_, scored), found in kinds.items() if scored == "completion" and found.choices]
+    return [*said, *_of_the_last(once), *_beside_chance(by_study)]
 
 
 def in_short(choices: Sequence[Choice]) -> str:
@@ -82,7 +85,12 @@ def _misses(found: Counts, names: Sequence[str]) -> str:
 def parting(found: Counts, who: str = "The verdict itself") -> str:
     """How often the verdict says what is wrong with prompts in it."""
     unheld = found.choices - found.held
-    of_them = f", and in {found.part_unheld} of the {unheld} whose shortlist holds none" if unheld else ""
+    of_them = (
+        f": of the {unheld} whose shortlist holds none in {found.part_unheld}, of the {found.held} others in "
+        f"{found.part - found.part_unheld}"
+        if unheld
+        else ""
+    )
     how_often = out_of(found.part, found.choices)
     return f" {who} says that groups of tokens part in {how_often}{of_them}."
 
@@ -130,18 +138,17 @@ def _said(study: str, scored: str | None, found: Counts) -> str:
     )
 
 
-def _of_the_last(kinds: dict[str, Counts]) -> list[str]:
-    """Whether a statistic is needed at all."""
-    checkpoints = [found for study, found in kinds.items() if study != STUDENTS]
+def _of_the_last(checkpoints: Sequence[Counts]) -> list[str]:
+    """Whether a statistic is needed at all, of each run once."""
     if not checkpoints:
         return []
     of, missed = (
         sum(values) for values in zip(*((f.choices, f.missed["last"]) for f in checkpoints), strict=True)
     )
     if missed:
-        return [f"The last checkpoint misses the best in {out_of(missed, of)} choices of checkpoints."]
+        return [f"The last checkpoint misses the best in {out_of(missed, of)} runs."]
     return [
-        f"In none of the {of} choices of checkpoints does the last one miss the best. Who takes the last one "
+        f"In none of the {of} runs does the last checkpoint miss the best. Who takes the last one "
         "needs no statistic there; what these runs can show is which statistics stop too early."
     ]
 
@@ -150,7 +157,8 @@ def _beside_chance(kinds: dict[str, Counts]) -> list[str]:
     """Where the shortlist keeps a best one more often, or more seldom, than a list drawn by lot."""
     told: dict[str, list[str]] = {}
     for study, found in kinds.items():
-        above, below = found.held_low > found.held_by_lot, found.held_high < found.held_by_lot
+        ends = binomtest(found.held, found.choices).proportion_ci(method="exact")
+        above, below = ends.low > found.held_by_lot, ends.high < found.held_by_lot
         told.setdefault("better" if above else "worse" if below else "not told apart from it", []).append(
             study
         )
@@ -163,7 +171,7 @@ def _beside_chance(kinds: dict[str, Counts]) -> list[str]:
             "the loss cannot know that nobody trained on them."
         )
     each = "; ".join(f"{how}: {' / '.join(studies)}" for how, studies in told.items())
-    return [f"Beside a list drawn by lot, by the interval of how often it holds a best one, {each}.{why}"]
+    return [f"Beside a list drawn by lot, by the exact 95 % interval of how often it holds one, {each}.{why}"]
 
 
 def _shortlists(choices: Sequence[Choice]) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 from benchmarks.studies.evidence_parts.counts import Choice, counts
 from benchmarks.studies.evidence_parts.page import NAMES, not_run, parting
 from benchmarks.studies.fact_sft_parts.comparisons import of_objectives
+from benchmarks.studies.fact_sft_parts.tails import all_but, rises, unrisen
 from benchmarks.studies.markdown import interval, out_of, percent
 from benchmarks.studies.topk_distillation_parts import reading
 from benchmarks.studies.topk_distillation_parts.units import TEACHER
 
-TOKENS = {"all": "of all tokens", "completion": "of completions"}
+TOKENS = {"all": "all tokens", "completion": "completions"}
 ENDS = {"weak": "from the untrained model", "strong": "from a checkpoint of NLL"}
 ORDERING = ("mean", "p5", "p25", "p50", "p75", "p95")
-TAIL = ("p95", "p99")
 Found = dict[str, Any]
 Run = dict[str, Any]
 
@@ -53,7 +53,11 @@ def _of_facts(found: Found) -> list[str]:
     }
     said = []
     if all(by_tokens.values()):
-        said += [_with_prompts(by_tokens["all"]), _without_prompts(by_tokens), *_saturated(found, by_tokens)]
+        said += [
+            _with_prompts(by_tokens["all"]),
+            _without_prompts(found, by_tokens),
+            *_saturated(found, by_tokens),
+        ]
     said += [each for part in ("b", "c") for each in _objectives(found, part)]
     return said + _tail(found)
 
@@ -62,27 +66,40 @@ def _with_prompts(runs: Sequence[Run]) -> str:
     mean, median = (_missed(runs, "all", name) for name in ("mean", "p50"))
     as_theirs = ", as the paper says" if median < mean else ""
     return (
-        f"**With prompts scored the median chooses {_compared(median, mean)} than the mean**{as_theirs}. "
+        f"**With NLL and prompts scored the median chooses {_compared(median, mean)} than the "
+        f"mean**{as_theirs}. "
         "Trained on all tokens, the lowest mean chose a checkpoint that is worse than the best by more than "
         f"chance in {out_of(mean, len(runs))} runs, the lowest median in {median}."
     )
 
 
-def _without_prompts(by_tokens: dict[str, list[Run]]) -> str:
+def _without_prompts(found: Found, by_tokens: dict[str, list[Run]]) -> str:
     runs = [run for own in by_tokens.values() for run in own]
     mean, median = (_missed(runs, "completion", name) for name in ("mean", "p50"))
-    headline = f"Without prompts it chooses {_compared(median, mean)} than the mean."
+    headline = f"With NLL and without prompts it chooses {_compared(median, mean)} than the mean."
     if mean == median == 0:
-        headline = "Without prompts it has nothing to win."
+        headline = "With NLL and without prompts it has nothing to win."
     prompts = ""
     if not mean and _missed(by_tokens["all"], "all", "mean"):
         prompts = (
-            " So the failure of the mean is one of prompts here, as in a run that somebody else described."
+            " There the failure of the mean is one of prompts, as in a run that somebody else described."
         )
     return (
         f"**{headline}** Scored on completions, the lowest mean is worse than the best in "
-        f"{out_of(mean, len(runs))} runs, the lowest median in {median}.{prompts}"
+        f"{out_of(mean, len(runs))} runs, the lowest median in {median}.{prompts}{_by_objective(found)}"
     )
+
+
+def _by_objective(found: Found) -> str:
+    """Where the picks of completions fail though no prompts are scored: under other objectives."""
+    runs = [run for run in found["runs"] if run["part"] != "a"]
+    told = []
+    for name, words in (("mean", "the mean"), ("p50", "the median")):
+        under = [run["objective"] for run in runs if run["choices"]["completion"]["picks"][name]["missed"]]
+        if under:
+            each = ", ".join(f"{objective}: {under.count(objective)}" for objective in dict.fromkeys(under))
+            told.append(f"{words} in {out_of(len(under), len(runs))} ({each})")
+    return f" In (b) and (c) there are failures without prompts too: {', '.join(told)}." if told else ""
 
 
 def _compared(missed: int, than: int) -> str:
@@ -91,26 +108,32 @@ def _compared(missed: int, than: int) -> str:
 
 def _saturated(found: Found, by_tokens: dict[str, list[Run]]) -> list[str]:
     """Whether p75 or p95 choose better where the median is near 0: on completions."""
-    runs = by_tokens["completion"]
-    saturated = sum("p50" in run["choices"]["completion"]["saturated"] for run in runs)
+    runs = [run for run in found["runs"] if "p50" in run["choices"]["completion"]["saturated"]]
     less = {
         each["pick"]: each
         for each in found["choices compared"]
         if each["trained_on"] == each["scored_on"] == "completion" and each["less"] == "p50"
     }
-    if not saturated or not less:
+    if not runs or not less:
         return []
-    better = [name for name, each in less.items() if each["low"] > 0]
+    misses = {name: _missed(runs, "completion", name) for name in ("p50", *less)}
+    better = [name for name in less if misses[name] < misses["p50"]]
     headline = (
         f"Where the median is saturated {' and '.join(better)} choose{'s' * (len(better) == 1)} better."
+        if better
+        else f"{' and '.join(less)} win nothing where the median is saturated."
     )
-    if not better:
-        headline = f"{' and '.join(less)} win nothing where the median is saturated."
+    counted = ", ".join(f"{name}'s in {misses[name]}" for name in less)
     differ = ", ".join(f"{name}'s less the median's {_points(each)}" for name, each in less.items())
+    plain = by_tokens["completion"]
+    saturated = sum("p50" in run["choices"]["completion"]["saturated"] for run in plain)
     return [
-        f"**{headline}** Trained and scored on completions it is under 0.01 nats at best in "
-        f"{out_of(saturated, len(runs))} runs. Recall at the picks, in points: {differ}. (Of the paper's own "
-        "run a review says that p95 chose the best checkpoint.)"
+        f"**{headline}** Of all {len(runs)} runs in which that of completions is under 0.01 nats at best, "
+        f"the "
+        f"median's pick is worse than the best in {misses['p50']}, {counted}. In (a), of which "
+        f"{out_of(saturated, len(plain))} runs on completions are among these, recall at the picks differs "
+        f"by, "
+        f"in points: {differ}. (Of the paper's own run a review says that p95 chose the best checkpoint.)"
     ]
 
 
@@ -134,37 +157,28 @@ def _objectives(found: Found, part: str) -> list[str]:
 
 
 def _tail(found: Found) -> list[str]:
-    """Whether an objective keeps p95 and p99 from rising above their lowest value."""
-    runs = [run for end in ENDS for run in of_objectives(found["runs"], "b", end)]
-    objectives = dict.fromkeys(run["objective"] for run in runs)
-    if not objectives:
+    """Under which objectives p95 or p99 rises above its lowest value."""
+    runs: dict[str, list[Run]] = {}
+    for part in "bc":
+        for end in ENDS:
+            for run in of_objectives(found["runs"], part, end):
+                runs.setdefault(run["objective"], []).append(run)
+    if not runs:
         return []
-    risen = {
-        tokens: {
-            name: sum(_rises(run, tokens) for run in runs if run["objective"] == name) for name in objectives
-        }
-        for tokens in TOKENS
-    }
-    keep = {tokens: [name for name in objectives if not risen[tokens][name]] for tokens in TOKENS}
-    keeps = "keep" if len(keep["all"]) > 1 else "keeps"
-    headline = (
-        f"Of all tokens {_listed(keep['all']) or 'no objective'} {keeps} p95 and p99 from rising, of "
-        f"completions {_listed(keep['completion']) or 'none'}."
-    )
-    count = {name: sum(run["objective"] == name for run in runs) for name in objectives}
+    under = [f"of {words} under {all_but(unrisen(runs, tokens), runs)}" for tokens, words in TOKENS.items()]
     told = [
-        f"{words}, {', '.join(f'{name}: {out_of(risen[tokens][name], count[name])}' for name in objectives)}"
+        f"{words}, " + ", ".join(f"{name}: {_risen(own, tokens)}" for name, own in runs.items())
         for tokens, words in TOKENS.items()
     ]
     return [
-        f"**{headline}** Runs with right facts after which one of them is higher by more than chance than "
-        f"where it was lowest: {'; '.join(told)}."
+        f"**p95 or p99 rises in some run, {', '.join(under)}.** Runs of (b) and (c) after which one of them "
+        f"is "
+        f"higher by more than chance than where it was lowest: of {'; of '.join(told)}."
     ]
 
 
-def _rises(run: Run, tokens: str) -> bool:
-    ends = [run["moved"][tokens]["since_lowest"][name][1] for name in TAIL]
-    return any(low is not None and low > 0 for low in ends)
+def _risen(runs: Sequence[Run], tokens: str) -> str:
+    return out_of(sum(rises([run], tokens, "since_lowest") for run in runs), len(runs))
 
 
 def _of_students(found: Found) -> list[str]:

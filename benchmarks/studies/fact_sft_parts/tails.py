@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from benchmarks.studies.fact_sft_parts.reading import ENDS, PARTS, Run, listed, of_ends
@@ -14,29 +14,39 @@ SINCE = {"since_start": "since the start", "since_lowest": "since its lowest"}
 
 
 def tail_sentence(found: dict[str, Any], part: str, end: str) -> str:
-    """Which objectives keep it, for both kinds of tokens."""
+    """Under which objectives it rises, for both kinds of tokens."""
     runs = of_ends(found, part, end)
-    kept = [f"of {words} by {_keeping(runs, scored_on)}" for scored_on, words in SCORED.items()]
+    under = [
+        f"of {words} under {all_but(unrisen(runs, scored_on), runs)}" for scored_on, words in SCORED.items()
+    ]
     risen = [_risen(runs, scored_on) for scored_on in SCORED]
     return " ".join(
         [
-            f"**({part}) {ENDS[end]}: p95 and p99 are kept from rising, {', '.join(kept)}.**",
-            "That is, neither is higher after the last epoch than where it was lowest, by more than chance "
-            "in any seed.",
+            f"**({part}) {ENDS[end]}: p95 or p99 rises in some seed, {', '.join(under)}.**",
+            "That is, one of them is higher after the last epoch than where it was lowest, by more than "
+            "chance. "
+            "Not to see it in a few seeds is no proof that it does not rise.",
             *(sentence for sentence in risen if sentence),
         ]
     )
+
+
+def unrisen(runs: dict[str, list[Run]], scored_on: str) -> list[str]:
+    """The objectives under which neither is surely higher than where it was lowest, in any run."""
+    return [name for name, own in runs.items() if not rises(own, scored_on, "since_lowest")]
+
+
+def all_but(names: Sequence[str], every: Collection[str]) -> str:
+    """``every objective``, ``no objective`` or ``all but DCO, N = 8``."""
+    if len(names) == len(every):
+        return "no objective"
+    return f"all but {listed(names)}" if names else "every objective"
 
 
 def rises(runs: Sequence[Run], scored_on: str, since: str) -> bool:
     """Whether p95 or p99 is higher after the last epoch by more than chance in any of the runs."""
     changes = [run["moved"][scored_on][since][name] for run in runs for name in TAIL]
     return any(_is_higher(each) for each in changes)
-
-
-def _keeping(runs: dict[str, list[Run]], scored_on: str) -> str:
-    kept = [name for name, own in runs.items() if not rises(own, scored_on, "since_lowest")]
-    return listed(kept) or "no objective"
 
 
 def _risen(runs: dict[str, list[Run]], scored_on: str) -> str:

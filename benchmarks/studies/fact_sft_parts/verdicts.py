@@ -47,7 +47,7 @@ def _in_short(found: dict[str, Any]) -> str:
     }
     did = {True: "did reproduce", False: "did not reproduce"}
     text = (
-        "In short: that the median chooses a better checkpoint than the mean "
+        "In short: that with NLL the median chooses a better checkpoint than the mean "
         f"{did[reproduced['all']]} on all tokens, and {did[reproduced['completion']]} where prompts "
         "are masked."
     )
@@ -115,7 +115,7 @@ def _saturated(alone: list[Run], masked: list[Run]) -> str:
         else "p75 and p95 choose no better"
     )
     return (
-        f"**Where the median saturates {answer}.** It is under 0.01 nats at best in "
+        f"**Where the median saturates, with NLL, {answer}.** It is under 0.01 nats at best in "
         f"{out_of(len(saturated(masked)), len(masked))} runs on completions and in "
         f"{out_of(len(saturated(alone)), len(alone))} on all tokens. In these runs the median's picks recall "
         f"{percent_range(own, at_pick('p50'))}, p75's {percent_range(own, at_pick('p75'))}, p95's "
