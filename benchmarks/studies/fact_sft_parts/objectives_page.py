@@ -20,6 +20,7 @@ from benchmarks.studies.fact_sft_parts.reading import (
     last_recall,
     of_ends,
     of_rates,
+    rows_of,
     start_is_best,
 )
 from benchmarks.studies.fact_sft_parts.tails import tails
@@ -145,12 +146,7 @@ In points, paired by fact, seed, start and order of the data; intervals as above
 
 
 def _picks(found: dict[str, Any]) -> str:
-    rows = [
-        [f"({part}) {end}", name, *_picked(own)]
-        for part in PARTS
-        for end in ENDS
-        for name, own in of_ends(found, part, end).items()
-    ]
+    rows = rows_of(found, _picked)
     if not rows:
         return ""
     heads = [
@@ -178,12 +174,7 @@ def _picked(runs: Sequence[Run]) -> list[str]:
 
 
 def _correlations(found: dict[str, Any]) -> str:
-    rows = [
-        [f"({part}) {end}", name, *(_correlation(own, statistic) for statistic in CORRELATED)]
-        for part in PARTS
-        for end in ENDS
-        for name, own in of_ends(found, part, end).items()
-    ]
+    rows = rows_of(found, lambda own: [_correlation(own, statistic) for statistic in CORRELATED])
     if not rows:
         return ""
     return f"""\

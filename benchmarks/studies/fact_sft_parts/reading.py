@@ -53,6 +53,16 @@ def compared(found: dict[str, Any], trained_on: str, pick: str, less: str) -> di
     raise KeyError((trained_on, pick, less))
 
 
+def rows_of(found: dict[str, Any], cells: Callable[[list[Run]], list[str]]) -> list[list[str]]:
+    """A row for each part, end and objective that is there: ``(b) weak``, its name, and cells of its runs."""
+    return [
+        [f"({part}) {end}", name, *cells(own)]
+        for part in PARTS
+        for end in ENDS
+        for name, own in of_ends(found, part, end).items()
+    ]
+
+
 def at_pick(statistic: str, scored_on: str | None = None) -> Callable[[Run], float]:
     """Recall at what a statistic of the tokens that are trained on, or of others, picks of a run."""
     return lambda run: run["choices"][scored_on or run["trained_on"]]["picks"][statistic]["task"]

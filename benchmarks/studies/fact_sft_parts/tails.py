@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from benchmarks.studies.fact_sft_parts.reading import ENDS, PARTS, Run, listed, of_ends
+from benchmarks.studies.fact_sft_parts.reading import ENDS, Run, listed, of_ends, rows_of
 from benchmarks.studies.markdown import spread, table
 
 TAIL = ("p95", "p99")
@@ -64,12 +64,7 @@ def _risen(runs: dict[str, list[Run]], scored_on: str) -> str:
 
 def tails(found: dict[str, Any]) -> str:
     """The table of all parts and ends."""
-    rows = [
-        [f"({part}) {end}", name, *_cells(own)]
-        for part in PARTS
-        for end in ENDS
-        for name, own in of_ends(found, part, end).items()
-    ]
+    rows = rows_of(found, _cells)
     if not rows:
         return ""
     heads = [

@@ -59,14 +59,20 @@ def _is(each: dict[str, Any]) -> str:
     return "better than" if each["low"] > 0 else "worse than" if each["high"] < 0 else "no better than"
 
 
+def _misses(runs: list[Run]) -> str:
+    return (
+        f"Worse than the best epoch by more than chance: the mean's in "
+        f"{out_of(missed(runs, 'mean'), len(runs))} "
+        f"runs, the median's in {missed(runs, 'p50')}."
+    )
+
+
 def _alone(found: dict[str, Any], alone: list[Run]) -> str:
     differ = compared(found, "all", "p50", "mean")
     return (
         f"**On all tokens the median's pick is {_is(differ)} the mean's.** By seed the mean's picks "
         f"recall {each_percent(alone, at_pick('mean'))}, the median's {each_percent(alone, at_pick('p50'))}; "
-        f"the median's less the mean's is {points(differ)} points. Worse than the best epoch by more "
-        f"than chance: the mean's in {out_of(missed(alone, 'mean'), len(alone))} runs, the median's in "
-        f"{missed(alone, 'p50')}."
+        f"the median's less the mean's is {points(differ)} points. {_misses(alone)}"
     )
 
 
@@ -76,8 +82,7 @@ def _masked(found: dict[str, Any], masked: list[Run]) -> str:
         f"**Where prompts are masked the median's pick is {_is(differ)} the mean's.** Trained and scored on "
         f"completions, the mean's picks recall {percent_range(masked, at_pick('mean'))}, the median's "
         f"{percent_range(masked, at_pick('p50'))}; the median's less the mean's is {points(differ, 1)} "
-        f"points. Worse than the best epoch by more than chance: the mean's in "
-        f"{out_of(missed(masked, 'mean'), len(masked))} runs, the median's in {missed(masked, 'p50')}."
+        f"points. {_misses(masked)}"
     )
 
 
