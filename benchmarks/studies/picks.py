@@ -12,7 +12,6 @@ from scipy import stats
 
 from lightning_pce import digest
 from lightning_pce.runs import History, table, verdict
-from lightning_pce.runs.concordance import Verdict
 
 PERCENTILES = ("p5", "p25", "p50", "p75", "p90", "p95", "p99")
 TRIMMED = "trimmed_mean"
@@ -75,7 +74,7 @@ def picks_of(history: History, task: Mapping[str, Floats], *, seed: int = 0) -> 
         "bulk": said.bulk,
         "saturated": list(said.saturated),
         "alarm": said.alarm,
-        "groups_part": _groups_part(said),
+        "groups_part": said.groups_part,
         "shortlist": list(said.shortlist),
         "shortlist_task": {label: _rounded(means[label]) for label in said.shortlist},
         "shortlist_holds_best": any(label in not_worse for label in said.shortlist),
@@ -126,12 +125,6 @@ def _not_worse(values: Mapping[str, Floats], best: str, behind: Mapping[str, Est
     if all(map(_zero_or_one, values.values())):
         return [label for label, each in values.items() if not worse(values[best], each)]
     return [label for label, each in behind.items() if each.low <= 0]
-
-
-def _groups_part(said: Verdict) -> bool:
-    """Whether no record is within error of the lowest mean in each group of tokens; a sentence says so."""
-    ties = [set(each.names) for each in said.groups.values()]
-    return len(ties) > 1 and not set.intersection(*ties)
 
 
 def _task_at(values: Floats, behind: Estimate, seed: int) -> dict[str, Any]:

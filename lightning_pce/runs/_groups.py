@@ -17,7 +17,8 @@ def ties_by_group(chosen: Candidates) -> dict[str, Ties]:
     """The ties of the mean in each group that has tokens and error bars.
 
     A group of G is judged at 1 - 0.05 / G: one of many would choose another record by chance. None are looked
-    at if the candidates are of one group themselves, or not of records.
+    at if the candidates are of one group themselves, or not of records. A group that some record does not
+    have, has damaged, or has with other tokens is left out.
     """
     records = [item.record for item in chosen.items if item.record is not None and item.group == ""]
     if chosen.reason is not None or len(records) < len(chosen.items):
@@ -43,9 +44,15 @@ def _of_group(chosen: Candidates, records: list[Record], group: str) -> Candidat
     return found if found.reason is None and not found.left_out and has_mean(found) else None
 
 
+def part(groups: Mapping[str, Ties]) -> bool:
+    """Whether no record is within error of the best in every group."""
+    ties = [set(each.names) for each in groups.values()]
+    return len(ties) > 1 and not set.intersection(*ties)
+
+
 def parting(chosen: Candidates, groups: Mapping[str, Ties]) -> Iterator[str]:
-    """That no record is within error of the best in every group, if that is so."""
-    if len(groups) < 2 or set.intersection(*(set(each.names) for each in groups.values())):
+    """What the groups would choose, if they part."""
+    if not part(groups):
         return
     by_pick: dict[str, list[str]] = {}
     for name, each in groups.items():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lightning_pce.runs._alarm import alarm_of
 from lightning_pce.runs._candidates import Candidates, Runs, candidates
-from lightning_pce.runs._groups import parting, ties_by_group
+from lightning_pce.runs._groups import part, parting, ties_by_group
 from lightning_pce.runs._reshaping import Reshaping, reshaped
 from lightning_pce.runs._sentences import agreement, change, checkpoints, missing, saturation, tasks
 from lightning_pce.runs._task import Task, TaskLike, task_of
@@ -39,6 +39,11 @@ class Verdict(NamedTuple):
     def picks(self) -> dict[str, str]:
         """The record with the lowest value of each statistic."""
         return {name: each.best for name, each in self.ties.items()}
+
+    @property
+    def groups_part(self) -> bool:
+        """Whether no record is within error of the lowest mean in each group; a sentence says so then."""
+        return part(self.groups)
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)

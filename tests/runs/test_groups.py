@@ -59,6 +59,7 @@ def parted(tmp_path_factory):
 def test_groups_that_part_are_told_with_what_each_would_choose(parted):
     verdict = concordance.verdict(parted)
     assert list(verdict.groups) == ["group 0", "group 1"]
+    assert verdict.groups_part
     early, end = (verdict.groups[name].best for name in verdict.groups)
     assert said(verdict) == [
         f"Groups of tokens part: the mean is lowest in group 0 at {early} and in group 1 at {end}, and no "
@@ -77,6 +78,7 @@ def test_a_history_of_one_group_says_nothing_of_groups(parted):
     verdict = concordance.verdict(parted.select(group="group 1"))
     assert verdict.groups == {}
     assert not said(verdict)
+    assert not verdict.groups_part
 
 
 @pytest.mark.parametrize("groups", [5, 10])
